@@ -1,0 +1,1 @@
+"""Adaptive data analysis and active learning, one file per paper or concept."""

@@ -1,0 +1,1 @@
+"""Attention mechanisms, one file per paper or concept."""

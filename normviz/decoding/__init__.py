@@ -1,0 +1,1 @@
+"""Decoding, one file per paper or concept."""

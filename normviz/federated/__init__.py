@@ -1,0 +1,1 @@
+"""Federated learning, one file per paper or concept."""

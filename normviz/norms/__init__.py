@@ -1,0 +1,1 @@
+"""Normalization layers, one file per paper or concept."""

@@ -1,0 +1,1 @@
+"""Residual towers and their expansion, one file per paper or concept."""

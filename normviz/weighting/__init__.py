@@ -1,0 +1,1 @@
+"""Sample reweighting and reward normalization, one file per paper or concept."""
