@@ -1,0 +1,321 @@
+"""What every optimizer for weight matrices shares: flagged groups, batches of equal shapes, AdamW fallback.
+
+The papers behind SinkGD, SWAN, Muon, NorMuon, Conda and Fira all treat "the linear weights of the blocks" one
+way and every other parameter (embeddings, head, norm gains, biases) with Adam. A network has many small
+matrices of few different shapes, so a step stacks equal shapes to (k, m, n) and runs one batched product per
+operation.
+
+Notation: W, G are (m, n) = (out, rest); a parameter with more axes is read as (out, product of the others).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from normviz.validation import check_real
+
+__all__ = [
+    "Group",
+    "MatrixBatch",
+    "MatrixOptimizer",
+    "adamw_step",
+    "add_to_parameters",
+    "as_matrix",
+    "at_least_float32",
+    "check_adam",
+    "check_betas",
+    "check_flag",
+    "check_matrix",
+    "check_rates",
+    "evaluate",
+    "matrix_batches",
+    "matrix_shape",
+    "refuse_unusual",
+    "tensors_of",
+]
+
+Group = dict[str, Any]
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+def check_rates(lr: object, weight_decay: object = 0.0) -> None:
+    """Raise ValueError unless ``lr`` and ``weight_decay`` are finite numbers >= 0."""
+    check_real("lr", lr, 0.0, math.inf, high_open=True)
+    check_real("weight_decay", weight_decay, 0.0, math.inf, high_open=True)
+
+
+def check_betas(betas: object, name: str = "betas") -> None:
+    """Raise ValueError unless ``betas`` is a pair of numbers in [0, 1)."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise ValueError(f"{name} must be a pair of numbers in [0, 1), got {betas!r}.")
+    for index, beta in enumerate(betas):
+        check_real(f"{name}[{index}]", beta, 0.0, 1.0, high_open=True)
+
+
+def check_adam(betas: object, eps: object, name: str = "adam_eps") -> None:
+    """Raise ValueError unless ``betas`` is a pair in [0, 1) and ``eps`` (called ``name``) a number >= 0."""
+    check_betas(betas)
+    check_real(name, eps, 0.0, math.inf, high_open=True)
+
+
+def check_matrix(name: str, X: Tensor) -> None:
+    """Raise ValueError unless ``X`` has at least two axes."""
+    if X.ndim < 2:
+        raise ValueError(f"{name} must have at least 2 axes (..., m, n), got shape {tuple(X.shape)}.")
+
+
+def check_flag(flag: str, group: Mapping[str, Any]) -> None:
+    """Raise ValueError if ``group`` asks for matrix steps (``flag`` is true) on a parameter with ndim < 2."""
+    if group.get(flag):
+        for p in tensors_of(group["params"]):
+            if p.ndim < 2:
+                raise ValueError(
+                    f"a group with {flag}=True may only hold parameters with at least 2 axes, "
+                    f"got one of shape {tuple(p.shape)}."
+                )
+
+
+def refuse_unusual(p: Tensor, owner: str) -> None:
+    """Raise RuntimeError if ``p`` or its gradient is complex or its gradient is not dense.
+
+    Args:
+        p: a parameter with a gradient.
+        owner: class name of the optimizer, for the message.
+    """
+    if p.grad is None:
+        return
+    if p.is_complex() or p.grad.is_complex():
+        raise RuntimeError(
+            f"{owner} does not support complex parameters, got {p.dtype} of shape {tuple(p.shape)}."
+        )
+    if p.grad.layout != torch.strided:
+        raise RuntimeError(
+            f"{owner} does not support sparse gradients (parameter of shape {tuple(p.shape)})."
+        )
+
+
+# ------------------------------------------------------------------------------------- groups and batches
+
+
+def tensors_of(params: Iterable[Any] | Tensor) -> list[Tensor]:
+    """The tensors of a group's ``params`` entry: one tensor, a list of tensors or of (name, tensor) pairs."""
+    if isinstance(params, Tensor):
+        return [params]
+    return [item[1] if isinstance(item, tuple) else item for item in params]
+
+
+def evaluate(closure: Callable[[], float] | None) -> float | None:
+    """Loss of ``closure`` with gradients enabled, as ``Optimizer.step(closure)`` needs it; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def at_least_float32(X: Tensor) -> Tensor:
+    """``X`` in a type with at least float32's precision (half types are promoted, float64 stays)."""
+    return X.to(torch.promote_types(X.dtype, torch.float32))
+
+
+def matrix_shape(X: Tensor) -> tuple[int, int]:
+    """(m, n) = (out, product of the other axes) of a tensor with at least two axes."""
+    return X.shape[0], math.prod(X.shape[1:])
+
+
+def as_matrix(X: Tensor) -> Tensor:
+    """``X`` as (out, rest): a convolution kernel (out, in, h, w) becomes (out, in*h*w)."""
+    return X.reshape(matrix_shape(X))
+
+
+class MatrixBatch(NamedTuple):
+    """Parameters of equal (m, n), dtype and device: what one batched step treats.
+
+    Attributes:
+        params: the k parameters, each of any shape that flattens to (m, n).
+        grads: their gradients, in the same order and with the parameters' own shapes.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor]
+
+    def stack(self, tensors: Sequence[Tensor]) -> Tensor:
+        """``tensors`` (one per parameter) flattened to matrices and stacked to (k, m, n)."""
+        return torch.stack([as_matrix(t) for t in tensors])  # (k, m, n)
+
+    @property
+    def G(self) -> Tensor:  # noqa: N802
+        """The gradients as one stack (k, m, n)."""
+        return self.stack(self.grads)
+
+
+def matrix_batches(params: Iterable[Tensor], grads: Iterable[Tensor] | None = None) -> Iterator[MatrixBatch]:
+    """Sort parameters into batches of equal matrix shape, dtype and device, in order of first appearance.
+
+    Args:
+        params: parameters with ndim >= 2.
+        grads: one per parameter (default: their ``.grad``, which must then be there).
+    """
+    batches: dict[tuple[object, ...], MatrixBatch] = {}
+    params = list(params)
+    for p, g in zip(
+        params, grads if grads is not None else [cast(Tensor, p.grad) for p in params], strict=True
+    ):
+        key = (matrix_shape(p), p.dtype, p.device)
+        batch = batches.setdefault(key, MatrixBatch([], []))
+        batch.params.append(p)
+        batch.grads.append(g)
+    yield from batches.values()
+
+
+def add_to_parameters(params: Sequence[Tensor], D: Tensor, alpha: float, decay: float = 1.0) -> None:
+    """W <- decay W + alpha D for k parameters at once.
+
+    Args:
+        params: the k parameters (changed in place).
+        D: directions (k, m, n); cast to the parameters' dtype.
+        alpha: factor of D, usually -lr.
+        decay: factor of W, usually 1 - lr * weight_decay.
+    """
+    directions = [d.reshape(p.shape) for d, p in zip(D.to(params[0].dtype).unbind(0), params, strict=True)]
+    if decay != 1.0:
+        torch._foreach_mul_(list(params), decay)
+    torch._foreach_add_(list(params), directions, alpha=alpha)
+
+
+# ------------------------------------------------------------------------------------------ AdamW fallback
+
+
+def adamw_step(
+    params: Sequence[Tensor],
+    state: Mapping[Tensor, dict[str, Any]],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """One step of AdamW (torch.optim.AdamW's arithmetic) on ``params``, all at once.
+
+    m <- b1 m + (1 - b1) g ;  v <- b2 v + (1 - b2) g^2 ;  W <- W (1 - lr wd) ;
+    W <- W - lr/(1 - b1^t) * m / (sqrt(v)/sqrt(1 - b2^t) + eps).
+
+    Args:
+        params: parameters of any shape, each with a gradient (changed in place).
+        state: the optimizer's ``state``; ``step``, ``exp_avg``, ``exp_avg_sq`` are created at the first step.
+        lr, betas, eps, weight_decay: as in torch.optim.AdamW.
+    """
+    if not params:
+        return
+    for p in params:
+        if "exp_avg" not in state[p]:
+            state[p]["step"] = torch.tensor(0.0)
+            state[p]["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            state[p]["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    weights = list(params)
+    grads = [cast(Tensor, p.grad) for p in params]
+    steps = [state[p]["step"] for p in params]
+    exp_avg = [state[p]["exp_avg"] for p in params]
+    exp_avg_sq = [state[p]["exp_avg_sq"] for p in params]
+    beta1, beta2 = betas
+
+    torch._foreach_add_(steps, 1.0)
+    if weight_decay != 0.0:
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+    torch._foreach_lerp_(exp_avg, grads, 1 - beta1)
+    torch._foreach_mul_(exp_avg_sq, beta2)
+    torch._foreach_addcmul_(exp_avg_sq, grads, grads, 1 - beta2)
+
+    counts = [float(step) for step in steps]
+    denominator = torch._foreach_sqrt(exp_avg_sq)
+    torch._foreach_div_(denominator, [math.sqrt(1 - beta2**t) for t in counts])
+    torch._foreach_add_(denominator, eps)
+    torch._foreach_addcdiv_(weights, exp_avg, denominator, [-lr / (1 - beta1**t) for t in counts])
+
+
+# ---------------------------------------------------------------------------------------------- base class
+
+
+class MatrixOptimizer(Optimizer):
+    """Base of optimizers that treat matrices their own way and everything else with AdamW.
+
+    A subclass names its group flag in ``flag``, passes ``lr``, ``weight_decay``, ``betas`` and ``adam_eps``
+    among its defaults, and implements :meth:`check_group` and :meth:`matrix_step`.
+
+    * ``group[flag]`` True: every parameter of the group is a matrix (ndim < 2 is a ValueError).
+    * ``group[flag]`` False: every parameter gets AdamW with the group's lr; decay only if the group itself
+      gives ``weight_decay`` (the constructor's is for matrices).
+    * absent: decided per parameter, ndim >= 2 is a matrix; the others get AdamW without decay.
+
+    Nothing is changed by a step that raises because of a sparse or complex gradient.
+    """
+
+    flag: ClassVar[str]
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise ValueError if a hyper-parameter of ``group`` (defaults already filled in) is out of range."""
+        raise NotImplementedError
+
+    def matrix_step(self, group: Group, batch: MatrixBatch) -> None:
+        """Update the equal-shaped matrices of ``batch`` in place."""
+        raise NotImplementedError
+
+    def is_matrix(self, p: Tensor, group: Mapping[str, Any]) -> bool:
+        """Whether ``p`` of ``group`` takes the matrix step."""
+        chosen = group.get(self.flag)
+        return p.ndim >= 2 if chosen is None else bool(chosen)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Check a group completely, then add it (see ``torch.optim.Optimizer.add_param_group``).
+
+        Raises:
+            ValueError: hyper-parameter out of range, or ``group[flag]`` true with a parameter of ndim < 2.
+        """
+        # A copy, so that groups built once (split_matrix_params) can be handed to several optimizers without
+        # carrying the first one's defaults into the next.
+        group = dict(param_group)
+        if not isinstance(group["params"], Tensor | set):
+            group["params"] = list(group["params"])
+        if group.get(self.flag) is False:
+            group.setdefault("weight_decay", 0.0)
+        self.check_group({**self.defaults, **group})
+        check_flag(self.flag, group)
+        super().add_param_group(group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Perform one step on every parameter that has a gradient.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            The closure's loss, None without a closure.
+
+        Raises:
+            RuntimeError: a gradient is sparse or complex (before anything is changed).
+        """
+        loss = evaluate(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                refuse_unusual(p, type(self).__name__)
+        for group in self.param_groups:
+            live = [p for p in group["params"] if p.grad is not None]
+            for batch in matrix_batches(p for p in live if self.is_matrix(p, group)):
+                self.matrix_step(group, batch)
+            adamw_step(
+                [p for p in live if not self.is_matrix(p, group)],
+                self.state,
+                lr=group["lr"],
+                betas=group["betas"],
+                eps=group["adam_eps"],
+                weight_decay=group["weight_decay"] if group.get(self.flag) is False else 0.0,
+            )
+        return loss
