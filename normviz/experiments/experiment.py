@@ -1,0 +1,98 @@
+"""The experiment noun: a slug, knobs, a frame generator, figures and claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from normviz.claims import Claim, Verdict
+from normviz.experiments.run import Run
+from normviz.figures.figure import Figure
+from normviz.frame import Frame, FrameLog
+from normviz.knobs import Knobs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Experiment"]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run, drawn and tested on one page.
+
+    The parts that need PyTorch are loaded when frames are asked for, so that a server that only draws never does.
+
+    Args:
+        slug: name in links and on the command line.
+        title: the page's title.
+        question: the question the experiment answers, in one sentence.
+        papers: slugs of :mod:`normviz.catalog`.
+        knobs: the schema of what can be set.
+        package: dotted name of the experiment's folder; its module ``frames`` holds ``frames(knobs, device)``.
+        draw: maps log, knobs and the scrubbed step (None: the newest) to figures by name, in page order.
+        claims: what is tested.
+    """
+
+    slug: str
+    title: str
+    question: str
+    papers: tuple[str, ...]
+    knobs: type[Knobs]
+    package: str
+    draw: Callable[[FrameLog, Any, int | None], Mapping[str, Figure]]
+    claims: tuple[Claim, ...] = ()
+
+    def frames(self, knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
+        """The generator that trains and yields frames; the first frame comes before the first step.
+
+        Args:
+            knobs: an instance of :attr:`knobs`.
+            device: ``"auto"`` (CUDA if there, else MPS, else CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+
+        Raises:
+            ValueError: the device is unknown or not there.
+        """
+        generate: Callable[[Knobs, str], Iterator[Frame]] = import_module(f"{self.package}.frames").frames
+        return generate(knobs, device)
+
+    def run(
+        self,
+        knobs: Knobs | None = None,
+        *,
+        device: str = "auto",
+        on_frame: Callable[[Frame], None] | None = None,
+    ) -> Run:
+        """Run to the end here and now, in this process, and return what was measured.
+
+        Args:
+            knobs: default: the experiment's defaults.
+            device: see :meth:`frames`.
+            on_frame: called with each frame as it comes. A ``KeyboardInterrupt`` ends the run with the frames so far
+                and the status ``"cancelled"``.
+        """
+        run = Run(self, knobs if knobs is not None else self.knobs(), device=device)
+        run.begin()
+        try:
+            for frame in self.frames(run.knobs, device):
+                run.log.append(frame)
+                if on_frame is not None:
+                    on_frame(frame)
+        except KeyboardInterrupt:
+            run.end("cancelled")
+        except BaseException as error:
+            run.end("failed", f"{type(error).__name__}: {error}")
+            raise
+        else:
+            run.end("done")
+        return run
+
+    def figures(self, log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+        """The experiment's figures for what the log holds, at the newest or at a given step."""
+        return dict(self.draw(log, knobs, step))
+
+    def verdicts(self, log: FrameLog, knobs: Knobs) -> dict[str, Verdict]:
+        """The verdict of each claim by its id."""
+        return {claim.id: claim.verdict(log, knobs) for claim in self.claims}

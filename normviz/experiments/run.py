@@ -1,0 +1,140 @@
+"""The run noun: knobs, environment, the frames so far, a status."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from uuid import uuid4
+
+from normviz.environment import environment
+from normviz.frame import FrameLog
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from normviz.claims import Verdict
+    from normviz.experiments.experiment import Experiment
+    from normviz.figures.figure import Figure
+    from normviz.knobs import Knobs
+
+__all__ = ["Run", "Status"]
+
+Status = Literal["queued", "running", "paused", "done", "cancelled", "failed"]
+
+
+@dataclass(eq=False)
+class Run:
+    """One execution of an experiment, live or stored.
+
+    A member that diverged is an event of the log; the run itself goes on with the others.
+
+    Attributes:
+        experiment: what is run.
+        knobs: the validated setting.
+        id: 12 hexadecimal digits, in links and in the store.
+        device: the device asked for.
+        name: a name the reader gave it ("" at first).
+        log: the frames so far.
+        status: ``queued, running, paused, done, cancelled, failed``.
+        error: why it failed, in one readable message.
+        created, started, finished: seconds since the epoch (None: not yet).
+        environment: versions, device, git revision.
+    """
+
+    experiment: Experiment
+    knobs: Knobs
+    id: str = field(default_factory=lambda: uuid4().hex[:12])
+    device: str = "auto"
+    name: str = ""
+    log: FrameLog = field(default_factory=FrameLog)
+    status: Status = "queued"
+    error: str | None = None
+    created: float = field(default_factory=time.time)
+    started: float | None = None
+    finished: float | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.environment:
+            self.environment = environment(self.device)
+
+    def begin(self) -> None:
+        """Mark the run as running."""
+        self.status, self.started = "running", time.time()
+
+    def end(self, status: Literal["done", "cancelled", "failed"], error: str | None = None) -> None:
+        """Mark the run as ended."""
+        self.status, self.error, self.finished = status, error, time.time()
+
+    @property
+    def live(self) -> bool:
+        """Whether more frames may come."""
+        return self.status in ("queued", "running", "paused")
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the start, up to the end if it has ended; 0 before the start."""
+        return 0.0 if self.started is None else (self.finished or time.time()) - self.started
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps done, in [0, 1]."""
+        if self.status == "done":
+            return 1.0
+        total = self.knobs.total_steps()
+        return min(self.log.progress_step / total, 1.0) if total else 0.0
+
+    @property
+    def title(self) -> str:
+        """The reader's name, or the experiment's title with the knobs that differ from the defaults."""
+        if self.name:
+            return self.name
+        changed = ", ".join(f"{k} = {v}" for k, v in self.knobs.to_query().items())
+        return f"{self.experiment.title} ({changed or 'defaults'})"
+
+    def figures(self, step: int | None = None) -> dict[str, Figure]:
+        """The experiment's figures, at the newest or at a given step."""
+        return self.experiment.figures(self.log, self.knobs, step)
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict of each of the experiment's claims, by id."""
+        return self.experiment.verdicts(self.log, self.knobs)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All scalars, one row per step, arm and seed."""
+        return self.log.to_dataframe()
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write all frames with knobs and environment as metadata; :func:`normviz.engine.store.read_parquet` reads it.
+
+        The file appears whole or not at all.
+
+        Raises:
+            OSError: the folder is missing or not writable, or the disk is full.
+        """
+        import json
+
+        import pyarrow.parquet as pq
+
+        record = {
+            "experiment": self.experiment.slug,
+            "knobs": self.knobs.model_dump(mode="json"),
+            "environment": self.environment,
+            "status": self.status,
+            "id": self.id,
+            "name": self.name,
+            "created": self.created,
+            "started": self.started,
+            "finished": self.finished,
+            "error": self.error,
+        }
+        table = self.log.to_table().replace_schema_metadata({"normviz.run": json.dumps(record)})
+        target = Path(path)
+        part = target.with_name(target.name + ".part")
+        try:
+            pq.write_table(table, part, compression="zstd")
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,270 @@
+"""Knobs: what can be set in an experiment, as one validated, immutable schema.
+
+The same model drives the page's widgets, the command line's flags, the permalink's check and the notebook call;
+nothing reaches an experiment unvalidated. Bounds, unit and help live in the field (:func:`knob`), the total work is
+bounded by :attr:`Knobs.work_limit`, which also holds for a link that was edited by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from normviz.validation import nearest
+
+__all__ = ["Control", "KnobError", "Knobs", "Rejection", "knob"]
+
+Kind = Literal["int", "float", "bool", "choice", "choices", "text"]
+
+
+class KnobError(ValueError):
+    """One or more knob values are not allowed; the message has one sentence for each."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A value from a link that was refused: the knob, the value, the sentence for the reader."""
+
+    name: str
+    value: object
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """How one knob is shown and parsed: derived from the field by :meth:`Knobs.controls`."""
+
+    name: str
+    kind: Kind
+    default: Any
+    label: str
+    help: str
+    unit: str = ""
+    section: str = ""
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    log: bool = False
+    options: tuple[str, ...] = ()
+    labels: Mapping[str, str] | None = None
+    min_choices: int = 1
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        if self.kind in ("int", "float"):
+            return f"{self.low:g} to {self.high:g}{' ' + self.unit if self.unit else ''}"
+        if self.kind == "bool":
+            return "true or false"
+        if self.kind == "text":
+            return f"text of at most {self.high:g} characters"
+        listed = ", ".join(self.options)
+        return f"one of {listed}" if self.kind == "choice" else f"{self.min_choices} or more of {listed}"
+
+    def option_label(self, option: str) -> str:
+        """What the reader sees for an option."""
+        return (self.labels or {}).get(option, option)
+
+
+def knob(
+    default: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    label: str,
+    help: str,
+    unit: str = "",
+    section: str = "",
+    step: float | None = None,
+    log: bool = False,
+    labels: Mapping[str, str] | None = None,
+    min_choices: int = 1,
+) -> Any:
+    """A field of a :class:`Knobs` model: numbers take inclusive bounds, tuples of literals a minimal count.
+
+    Args:
+        default: the value that shows the experiment's effect in about 15 seconds.
+        low, high: inclusive bounds of a number (``high`` alone: the greatest length of a text).
+        label, help, unit: what the reader sees.
+        section: heading under which the page groups the knob.
+        step: step of the slider.
+        log: the slider moves in powers of ten.
+        labels: what the reader sees for each option of a choice.
+        min_choices: fewest options of a choice of several.
+    """
+    extra: dict[str, Any] = {
+        "label": label,
+        "unit": unit,
+        "section": section,
+        "step": step,
+        "log": log,
+        "labels": dict(labels) if labels else None,
+        "low": low,
+        "high": high,
+        "min_choices": min_choices,
+    }
+    bounds: dict[str, Any] = {}
+    if isinstance(default, str):
+        bounds["max_length"] = None if high is None else int(high)
+    elif isinstance(default, tuple):
+        bounds["min_length"] = min_choices
+    elif not isinstance(default, bool):
+        bounds.update(ge=low, le=high, allow_inf_nan=False)
+    return Field(default, description=help, json_schema_extra={"knob": extra}, **bounds)
+
+
+class Knobs(BaseModel):
+    """Base of every experiment's knobs: frozen, no unknown names, bounded work.
+
+    Subclasses declare fields with :func:`knob` and override :meth:`work`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    work_limit: ClassVar[float] = 1e12
+    """Greatest :meth:`work` that is accepted; a run at the limit takes minutes, not hours."""
+
+    def work(self) -> float:
+        """Estimated cost of the run in floating-point operations (steps x arms x seeds x model size)."""
+        return 0.0
+
+    def work_advice(self) -> str:
+        """What to lower, with the largest value that fits; appended to the refusal."""
+        return "Lower the steps, the seeds or the number of arms."
+
+    def total_steps(self) -> int:
+        """Steps each member takes; the denominator of the progress bar."""
+        return int(getattr(self, "steps", 0))
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if (work := self.work()) > self.work_limit:
+            raise ValueError(
+                f"this setting asks for {work / self.work_limit:.1f} times the work that is allowed. "
+                + self.work_advice()
+            )
+        return self
+
+    @classmethod
+    def controls(cls) -> dict[str, Control]:
+        """One :class:`Control` for each field, in order of declaration."""
+        return {name: _control(name, info) for name, info in cls.model_fields.items()}
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate values given as text or typed (command line, notebook, stored run).
+
+        Raises:
+            KnobError: one sentence for each knob that is refused, naming the knob, the value and what is allowed.
+        """
+        knobs, rejections = cls._validate(values, lenient=False)
+        if rejections:
+            raise KnobError(" ".join(r.sentence for r in rejections))
+        assert knobs is not None
+        return knobs
+
+    @classmethod
+    def parse_leniently(cls, values: Mapping[str, Any]) -> tuple[Self, list[Rejection]]:
+        """Validate the values of a link: what is refused is replaced by its default and reported."""
+        knobs, rejections = cls._validate(values, lenient=True)
+        assert knobs is not None
+        return knobs, rejections
+
+    @classmethod
+    def _validate(cls, values: Mapping[str, Any], *, lenient: bool) -> tuple[Self | None, list[Rejection]]:
+        controls = cls.controls()
+        rejections: list[Rejection] = []
+        given: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in controls:
+                given[name] = _from_text(controls[name], value)
+            else:
+                close = nearest(name, controls)
+                hint = f" Nearest: {', '.join(close)}." if close else ""
+                rejections.append(Rejection(name, value, f"There is no knob {name!r}.{hint}"))
+        while True:
+            try:
+                return cls(**given), rejections
+            except ValidationError as error:
+                refused = {str(e["loc"][0]): e for e in error.errors() if e["loc"]}
+                for name in refused:
+                    rejections.append(Rejection(name, values[name], _sentence(controls[name], values[name])))
+                    del given[name]
+                if not refused:
+                    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                    whole = f"{message[:1].upper()}{message[1:]}"
+                    rejections.append(Rejection("work", dict(given), whole))
+                    given.clear()
+                if not lenient:
+                    return None, rejections
+
+    def to_query(self) -> dict[str, str]:
+        """The knobs that differ from their defaults, as text for a link; ``parse`` reads it back."""
+        controls = self.controls()
+        return {
+            name: _to_text(value)
+            for name, value in self.model_dump().items()
+            if value != controls[name].default
+        }
+
+    def key(self) -> str:
+        """Canonical text of all knobs: equal for equal knobs, for finding a stored run."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+def _control(name: str, info: Any) -> Control:
+    extra = dict((info.json_schema_extra or {}).get("knob", {}))
+    kind, options = _kind(info.annotation)
+    return Control(
+        name=name,
+        kind=kind,
+        default=info.default,
+        label=extra.pop("label", name.replace("_", " ")),
+        help=info.description or "",
+        options=options,
+        **extra,
+    )
+
+
+def _kind(annotation: Any) -> tuple[Kind, tuple[str, ...]]:
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        raise TypeError("knobs are never optional: give every knob a default.")
+    if origin is Literal:
+        return "choice", tuple(map(str, get_args(annotation)))
+    if origin is tuple:
+        return "choices", tuple(map(str, get_args(get_args(annotation)[0])))
+    kinds: dict[Any, Kind] = {bool: "bool", int: "int", float: "float", str: "text"}
+    return kinds[annotation], ()
+
+
+def _from_text(control: Control, value: Any) -> Any:
+    if control.kind == "choices":
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part]
+        return tuple(value) if isinstance(value, Sequence) else value
+    return value
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(str, value))
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _sentence(control: Control, value: Any) -> str:
+    shown = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else value
+    text = f"{control.name} = {str(shown)[:60]} is not allowed: it takes {control.allowed}."
+    if control.options and isinstance(value, (str, tuple, list)):
+        parts = value.split(",") if isinstance(value, str) else [str(v) for v in value]
+        hits = [h for p in parts if p not in control.options for h in nearest(p, control.options)[:1]]
+        if hits:
+            text += f" Nearest: {', '.join(dict.fromkeys(hits))}."
+    return text
