@@ -38,7 +38,7 @@ class FoldableNorm(Protocol):
 
 
 def fuse_into_linear(first: nn.Module, second: nn.Module) -> nn.Linear:
-    """One Linear equal to ``second(first(x))`` in eval: an ``nn.Linear`` and a foldable norm, in either order.
+    """One Linear equal to ``second(first(x))`` in eval, of an ``nn.Linear`` and a foldable norm in any order.
 
     Args:
         first: the layer applied first; an ``nn.Linear`` (with or without bias) or a :class:`FoldableNorm`.
