@@ -1,0 +1,53 @@
+"""Distance between the statistics of a batch and the running statistics that evaluation will use.
+
+The fluctuation picture of PowerNorm (Shen et al. 2020, arXiv 2003.07845): (1/C) sum_c |batch_c - running_c| at the
+input of a norm, for the mean and variance of batch norm and the quadratic mean of power norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from normviz.frame import Value
+from normviz.norms import has_running_statistics, statistics_gap
+from normviz.probes.probe import Probe
+
+__all__ = ["StatisticsGap"]
+
+
+class StatisticsGap(Probe):
+    """The fluctuation picture for every norm of a network that keeps running statistics.
+
+    Values: ``gap/mean``, ``gap/var``, ``gap/quadratic_mean`` (average over the layers that have the statistic) and
+    ``gap_by_layer/<statistic>`` (one entry per such layer, input side first). Networks without running statistics
+    give no value.
+
+    Args:
+        every: cadence in steps.
+    """
+
+    @contextmanager
+    def forward(self, model: nn.Module, values: dict[str, Value]) -> Iterator[None]:
+        gaps: dict[str, list[float]] = {}
+
+        def watch(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+            with torch.no_grad():
+                for name, gap in statistics_gap(norm, *args).items():
+                    gaps.setdefault(name, []).append(gap)
+
+        norms = [module for module in model.modules() if has_running_statistics(module)]
+        handles = [norm.register_forward_pre_hook(partial(watch)) for norm in norms]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name, by_layer in gaps.items():
+            values[f"gap/{name}"] = float(np.mean(by_layer))
+            values[f"gap_by_layer/{name}"] = np.array(by_layer, dtype=np.float32)
