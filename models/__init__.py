@@ -1,0 +1,28 @@
+"""The small networks that the experiments train.
+
+A network takes its norm, attention or recurrent layer as a factory, so this package imports nothing but torch.
+Built after the same ``torch.manual_seed``, two networks that differ only in a norm that draws no random numbers
+start from the same weights.
+"""
+
+from models.convnet import ConvNet
+from models.gpt import GPT
+from models.mlp import MLP
+from models.resnet import ResNet, ResNetBlock
+from models.rnn import RNNClassifier, RNNLanguageModel
+from models.transformer import FeedForward, SelfAttention, TransformerBlock
+from models.vit import ViT
+
+__all__ = [
+    "GPT",
+    "MLP",
+    "ConvNet",
+    "FeedForward",
+    "RNNClassifier",
+    "RNNLanguageModel",
+    "ResNet",
+    "ResNetBlock",
+    "SelfAttention",
+    "TransformerBlock",
+    "ViT",
+]
