@@ -1,8 +1,46 @@
 """Normalization layers, one file per paper or concept."""
 
 from normviz.norms.fusion import FoldableNorm, fuse_into_linear
+from normviz.norms.self_normalizing import (
+    ALPHA01,
+    ALPHA_PRIME,
+    LAMBDA01,
+    SELU,
+    AlphaDropout,
+    ContractionReport,
+    SelfNormalizingMLP,
+    alpha_dropout_affine,
+    fixed_point,
+    init_snn_,
+    is_contraction,
+    iterate_moment_map,
+    lecun_normal_,
+    moment_map,
+    moment_map_jacobian,
+    selu,
+    selu_parameters,
+    weight_moments,
+)
 
 __all__ = [
+    "ALPHA01",
+    "ALPHA_PRIME",
+    "LAMBDA01",
+    "SELU",
+    "AlphaDropout",
+    "ContractionReport",
     "FoldableNorm",
+    "SelfNormalizingMLP",
+    "alpha_dropout_affine",
+    "fixed_point",
     "fuse_into_linear",
+    "init_snn_",
+    "is_contraction",
+    "iterate_moment_map",
+    "lecun_normal_",
+    "moment_map",
+    "moment_map_jacobian",
+    "selu",
+    "selu_parameters",
+    "weight_moments",
 ]
