@@ -1,0 +1,87 @@
+"""Rows and padding: what the norms with statistics over tokens share.
+
+A *row* is one token's channel vector. Padding masks are boolean with True = padding, and have the shape of the
+input without its channel axis, as the caller sees the batch: (N,) for (N, C), (B, T) for (B, T, C) and for (T, B, C).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["align_padding", "check_rows", "computing_dtype", "masked_mean", "row_axes", "values_readable"]
+
+
+def computing_dtype(name: str, x: Tensor) -> torch.dtype:
+    """dtype in which statistics of ``x`` are taken: its own, but float32 for float16 and bfloat16.
+
+    Raises:
+        TypeError: ``x`` is not a tensor of real floating point numbers.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name} must be a floating point tensor, got {given}.")
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def values_readable(tensor: Tensor) -> bool:
+    """Whether Python may branch on the values of ``tensor``: not while compiling, under vmap or on device meta."""
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return True
+
+
+def row_axes(x: Tensor) -> tuple[int, ...]:
+    """All axes of ``x`` but the channel axis."""
+    return tuple(range(x.ndim - 1))
+
+
+def align_padding(pad_mask: Tensor | None, x: Tensor, batch_first: bool) -> Tensor | None:
+    """The mask in the layout of ``x``'s leading axes.
+
+    Args:
+        pad_mask: bool, True = padding: (N,) for x (N, C); (B, T) for x (B, T, C) or (T, B, C). None: no padding.
+        x: the rows.
+        batch_first: 3-D x is (B, T, C) rather than (T, B, C).
+
+    Raises:
+        TypeError: the mask is not a boolean tensor.
+        ValueError: the mask has another shape.
+    """
+    if pad_mask is None:
+        return None
+    if not isinstance(pad_mask, Tensor) or pad_mask.dtype != torch.bool:
+        raise TypeError(
+            f"pad_mask must be a bool tensor, got {getattr(pad_mask, 'dtype', type(pad_mask).__name__)}."
+        )
+    turned = x.ndim == 3 and not batch_first
+    shape = tuple(x.shape[:-1])
+    expected = shape[::-1] if turned else shape
+    if tuple(pad_mask.shape) != expected:
+        raise ValueError(f"pad_mask must have shape {expected}, got {tuple(pad_mask.shape)}.")
+    return pad_mask.T if turned else pad_mask
+
+
+def check_rows(x: Tensor, pad: Tensor | None) -> None:
+    """Raise unless there is a real row to take statistics of.
+
+    The mask's values are looked at only where they can be (see :func:`values_readable`).
+
+    Raises:
+        ValueError: ``x`` has no rows, or all of them are padding.
+    """
+    if x.numel() == 0:
+        raise ValueError(f"x must have at least one row in training, got shape {tuple(x.shape)}.")
+    if pad is not None and values_readable(pad) and bool(pad.all()):
+        raise ValueError("pad_mask must leave at least one row in training, got a fully padded batch.")
+
+
+def masked_mean(x: Tensor, pad: Tensor | None) -> Tensor:
+    """Mean of the real rows of ``x`` (..., C), per channel; padded rows do not enter, whatever they hold."""
+    if pad is None:
+        return x.mean(row_axes(x))
+    return x.masked_fill(pad.unsqueeze(-1), 0).sum(row_axes(x)) / (~pad).sum()
