@@ -10,9 +10,9 @@ square sum (in expectation: LeCun normal) and that the inputs are standardised.
 
 Paper and official repository (bioinf-jku/SNNs) agree. Equation -> code::
 
-    selu(x) = scale x (x > 0), scale alpha (e^x - 1) (x <= 0)     selu, SELU               (paper, equation 2)
-    w ~ N(0, 1/fan_in), biases 0                                  lecun_normal_, init_snn_ (paper, section 3)
-    x' = d x + (1-d) alpha',  y = a x' + b                        AlphaDropout             (paper, section 3)
+    selu(x) = scale x (x > 0), scale alpha (e^x - 1) (x <= 0)     selu, SELU
+    w ~ N(0, 1/fan_in), biases 0                                  lecun_normal_, init_snn_
+    x' = d x + (1-d) alpha',  y = a x' + b                        AlphaDropout
     omega = sum_i w_i,  tau = sum_i w_i^2                         weight_moments
 
 Not He initialisation (tau = 2 moves the fixed point to mean 1.78, variance 18.5) and not
