@@ -2,52 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import altair
-    import plotly.graph_objects
+    import pandas as pd
+    import plotly.graph_objects as go
 
 __all__ = ["Figure"]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with the words that belong to it.
+    """A chart with the words that belong to it: either a Vega-Lite specification with its data, or a Plotly figure.
+
+    Specification and data are apart, so that a live chart sends and validates the specification once and then only
+    the data.
 
     Args:
-        chart: an Altair chart (lines, distributions) or a Plotly figure (matrices, spectra, surfaces).
         title: heading above the chart.
         look_for: one line: what the reader should look for.
         alt: what the chart shows at this moment, in a sentence, for readers who cannot see it.
+        spec: Vega-Lite specification without data.
+        data: the tidy table it draws.
+        plotly: a Plotly figure instead (matrices, spectra, surfaces).
         wide: the chart wants the page's full width.
+
+    Raises:
+        ValueError: not exactly one of ``spec`` (with ``data``) and ``plotly``.
     """
 
-    chart: altair.TopLevelMixin | plotly.graph_objects.Figure
     title: str
     look_for: str
     alt: str
+    spec: Mapping[str, Any] | None = None
+    data: pd.DataFrame | None = None
+    plotly: go.Figure | None = None
     wide: bool = False
 
+    def __post_init__(self) -> None:
+        if (self.spec is None) == (self.plotly is None) or (self.spec is None) != (self.data is None):
+            raise ValueError("a figure takes either spec with data or plotly.")
+
     @property
-    def is_plotly(self) -> bool:
-        """Whether the chart is a Plotly figure."""
-        return type(self.chart).__module__.partition(".")[0] == "plotly"
+    def chart(self) -> Any:
+        """The chart as an Altair or Plotly object, for a notebook."""
+        if self.plotly is not None:
+            return self.plotly
+        import altair as alt
+
+        assert self.spec is not None
+        assert self.data is not None
+        records = self.data.to_dict(orient="records")
+        titled = {"title": {"text": self.title, "subtitle": self.look_for}, **self.spec}
+        return alt.Chart.from_dict({**titled, "data": {"values": records}})
 
     def to_html(self) -> str:
-        """A self-contained page with the chart, its title and its line (scripts from a public CDN)."""
+        """A page with the chart, its title and its line; it loads the drawing library from a public CDN."""
         from html import escape
 
-        chart: Any = self.chart
-        if self.is_plotly:
-            body = chart.to_html(full_html=False, include_plotlyjs="cdn")
+        if self.plotly is not None:
+            body = self.plotly.to_html(full_html=False, include_plotlyjs="cdn")
             return (
                 f"<!doctype html><meta charset='utf-8'><title>{escape(self.title)}</title>"
                 f"<h1>{escape(self.title)}</h1><p>{escape(self.look_for)}</p>{body}"
             )
-        titled = chart.properties(title={"text": self.title, "subtitle": self.look_for})
-        return str(titled.to_html())
+        return str(self.chart.to_html())
 
     def to_svg(self) -> str:
         """The chart as SVG text.
@@ -55,13 +76,14 @@ class Figure:
         Raises:
             TypeError: a Plotly figure (its static export needs a browser); use :meth:`to_html`.
         """
-        if self.is_plotly:
+        if self.plotly is not None:
             raise TypeError("a Plotly figure has no SVG export here: use to_html().")
         import vl_convert
 
-        chart: Any = self.chart
-        return str(vl_convert.vegalite_to_svg(chart.to_json()))
+        spec = self.chart.to_dict()
+        if spec.get("width") == "container":
+            spec["width"] = 560
+        return str(vl_convert.vegalite_to_svg(spec))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        chart: Any = self.chart
-        return chart._repr_mimebundle_(include, exclude)
+        return self.chart._repr_mimebundle_(include, exclude)
