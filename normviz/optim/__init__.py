@@ -15,25 +15,41 @@ from normviz.optim.multinorm import (
     multi_normalize_fixed_point,
     sr_sinkhorn,
 )
+from normviz.optim.muon import Muon
+from normviz.optim.newton_schulz import newton_schulz
+from normviz.optim.normuon import (
+    DistributedNorMuon,
+    NorMuon,
+    assign_owners,
+    neuron_normalize,
+    simulate_sharded_step,
+)
 from normviz.optim.param_groups import split_matrix_params
 from normviz.optim.swan import SWAN, SWANFast, exact_whitening, grad_norm, grad_whitening, swan_update
 
 __all__ = [
     "SWAN",
     "ColumnNorm",
+    "DistributedNorMuon",
     "FrobeniusNorm",
     "MatrixNorm",
     "MaxNorm",
     "MultiNormGD",
+    "Muon",
+    "NorMuon",
     "RowNorm",
     "SWANFast",
     "SinkGD",
     "SpectralNorm",
+    "assign_owners",
     "exact_whitening",
     "grad_norm",
     "grad_whitening",
     "multi_normalize",
     "multi_normalize_fixed_point",
+    "neuron_normalize",
+    "newton_schulz",
+    "simulate_sharded_step",
     "split_matrix_params",
     "sr_sinkhorn",
     "swan_update",

@@ -36,7 +36,9 @@ __all__ = [
     "evaluate",
     "matrix_batches",
     "matrix_shape",
+    "own_group",
     "refuse_unusual",
+    "tensor_of",
     "tensors_of",
 ]
 
@@ -73,8 +75,15 @@ def check_matrix(name: str, X: Tensor) -> None:
 
 
 def check_flag(flag: str, group: Mapping[str, Any]) -> None:
-    """Raise ValueError if ``group`` asks for matrix steps (``flag`` is true) on a parameter with ndim < 2."""
-    if group.get(flag):
+    """Check ``group``'s ``flag`` (absent or None: undecided) and that True marks only parameters with ndim >= 2.
+
+    Raises:
+        ValueError: the flag is no bool, or it is True and a parameter has fewer than two axes.
+    """
+    chosen = group.get(flag)
+    if chosen is not None and not isinstance(chosen, bool):
+        raise ValueError(f"{flag} must be True, False or absent, got {chosen!r}.")
+    if chosen:
         for p in tensors_of(group["params"]):
             if p.ndim < 2:
                 raise ValueError(
@@ -105,11 +114,26 @@ def refuse_unusual(p: Tensor, owner: str) -> None:
 # ------------------------------------------------------------------------------------- groups and batches
 
 
+def tensor_of(entry: Any) -> Tensor:
+    """The tensor of one entry of a group's ``params``: a tensor or a (name, tensor) pair."""
+    return cast(Tensor, entry[1] if isinstance(entry, tuple) else entry)
+
+
 def tensors_of(params: Iterable[Any] | Tensor) -> list[Tensor]:
-    """The tensors of a group's ``params`` entry: one tensor, a list of tensors or of (name, tensor) pairs."""
-    if isinstance(params, Tensor):
-        return [params]
-    return [item[1] if isinstance(item, tuple) else item for item in params]
+    """The tensors of a group's ``params``: one tensor, a list of tensors or of (name, tensor) pairs."""
+    return [params] if isinstance(params, Tensor) else [tensor_of(entry) for entry in params]
+
+
+def own_group(param_group: Mapping[str, Any]) -> Group:
+    """A copy of a parameter group with its parameters in a list.
+
+    ``Optimizer`` fills defaults into the dict it is given; with a copy, groups built once (by
+    ``split_matrix_params``) can be handed to several optimizers and one's defaults do not reach the next.
+    """
+    group = dict(param_group)
+    if not isinstance(group["params"], Tensor | set):  # torch refuses a set, with a reason
+        group["params"] = list(group["params"])
+    return group
 
 
 def evaluate(closure: Callable[[], float] | None) -> float | None:
@@ -175,17 +199,21 @@ def matrix_batches(params: Iterable[Tensor], grads: Iterable[Tensor] | None = No
     yield from batches.values()
 
 
-def add_to_parameters(params: Sequence[Tensor], D: Tensor, alpha: float, decay: float = 1.0) -> None:
+def add_to_parameters(
+    params: Sequence[Tensor], D: Tensor, alpha: float, decay: float | Sequence[float] = 1.0
+) -> None:
     """W <- decay W + alpha D for k parameters at once.
 
     Args:
         params: the k parameters (changed in place).
         D: directions (k, m, n); cast to the parameters' dtype.
         alpha: factor of D, usually -lr.
-        decay: factor of W, usually 1 - lr * weight_decay.
+        decay: factor of W, usually 1 - lr * weight_decay; one for all or one per parameter.
     """
     directions = [d.reshape(p.shape) for d, p in zip(D.to(params[0].dtype).unbind(0), params, strict=True)]
-    if decay != 1.0:
+    if isinstance(decay, Sequence):
+        torch._foreach_mul_(list(params), list(decay))
+    elif decay != 1.0:
         torch._foreach_mul_(list(params), decay)
     torch._foreach_add_(list(params), directions, alpha=alpha)
 
@@ -272,17 +300,20 @@ class MatrixOptimizer(Optimizer):
         chosen = group.get(self.flag)
         return p.ndim >= 2 if chosen is None else bool(chosen)
 
+    def step_matrices(self, group: Group) -> None:
+        """Take the matrix step for every matrix of ``group`` that has a gradient."""
+        for batch in matrix_batches(
+            p for p in group["params"] if p.grad is not None and self.is_matrix(p, group)
+        ):
+            self.matrix_step(group, batch)
+
     def add_param_group(self, param_group: Group) -> None:
         """Check a group completely, then add it (see ``torch.optim.Optimizer.add_param_group``).
 
         Raises:
             ValueError: hyper-parameter out of range, or ``group[flag]`` true with a parameter of ndim < 2.
         """
-        # A copy, so that groups built once (split_matrix_params) can be handed to several optimizers without
-        # carrying the first one's defaults into the next.
-        group = dict(param_group)
-        if not isinstance(group["params"], Tensor | set):
-            group["params"] = list(group["params"])
+        group = own_group(param_group)
         if group.get(self.flag) is False:
             group.setdefault("weight_decay", 0.0)
         self.check_group({**self.defaults, **group})
@@ -307,11 +338,9 @@ class MatrixOptimizer(Optimizer):
             for p in group["params"]:
                 refuse_unusual(p, type(self).__name__)
         for group in self.param_groups:
-            live = [p for p in group["params"] if p.grad is not None]
-            for batch in matrix_batches(p for p in live if self.is_matrix(p, group)):
-                self.matrix_step(group, batch)
+            self.step_matrices(group)
             adamw_step(
-                [p for p in live if not self.is_matrix(p, group)],
+                [p for p in group["params"] if p.grad is not None and not self.is_matrix(p, group)],
                 self.state,
                 lr=group["lr"],
                 betas=group["betas"],
