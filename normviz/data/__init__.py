@@ -1,0 +1,51 @@
+"""Data sets that need no download, readers for those that do, and batches that are the same for every arm."""
+
+from normviz.data.digits import load_digits
+from normviz.data.sampling import (
+    Batches,
+    BatchSource,
+    IndexSampler,
+    TensorBatches,
+    chunks,
+    seeded_generator,
+)
+from normviz.data.supervised import SupervisedData, stratified_split
+from normviz.data.tabular import TABLES, load_table
+from normviz.data.text import TextBatches, TextCorpus, TextWindows, pydoc_topics
+from normviz.data.upload import (
+    BinaryTextError,
+    EmptyTextError,
+    TextEncodingError,
+    TextTooLargeError,
+    TextTooShortError,
+    TextUploadError,
+    load_text,
+)
+from normviz.data.vision import load_cifar10, load_mnist
+
+__all__ = [
+    "TABLES",
+    "BatchSource",
+    "Batches",
+    "BinaryTextError",
+    "EmptyTextError",
+    "IndexSampler",
+    "SupervisedData",
+    "TensorBatches",
+    "TextBatches",
+    "TextCorpus",
+    "TextEncodingError",
+    "TextTooLargeError",
+    "TextTooShortError",
+    "TextUploadError",
+    "TextWindows",
+    "chunks",
+    "load_cifar10",
+    "load_digits",
+    "load_mnist",
+    "load_table",
+    "load_text",
+    "pydoc_topics",
+    "seeded_generator",
+    "stratified_split",
+]
