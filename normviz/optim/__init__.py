@@ -1,5 +1,14 @@
 """Optimizers, one file per paper or concept."""
 
+from normviz.optim.conda import Conda, OrthogonalProjector, conda_param_groups
+from normviz.optim.fira import (
+    FiraAdamW,
+    FiraRMSProp,
+    NormGrowthLimiter,
+    fira_param_groups,
+    norm_scaling_factor,
+)
+from normviz.optim.galore import GaLoreAdamW, GaLoreRMSProp, LowRankProjector
 from normviz.optim.matrix_norms import (
     ColumnNorm,
     FrobeniusNorm,
@@ -30,25 +39,36 @@ from normviz.optim.swan import SWAN, SWANFast, exact_whitening, grad_norm, grad_
 __all__ = [
     "SWAN",
     "ColumnNorm",
+    "Conda",
     "DistributedNorMuon",
+    "FiraAdamW",
+    "FiraRMSProp",
     "FrobeniusNorm",
+    "GaLoreAdamW",
+    "GaLoreRMSProp",
+    "LowRankProjector",
     "MatrixNorm",
     "MaxNorm",
     "MultiNormGD",
     "Muon",
     "NorMuon",
+    "NormGrowthLimiter",
+    "OrthogonalProjector",
     "RowNorm",
     "SWANFast",
     "SinkGD",
     "SpectralNorm",
     "assign_owners",
+    "conda_param_groups",
     "exact_whitening",
+    "fira_param_groups",
     "grad_norm",
     "grad_whitening",
     "multi_normalize",
     "multi_normalize_fixed_point",
     "neuron_normalize",
     "newton_schulz",
+    "norm_scaling_factor",
     "simulate_sharded_step",
     "split_matrix_params",
     "sr_sinkhorn",

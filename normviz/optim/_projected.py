@@ -1,0 +1,396 @@
+"""What the optimizers that step in a singular basis share (Conda, GaLore, Fira).
+
+All three look at a matrix gradient G (m, n) in a basis of singular vectors that is recomputed every T steps, run an
+elementwise rule (Adam, RMSProp) there, and rotate the result back:
+
+    side     basis                        project           project_back
+    left     A (m, r)                     A^T G   (r, n)    A R
+    right    B (r, n)  (rows: V^T)        G B^T   (m, r)    R B
+    full     A (m, r) and B (r, n)        A^T G B^T (r, r)  A R B
+
+Everything else is plain Adam (RMSProp) in the style of Hugging Face's AdamW, which differs from torch's: eps is
+added before the bias correction, and the weight decay is applied after the step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from normviz.optim._matrix import (
+    Group,
+    MatrixBatch,
+    at_least_float32,
+    check_betas,
+    check_rates,
+    evaluate,
+    matrix_batches,
+    refuse_unusual,
+    tensors_of,
+)
+from normviz.optim._precision import full_precision
+from normviz.validation import check_integer, check_real
+
+__all__ = [
+    "BASIS_KEYS",
+    "PROJ_TYPES",
+    "AdamRule",
+    "Basis",
+    "ProjectedOptimizer",
+    "SingularProjector",
+    "linear_weight_groups",
+    "project",
+    "project_back",
+    "projection_side",
+    "singular_basis",
+]
+
+PROJ_TYPES = ("std", "reverse_std", "left", "right", "full")
+
+Basis = tuple[Tensor, ...]
+"""(A,) on the left, (B,) on the right, (A, B) for "full"; each may carry leading batch axes."""
+
+# Optimizer.load_state_dict rebuilds every iterable and garbles strings: one plain tensor per key, no side stored.
+BASIS_KEYS = {"left": ("basis",), "right": ("basis",), "full": ("basis_left", "basis_right")}
+
+
+# -------------------------------------------------------------------------------------------- projection
+
+
+def projection_side(proj_type: str, m: int, n: int) -> str:
+    """ "left", "right" or "full": which side of an (m, n) matrix ``proj_type`` projects.
+
+    "std" takes the short side (right for m >= n), "reverse_std" the long one; the other three name the side.
+    """
+    if proj_type == "std":
+        return "right" if m >= n else "left"
+    if proj_type == "reverse_std":
+        return "left" if m >= n else "right"
+    return proj_type
+
+
+def singular_basis(X: Tensor, side: str, rank: int | None = None, label: str = "the matrix") -> Basis:
+    """The first ``rank`` singular vectors of X (m, n) on ``side``, in X's dtype; SVD in at least float32.
+
+    Args:
+        X: one matrix; the thin SVD is taken of X as it lies, because the signs of the vectors depend on it.
+        side: "left" | "right" | "full".
+        rank: number of vectors; None: all min(m, n).
+        label: what X is called in the error.
+
+    Raises:
+        RuntimeError: X holds nan or inf. Tested here, because not every SVD backend notices.
+    """
+    if not bool(torch.isfinite(X).all()):
+        raise RuntimeError(f"no singular basis: {label} holds nan or inf.")
+    U, _, Vh = torch.linalg.svd(at_least_float32(X.detach()), full_matrices=False)
+    # A slice would keep the whole U or V^T alive.
+    A = U[:, :rank].to(X.dtype).clone(memory_format=torch.contiguous_format)  # (m, r)
+    B = Vh[:rank].to(X.dtype).clone(memory_format=torch.contiguous_format)  # (r, n)
+    return {"left": (A,), "right": (B,), "full": (A, B)}[side]
+
+
+def project(G: Tensor, side: str, basis: Basis) -> Tensor:
+    """Coordinates of G (..., m, n) in the basis: A^T G, G B^T or A^T G B^T."""
+    with full_precision(G):
+        if side == "left":
+            return basis[0].mT @ G  # (..., r, n)
+        if side == "right":
+            return G @ basis[0].mT  # (..., m, r)
+        A, B = basis
+        return A.mT @ G @ B.mT  # (..., r, r)
+
+
+def project_back(R: Tensor, side: str, basis: Basis) -> Tensor:
+    """The matrix (..., m, n) whose coordinates are R: A R, R B or A R B."""
+    with full_precision(R):
+        if side == "left":
+            return basis[0] @ R
+        if side == "right":
+            return R @ basis[0]
+        A, B = basis
+        return A @ R @ B
+
+
+class SingularProjector:
+    """Base of the projectors for one matrix: keeps a singular basis and decides when to recompute it.
+
+    Attributes:
+        side: "left", "right" or "full"; None before the first refresh.
+        last_refresh: step of the last refresh; None before the first.
+    """
+
+    def __init__(self, update_proj_gap: int, proj_type: str, rank: int | None = None) -> None:
+        self.update_proj_gap = update_proj_gap
+        self.proj_type = proj_type
+        self.rank = rank
+        self.side: str | None = None
+        self.last_refresh: int | None = None
+        self._basis: Basis | None = None
+
+    @property
+    def basis(self) -> Tensor | tuple[Tensor, Tensor] | None:
+        """U (m, r) on the left, V^T (r, n) on the right, both for "full"; None before the first refresh."""
+        if self._basis is None:
+            return None
+        return self._basis[0] if len(self._basis) == 1 else (self._basis[0], self._basis[1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Side, basis and step of the last refresh, as plain values."""
+        return {"side": self.side, "basis": self.basis, "last_refresh": self.last_refresh}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        basis = state_dict["basis"]
+        self.side = state_dict["side"]
+        self.last_refresh = state_dict["last_refresh"]
+        self._basis = None if basis is None else (basis,) if isinstance(basis, Tensor) else tuple(basis)
+
+    def _refresh(self, name: str, X: Tensor, step: int) -> bool:
+        """Recompute the basis from X (called ``name``) if ``step`` mod T is 0 or there is none; whether it did."""
+        if X.ndim != 2:
+            raise ValueError(f"{name} must have exactly 2 axes (m, n), got shape {tuple(X.shape)}.")
+        check_integer("step", step, 0)
+        if step % self.update_proj_gap and self._basis is not None:
+            return False
+        side = projection_side(self.proj_type, *X.shape)
+        self._basis = singular_basis(X, side, self.rank, f"{name} of shape {tuple(X.shape)}")
+        self.side = side
+        self.last_refresh = step
+        return True
+
+    def _current(self) -> tuple[str, Basis]:
+        """Side and basis; RuntimeError before the first refresh."""
+        if self._basis is None or self.side is None:
+            raise RuntimeError(
+                "the projector has no basis yet: it is computed from the first matrix at a step."
+            )
+        return self.side, self._basis
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def linear_weight_groups(
+    model: nn.Module, targets: Iterable[str] | None, options: Mapping[str, Any]
+) -> list[Group]:
+    """``[projected, plain]``: chosen nn.Linear weights with ``options``, every other trainable parameter.
+
+    Args:
+        model: any module; shared parameters are taken once, frozen ones left out.
+        targets: words; a Linear is chosen if its module name contains one of them (case matters). None: every
+            Linear except the last of ``named_modules()``, which is the output head of most models.
+        options: what the projected group carries besides ``params``.
+
+    Returns:
+        Two groups, or only the plain one if no weight is chosen.
+
+    Raises:
+        ValueError: ``targets`` is a single string or holds something else than strings.
+    """
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if targets is None:
+        head = linears[-1][1].weight if linears else None
+        chosen = [module.weight for _, module in linears if module.weight is not head]
+    else:
+        words = [targets] if isinstance(targets, str) else list(targets)
+        if isinstance(targets, str) or not all(isinstance(word, str) for word in words):
+            raise ValueError(
+                f"targets must be several words, such as ('attn', 'mlp'), or None, got {targets!r}."
+            )
+        chosen = [module.weight for name, module in linears if any(word in name for word in words)]
+    # A parametrized layer computes its weight, which is then no parameter.
+    projected = [w for w in dict.fromkeys(chosen) if isinstance(w, nn.Parameter) and w.requires_grad]
+    taken = set(projected)
+    plain: Group = {"params": [p for p in model.parameters() if p.requires_grad and p not in taken]}
+    return [{"params": projected, **options}, plain] if projected else [plain]
+
+
+# -------------------------------------------------------------------------------------------- optimizers
+
+
+class ProjectedOptimizer(Optimizer):
+    """Base of optimizers with projected groups (matrices in a singular basis) and plain groups.
+
+    A group is projected if it carries the key ``marker``. Each parameter has its own step counter ``step`` (an
+    int); parameters of equal shape, dtype and counter are stacked to (k, m, n) and stepped together. Half types
+    are computed in float32; the state is kept in the parameter's dtype.
+
+    A subclass implements :meth:`rule` and :meth:`projected_step`, and extends :meth:`check_group`.
+    """
+
+    marker: ClassVar[str]
+    group_defaults: ClassVar[Mapping[str, Any]]
+
+    def is_projected(self, group: Mapping[str, Any]) -> bool:
+        """Whether the parameters of ``group`` are stepped in a singular basis."""
+        return self.marker in group
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise ValueError if an option of ``group`` (defaults already filled in) is out of range."""
+        check_rates(group["lr"], group.get("weight_decay", 0.0))
+        check_real("eps", group["eps"], 0.0, math.inf, high_open=True)
+
+    def rule(self, group: Group, params: Sequence[Tensor], R: Sequence[Tensor]) -> list[Tensor]:
+        """The elementwise rule: update the averages in ``state`` with R, return the normalised directions N."""
+        raise NotImplementedError
+
+    def step_size(self, group: Group, t: int) -> float:
+        """eta of step t = 1, 2, ...: the learning rate, with the bias corrections where the rule has any."""
+        raise NotImplementedError
+
+    def projected_step(self, group: Group, batch: MatrixBatch, t: int) -> None:
+        """Step t = 0, 1, ... (count before it) of equal-shaped matrices."""
+        raise NotImplementedError
+
+    def plain_step(self, group: Group, params: Sequence[Tensor], t: int) -> None:
+        """Step t = 0, 1, ... of parameters of any shape without a basis: W <- W - eta N, then decay."""
+        G = [at_least_float32(cast(Tensor, p.grad)) for p in params]
+        self.apply(group, params, self.rule(group, params, G), t + 1)
+
+    def apply(self, group: Group, params: Sequence[Tensor], D: Sequence[Tensor], t: int) -> None:
+        """W <- W - eta D, then W <- W - lr wd W; the counters become t."""
+        weights = list(params)
+        directions = [d.reshape(p.shape) for d, p in zip(D, params, strict=True)]
+        torch._foreach_add_(weights, directions, alpha=-self.step_size(group, t))
+        weight_decay = group.get("weight_decay", 0.0)
+        if weight_decay > 0:
+            torch._foreach_mul_(weights, 1 - group["lr"] * weight_decay)
+        for p in params:
+            self.state[p]["step"] = t
+
+    def stored(self, key: str, params: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+        """state[key] of each parameter in at least float32, created as zeros of the shape of ``like``."""
+        for p, x in zip(params, like, strict=True):
+            if key not in self.state[p]:
+                self.state[p][key] = torch.zeros_like(x, dtype=p.dtype, memory_format=torch.contiguous_format)
+        return [at_least_float32(self.state[p][key]) for p in params]
+
+    def blend(
+        self, key: str, params: Sequence[Tensor], X: Sequence[Tensor], keep: float, add: float
+    ) -> list[Tensor]:
+        """keep * state[key] + add * X for each parameter; state[key] itself keeps its value."""
+        new = torch._foreach_mul(self.stored(key, params, X), keep)
+        torch._foreach_add_(new, list(X), alpha=add)
+        return list(new)
+
+    def store(self, key: str, params: Sequence[Tensor], X: Sequence[Tensor]) -> None:
+        """state[key] <- X in place, rounded to the parameter's dtype."""
+        torch._foreach_copy_([self.state[p][key] for p in params], list(X))
+
+    def bases(
+        self, group: Group, params: Sequence[Tensor], X: Tensor, side: str, t: int, rank: int | None = None
+    ) -> Basis:
+        """The stacked bases of ``params``, recomputed from X (k, m, n) where due: t mod T == 0 or none yet.
+
+        Raises:
+            RuntimeError: X holds nan or inf where a basis is due (before anything is changed).
+        """
+        keys = BASIS_KEYS[side]
+        fresh: dict[Tensor, Basis] = {}
+        for p, x in zip(params, X, strict=True):
+            if t % group["update_proj_gap"] == 0 or keys[0] not in self.state[p]:
+                index = next(i for i, q in enumerate(group["params"]) if q is p)
+                label = f"the matrix to decompose for parameter {index} of shape {tuple(p.shape)}"
+                fresh[p] = singular_basis(x, side, rank, label)
+        for p, basis in fresh.items():
+            for key, vectors in zip(keys, basis, strict=True):
+                self.state[p][key] = vectors.to(p.dtype)
+        return tuple(at_least_float32(torch.stack([self.state[p][key] for p in params])) for key in keys)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Check a group completely, then add it (see ``torch.optim.Optimizer.add_param_group``).
+
+        Raises:
+            ValueError: an option out of range, or a projected group with a parameter of fewer than 2 axes.
+        """
+        group = dict(param_group)  # the caller's groups may serve several optimizers: leave them as they are
+        if not isinstance(group["params"], Tensor | set):
+            group["params"] = list(group["params"])
+        if self.is_projected(group):
+            group = {**self.group_defaults, **group}
+            for p in tensors_of(group["params"]):
+                if p.ndim < 2:
+                    raise ValueError(
+                        f"a group with {self.marker!r} may only hold parameters with at least 2 axes, "
+                        f"got one of shape {tuple(p.shape)}."
+                    )
+        self.check_group({**self.defaults, **group})
+        super().add_param_group(group)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Perform one step on every parameter that has a gradient.
+
+        Args:
+            closure: re-evaluates the model and returns the loss; called with gradients enabled.
+
+        Returns:
+            The closure's loss, None without a closure.
+
+        Raises:
+            RuntimeError: a gradient is sparse or complex (before anything is changed), or the matrix to
+                decompose holds nan or inf (before its parameter is changed).
+        """
+        loss = evaluate(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                refuse_unusual(p, type(self).__name__)
+        for group in self.param_groups:
+            by_step: dict[int, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_step.setdefault(self.state[p].get("step", 0), []).append(p)
+            for t, params in by_step.items():
+                if self.is_projected(group):
+                    for batch in matrix_batches(params):
+                        self.projected_step(group, batch, t)
+                else:
+                    self.plain_step(group, params, t)
+        return loss
+
+
+class AdamRule(ProjectedOptimizer):
+    """Adam as the elementwise rule, eps before the bias correction:
+
+    m <- b1 m + (1 - b1) R ;  v <- b2 v + (1 - b2) R^2 ;  N = m/(sqrt(v) + eps) ;
+    eta = lr sqrt(1 - b2^t)/(1 - b1^t), or lr without ``correct_bias``.
+
+    Measured against torch's Adam the effective eps is eps/sqrt(1 - b2^t).
+    """
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Adds the check of ``betas``."""
+        super().check_group(group)
+        check_betas(group["betas"])
+
+    def rule(self, group: Group, params: Sequence[Tensor], R: Sequence[Tensor]) -> list[Tensor]:
+        """N = m/(sqrt(v) + eps) with both moments of R."""
+        beta1, _ = group["betas"]
+        m = self.blend("exp_avg", params, R, beta1, 1 - beta1)
+        self.store("exp_avg", params, m)
+        return self.divide_by_rms(group, params, m, R)
+
+    def divide_by_rms(
+        self, group: Group, params: Sequence[Tensor], M: Sequence[Tensor], R: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """v <- b2 v + (1 - b2) R^2 ; N = M/(sqrt(v) + eps)."""
+        _, beta2 = group["betas"]
+        v = self.blend("exp_avg_sq", params, torch._foreach_mul(list(R), list(R)), beta2, 1 - beta2)
+        self.store("exp_avg_sq", params, v)
+        denominator = torch._foreach_sqrt(v)
+        torch._foreach_add_(denominator, group["eps"])
+        return list(torch._foreach_div(list(M), denominator))
+
+    def step_size(self, group: Group, t: int) -> float:
+        """lr sqrt(1 - b2^t)/(1 - b1^t), or lr without ``correct_bias``."""
+        lr = float(group["lr"])
+        if not group["correct_bias"]:
+            return lr
+        beta1, beta2 = group["betas"]
+        return lr * math.sqrt(1 - beta2**t) / float(1 - beta1**t)
