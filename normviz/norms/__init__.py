@@ -47,6 +47,7 @@ from normviz.norms.layer_norm import (
     invariance_table,
     norm_statistics,
 )
+from normviz.norms.power_norm import GroupScaling, PowerNorm, PowerNormFunction, PowerNormV, statistics_gap
 from normviz.norms.self_normalizing import (
     ALPHA01,
     ALPHA_PRIME,
@@ -90,6 +91,7 @@ __all__ = [
     "FoldableNorm",
     "Graph",
     "GraphLayer2d",
+    "GroupScaling",
     "LayerNorm",
     "LayerNormFunction",
     "LayerNormGRU",
@@ -100,6 +102,9 @@ __all__ = [
     "LayerNormRNN",
     "LayerNormRNNCell",
     "Node",
+    "PowerNorm",
+    "PowerNormFunction",
+    "PowerNormV",
     "Primitive",
     "RejectionReport",
     "ScaleShift",
@@ -133,5 +138,6 @@ __all__ = [
     "selu",
     "selu_parameters",
     "stability_reject",
+    "statistics_gap",
     "weight_moments",
 ]

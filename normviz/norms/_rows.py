@@ -6,10 +6,20 @@ input without its channel axis, as the caller sees the batch: (N,) for (N, C), (
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["align_padding", "check_rows", "computing_dtype", "masked_mean", "row_axes", "values_readable"]
+__all__ = [
+    "align_padding",
+    "check_rows",
+    "computing_dtype",
+    "masked_mean",
+    "row_axes",
+    "unversioned",
+    "values_readable",
+]
 
 
 def computing_dtype(name: str, x: Tensor) -> torch.dtype:
@@ -33,6 +43,28 @@ def values_readable(tensor: Tensor) -> bool:
             return False
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return True
+
+
+def unversioned(buffer: Tensor) -> Tensor:
+    """Alias of a saved buffer through which a backward may write it more than once.
+
+    ``.data`` leaves the version counter alone, by which autograd would refuse a second backward through one forward.
+    Where the backward itself runs under vmap (forward in vmap, ``loss.backward()`` outside) ``.data`` is not allowed;
+    there the plain alias serves, and a second backward raises.
+    """
+    if not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(buffer):
+        return buffer.detach()
+    return buffer.data
+
+
+def kept_for_backward(*values: Tensor) -> tuple[Tensor, ...]:
+    """The same values (all of one shape), as torch.compile has to keep them for the backward.
+
+    It may compute a value again in the backward instead of keeping it, from its inputs as they are *then*: a buffer
+    that the forward has advanced in between gives another value, silently (pytorch/pytorch#197039). A concatenation is
+    never computed twice, so what has passed through one is safe.
+    """
+    return torch.stack(values).unbind(0)
 
 
 def row_axes(x: Tensor) -> tuple[int, ...]:
@@ -80,8 +112,9 @@ def check_rows(x: Tensor, pad: Tensor | None) -> None:
         raise ValueError("pad_mask must leave at least one row in training, got a fully padded batch.")
 
 
-def masked_mean(x: Tensor, pad: Tensor | None) -> Tensor:
-    """Mean of the real rows of ``x`` (..., C), per channel; padded rows do not enter, whatever they hold."""
-    if pad is None:
-        return x.mean(row_axes(x))
-    return x.masked_fill(pad.unsqueeze(-1), 0).sum(row_axes(x)) / (~pad).sum()
+def masked_mean(x: Tensor, pad: Tensor | None, power: int = 1) -> Tensor:
+    """Mean of ``x ** power`` (..., C) over the real rows, per channel; what padded rows hold never matters."""
+    real = x if pad is None else x.masked_fill(pad.unsqueeze(-1), 0)
+    total = real.pow(power).sum(row_axes(x))
+    rows = math.prod(x.shape[:-1]) if pad is None else (~pad).sum()
+    return total / rows

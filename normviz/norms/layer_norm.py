@@ -112,16 +112,16 @@ class LayerNormLinear(nn.Module):
 
 
 def _batch_norm(X: Tensor, W: Tensor) -> Tensor:
-    A = X @ W.T
+    A = F.linear(X, W)
     return (A - A.mean(0)) / A.var(0, correction=0).sqrt()
 
 
 def _weight_norm(X: Tensor, W: Tensor) -> Tensor:
-    return X @ (W / torch.linalg.vector_norm(W, dim=1, keepdim=True)).T
+    return F.linear(X, W / torch.linalg.vector_norm(W, dim=1, keepdim=True))
 
 
 def _layer_norm(X: Tensor, W: Tensor) -> Tensor:
-    return standardize(X @ W.T, 0.0)[0]
+    return standardize(F.linear(X, W), 0.0)[0]
 
 
 _NORMALISERS = {"batch_norm": _batch_norm, "weight_norm": _weight_norm, "layer_norm": _layer_norm}
