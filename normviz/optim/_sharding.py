@@ -235,7 +235,7 @@ def share_updates(params: Sequence[Tensor], owners: Sequence[int], group: dist.P
             packed = torch.cat([p.flatten() for p in parts[rank]])
             mine[: packed.numel()] = packed
         everything = mine.new_empty(world_size * width)
-        dist.all_gather_into_tensor(everything, mine, group=group)
+        dist.all_gather_single(everything, mine, group=group)
         for owner, part in enumerate(parts):
             if owner != rank:
                 at = owner * width
