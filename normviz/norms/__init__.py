@@ -1,5 +1,6 @@
 """Normalization layers, one file per paper or concept."""
 
+from normviz.norms.baselines import BatchNorm, ChannelsLast, GroupNorm, RMSNorm
 from normviz.norms.block_fusion import ScaleShift, fuse_transformer_block
 from normviz.norms.evonorm import (
     EvoNorm2dB0,
@@ -32,6 +33,7 @@ from normviz.norms.evonorm_search import (
     quality_reject,
     stability_reject,
 )
+from normviz.norms.factory import NORM_NAMES, make_norm
 from normviz.norms.fusion import FoldableNorm, fuse_into_linear
 from normviz.norms.layer_norm import (
     LayerNorm,
@@ -75,10 +77,13 @@ __all__ = [
     "ALPHA_PRIME",
     "EVONORM_GRAPHS",
     "LAMBDA01",
+    "NORM_NAMES",
     "PRIMITIVES",
     "SELU",
     "AlphaDropout",
+    "BatchNorm",
     "Candidate",
+    "ChannelsLast",
     "ContractionReport",
     "Event",
     "EvoNorm2dB0",
@@ -91,6 +96,7 @@ __all__ = [
     "FoldableNorm",
     "Graph",
     "GraphLayer2d",
+    "GroupNorm",
     "GroupScaling",
     "LayerNorm",
     "LayerNormFunction",
@@ -106,6 +112,7 @@ __all__ = [
     "PowerNormFunction",
     "PowerNormV",
     "Primitive",
+    "RMSNorm",
     "RejectionReport",
     "ScaleShift",
     "SearchData",
@@ -130,6 +137,7 @@ __all__ = [
     "layer_factory",
     "lecun_normal_",
     "make_evonorm",
+    "make_norm",
     "moment_map",
     "moment_map_jacobian",
     "norm_statistics",

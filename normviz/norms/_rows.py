@@ -98,18 +98,19 @@ def align_padding(pad_mask: Tensor | None, x: Tensor, batch_first: bool) -> Tens
     return pad_mask.T if turned else pad_mask
 
 
-def check_rows(x: Tensor, pad: Tensor | None) -> None:
-    """Raise unless there is a real row to take statistics of.
+def check_rows(x: Tensor, pad: Tensor | None, at_least: int = 1) -> None:
+    """Raise unless there are enough real rows to take statistics of.
 
     The mask's values are looked at only where they can be (see :func:`values_readable`).
 
     Raises:
-        ValueError: ``x`` has no rows, or all of them are padding.
+        ValueError: ``x`` has fewer than ``at_least`` rows, or the mask leaves fewer.
     """
-    if x.numel() == 0:
-        raise ValueError(f"x must have at least one row in training, got shape {tuple(x.shape)}.")
-    if pad is not None and values_readable(pad) and bool(pad.all()):
-        raise ValueError("pad_mask must leave at least one row in training, got a fully padded batch.")
+    need = "at least one row" if at_least == 1 else f"at least {at_least} rows"
+    if math.prod(x.shape[:-1]) < at_least:
+        raise ValueError(f"x must have {need} in training, got shape {tuple(x.shape)}.")
+    if pad is not None and values_readable(pad) and int((~pad).sum()) < at_least:
+        raise ValueError(f"pad_mask must leave {need} in training, got {int((~pad).sum())} of {pad.numel()}.")
 
 
 def masked_mean(x: Tensor, pad: Tensor | None, power: int = 1) -> Tensor:
