@@ -1,5 +1,6 @@
 """Data sets that need no download, readers for those that do, and batches that are the same for every arm."""
 
+from normviz.data.corpora import load_corpus
 from normviz.data.digits import load_digits
 from normviz.data.sampling import (
     Batches,
@@ -41,6 +42,7 @@ __all__ = [
     "TextWindows",
     "chunks",
     "load_cifar10",
+    "load_corpus",
     "load_digits",
     "load_mnist",
     "load_table",
