@@ -62,7 +62,8 @@ def kept_for_backward(*values: Tensor) -> tuple[Tensor, ...]:
 
     It may compute a value again in the backward instead of keeping it, from its inputs as they are *then*: a buffer
     that the forward has advanced in between gives another value, silently (pytorch/pytorch#197039). A concatenation is
-    never computed twice, so what has passed through one is safe.
+    never computed twice, so what has passed through one is safe, provided that the forward's own result depends on
+    one of the values: a concatenation that only the backward needs is moved there as a whole.
     """
     return torch.stack(values).unbind(0)
 
