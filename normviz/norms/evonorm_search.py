@@ -24,7 +24,7 @@ for graphs that never read x, common random numbers, the cache of equal graphs, 
 Example:
     >>> import numpy as np
     >>> Graph.random(np.random.default_rng(0), n_nodes=3).to_formula()
-    'log(mean_wh(v1))'
+    'exp(x)'
 """
 
 from __future__ import annotations
