@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
-    "watch": ("normviz.probes.watch", "watch"),
+    "watch": ("normviz.experiments.watch", "watch"),
     "get_experiment": ("normviz.experiments", "get_experiment"),
     "Run": ("normviz.experiments.run", "Run"),
     "Frame": ("normviz.frame", "Frame"),
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from normviz.experiments import get_experiment
     from normviz.experiments.run import Run
     from normviz.frame import Frame
-    from normviz.probes.watch import watch
+    from normviz.experiments.watch import watch
 
 
 def __getattr__(name: str) -> Any:

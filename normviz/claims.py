@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from normviz.frame import FrameLog
 
-__all__ = ["Claim", "Verdict", "confidence_interval", "paired_difference"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Claim", "Measure", "Verdict", "by_seed", "confidence_interval", "paired_difference"]
 
 Outcome = Literal["reproduced", "not reproduced", "undecided"]
 Measure = Callable[[FrameLog, Any], Mapping[int, float]]
@@ -136,6 +139,12 @@ def confidence_interval(values: list[float], level: float = 0.95) -> tuple[float
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     mean = float(np.mean(values))
     return mean - half, mean + half
+
+
+def by_seed(table: pd.DataFrame) -> dict[int, float]:
+    """Mean of the column ``value`` for each seed of a tidy table."""
+    means = table.groupby("seed")["value"].mean()
+    return dict(zip(means.index.to_numpy(dtype=int).tolist(), means.to_numpy(dtype=float).tolist(), strict=True))
 
 
 def paired_difference(

@@ -92,7 +92,7 @@ class Event(NamedTuple):
 
 class _Column(NamedTuple):
     step: list[int]
-    arm: list[str]
+    arm: list[int]  # position in the log's list of arms
     seed: list[int]
     value: list[float]
 
@@ -110,6 +110,7 @@ class FrameLog:
         self._arrays: dict[str, list[ArrayAt]] = defaultdict(list)
         self._events: list[Event] = []
         self._members: dict[tuple[str, int], int] = {}
+        self._arms: dict[str, int] = {}
         self._frames: list[Frame] = []
         self._cache: dict[str, tuple[int, pd.DataFrame]] = {}
         self.extend(frames)
@@ -124,6 +125,7 @@ class FrameLog:
             for frame in frames:
                 self._frames.append(frame)
                 member = (frame.arm, frame.seed)
+                arm = self._arms.setdefault(frame.arm, len(self._arms))
                 self._members[member] = max(frame.step, self._members.get(member, 0))
                 if frame.event is not None:
                     self._events.append(Event(frame.step, frame.arm, frame.seed, frame.event))
@@ -133,7 +135,7 @@ class FrameLog:
                         if column is None:
                             column = self._scalars[name] = _Column([], [], [], [])
                         column.step.append(frame.step)
-                        column.arm.append(frame.arm)
+                        column.arm.append(arm)
                         column.seed.append(frame.seed)
                         column.value.append(value)
                     else:
@@ -155,7 +157,7 @@ class FrameLog:
     def arms(self) -> list[str]:
         """Arms in order of first appearance."""
         with self._lock:
-            return list(dict.fromkeys(arm for arm, _ in self._members))
+            return list(self._arms)
 
     @property
     def seeds(self) -> list[int]:
@@ -210,7 +212,7 @@ class FrameLog:
                 return cached[1]
             data: dict[str, object] = {
                 "step": np.array(column.step if column else [], dtype=np.int64),
-                "arm": np.array(column.arm if column else [], dtype=object),
+                "arm": np.array(list(self._arms), dtype=object)[column.arm if column else []],
                 "seed": np.array(column.seed if column else [], dtype=np.int64),
                 "value": np.array(column.value if column else [], dtype=np.float64),
             }

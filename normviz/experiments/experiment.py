@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from normviz.catalog import PAGES, papers_of_page
 from normviz.claims import Claim, Verdict
 from normviz.experiments.run import Run
 from normviz.figures.figure import Figure
@@ -44,6 +45,21 @@ class Experiment:
     package: str
     draw: Callable[[FrameLog, Any, int | None], Mapping[str, Figure]]
     claims: tuple[Claim, ...] = ()
+
+    @classmethod
+    def for_page(
+        cls,
+        slug: str,
+        *,
+        knobs: type[Knobs],
+        package: str,
+        draw: Callable[[FrameLog, Any, int | None], Mapping[str, Figure]],
+        claims: tuple[Claim, ...] = (),
+    ) -> Experiment:
+        """The experiment of a page of the catalog, with the page's title, question and papers."""
+        page = PAGES[slug]
+        papers = tuple(paper.slug for paper in papers_of_page(slug))
+        return cls(slug, page.title, page.question, papers, knobs, package, draw, claims)
 
     def frames(self, knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         """The generator that trains and yields frames; the first frame comes before the first step.

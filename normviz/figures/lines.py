@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 
 from normviz.figures.figure import Figure
 from normviz.figures.palette import colours, dashes
+from normviz.figures.vega import specification
 from normviz.frame import FrameLog
 
 __all__ = ["line_figure", "seed_bands"]
@@ -20,39 +22,42 @@ MAX_POINTS = 120
 """Most points on one line: what a chart this wide can show, and what keeps a live update small."""
 
 
-def seed_bands(
-    table: pd.DataFrame, *, max_points: int = MAX_POINTS, by: Sequence[str] = ("arm",)
-) -> pd.DataFrame:
-    """Mean and range over seeds, for each line and bin of steps.
+def seed_bands(table: pd.DataFrame, *, max_points: int = MAX_POINTS) -> pd.DataFrame:
+    """Mean and range over seeds, for each arm and bin of steps.
 
     Args:
-        table: columns ``step``, ``seed``, ``value`` and those of ``by``.
+        table: columns ``step``, ``arm``, ``seed``, ``value``.
         max_points: most bins; within a bin each seed's values are averaged first.
-        by: columns that tell the lines apart.
 
     Returns:
-        Columns ``step`` (the bin's first measured step), those of ``by``, ``mean``, ``low``, ``high``, ``seeds``.
-        Infinite values (a diverged seed) are left out.
+        Columns ``arm``, ``step`` (the bin's first step), ``mean``, ``low``, ``high``, ``seeds``, arms one after the
+        other. Infinite values (a diverged seed) are left out.
     """
-    finite = table[np.isfinite(table["value"].to_numpy(dtype=float))]
-    keys = [*by, "step"]
-    if finite.empty:
-        return pd.DataFrame(columns=[*keys, "mean", "low", "high", "seeds"])
-    steps = finite["step"].to_numpy()
-    width = max(1, -(-(int(steps.max()) + 1) // max_points))
-    binned = finite.assign(bin=steps // width)
-    per_seed = binned.groupby([*by, "bin", "seed"], sort=False, as_index=False).agg(
-        step=("step", "min"), value=("value", "mean")
+    value = table["value"].to_numpy(dtype=float)
+    keep = np.isfinite(value)
+    value, steps = value[keep], table["step"].to_numpy()[keep]
+    arm_of, arms = pd.factorize(table["arm"].array[keep])
+    seed_of, seeds = pd.factorize(table["seed"].to_numpy()[keep])
+    width = max(1, -(-(int(steps.max(initial=0)) + 1) // max_points))
+    bins = int(steps.max(initial=0)) // width + 1
+    cell = (arm_of * bins + steps // width) * len(seeds) + seed_of
+    shape = (len(arms), bins, len(seeds))
+    count = np.bincount(cell, minlength=math.prod(shape)).reshape(shape)
+    total = np.bincount(cell, value, minlength=math.prod(shape)).reshape(shape)
+    at_arm, at_bin = np.nonzero(count.any(axis=2))
+    measured = count[at_arm, at_bin] > 0  # (points, seeds)
+    per_seed = total[at_arm, at_bin] / np.maximum(count[at_arm, at_bin], 1)
+    n = measured.sum(axis=1)
+    return pd.DataFrame(
+        {
+            "arm": np.asarray(arms, dtype=object)[at_arm],
+            "step": at_bin * width,
+            "mean": np.where(measured, per_seed, 0.0).sum(axis=1) / np.maximum(n, 1),
+            "low": np.where(measured, per_seed, np.inf).min(axis=1, initial=np.inf),
+            "high": np.where(measured, per_seed, -np.inf).max(axis=1, initial=-np.inf),
+            "seeds": n,
+        }
     )
-    bands = per_seed.groupby([*by, "bin"], sort=False, as_index=False).agg(
-        step=("step", "min"),
-        mean=("value", "mean"),
-        low=("value", "min"),
-        high=("value", "max"),
-        seeds=("seed", "nunique"),
-    )
-    result: pd.DataFrame = bands.drop(columns="bin")
-    return result
 
 
 def line_figure(
@@ -68,6 +73,7 @@ def line_figure(
     zero_line: bool = False,
     wide: bool = False,
     unit: str = "",
+    last: int = 0,
 ) -> Figure:
     """A figure with one line per arm.
 
@@ -83,14 +89,16 @@ def line_figure(
         zero_line: draw a line at zero.
         wide: see ``title``.
         unit: unit in the textual alternative.
+        last: last step of the run, so that the axis does not move while it grows; 0: as far as the data go.
     """
     names = [series] if isinstance(series, str) else list(series)
     present = tuple(arms) if arms is not None else tuple(log.arms)
-    data = seed_bands(pd.concat([log.scalars(name) for name in names], ignore_index=True))
+    bands = [seed_bands(log.scalars(name)) for name in names]
+    data = bands[0] if len(bands) == 1 else pd.concat(bands, ignore_index=True)
     data = data[data["arm"].isin(present)]
     if log_scale:
         data = data[data["low"] > 0]
-    spec = dict(_line_spec(present, y, log_scale, zero_line))
+    spec = dict(_line_spec(present, y, log_scale, zero_line, last))
     if step is not None:
         spec["params"] = [{**p, "value": step} if p["name"] == "cursor" else p for p in spec["params"]]
     return Figure(title, look_for, _describe(data, y, unit), spec=spec, data=data, wide=wide)
@@ -99,21 +107,24 @@ def line_figure(
 def _describe(data: pd.DataFrame, y: str, unit: str) -> str:
     if data.empty:
         return f"Line chart of {y} over training steps; nothing is measured yet."
-    newest = data.loc[data.groupby("arm", sort=False)["step"].idxmax()]
+    newest = data.drop_duplicates("arm", keep="last")
     values = ", ".join(f"{row.arm} {row.mean:.3g}{unit}" for row in newest.itertuples())
     return f"Line chart of {y} over training steps. Newest values: {values}."
 
 
 @lru_cache(maxsize=256)
-def _line_spec(arms: tuple[str, ...], y: str, log_scale: bool, zero_line: bool) -> Mapping[str, Any]:
+def _line_spec(
+    arms: tuple[str, ...], y: str, log_scale: bool, zero_line: bool, last: int
+) -> Mapping[str, Any]:
     colour = alt.Color(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(arms), range=colours(arms)),
-        legend=alt.Legend(orient="top", symbolStrokeWidth=3, columns=3, labelLimit=220),
+        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=300, columns=3, labelLimit=220),
     )
-    dash = alt.StrokeDash("arm:N", scale=alt.Scale(domain=list(arms), range=dashes(arms)), legend=None)
-    x = alt.X("step:Q", title="training step", axis=alt.Axis(tickMinStep=1, format="d"))
+    dash = alt.StrokeDash("arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dashes(arms)))
+    span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
+    x = alt.X("step:Q", title="training step", scale=span, axis=alt.Axis(tickMinStep=1, format="d"))
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
     axis = alt.Axis(format="~g", tickCount=6)
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
@@ -157,7 +168,4 @@ def _line_spec(arms: tuple[str, ...], y: str, log_scale: bool, zero_line: bool) 
         zero = alt.Chart().mark_rule(color="#888888", strokeDash=[2, 2]).encode(y=alt.datum(0))
         layers.insert(0, zero)
     chart = alt.layer(*layers).properties(width="container", height=270).add_params(pick, cursor)
-    spec: dict[str, Any] = chart.to_dict(validate=True)
-    spec.pop("config", None)
-    spec.pop("$schema", None)
-    return spec
+    return specification(chart)

@@ -1,1 +1,41 @@
 """Measurements on activations, gradients, updates and attention maps, one file per paper or concept."""
+
+from normviz.probes.activations import ActivationHistogram
+from normviz.probes.gradients import GradientNorm
+from normviz.probes.probe import Probe
+from normviz.probes.spectrum import (
+    SpectrumValues,
+    UpdateRecord,
+    UpdateSpectrum,
+    col_norm_cv,
+    condition_number,
+    cosine,
+    effective_rank,
+    optimizer_state_bytes,
+    rms,
+    row_norm_cv,
+    singular_values,
+    stable_rank,
+    update_spectrum,
+)
+from normviz.probes.statistics import StatisticsGap
+
+__all__ = [
+    "ActivationHistogram",
+    "GradientNorm",
+    "Probe",
+    "SpectrumValues",
+    "StatisticsGap",
+    "UpdateRecord",
+    "UpdateSpectrum",
+    "col_norm_cv",
+    "condition_number",
+    "cosine",
+    "effective_rank",
+    "optimizer_state_bytes",
+    "rms",
+    "row_norm_cv",
+    "singular_values",
+    "stable_rank",
+    "update_spectrum",
+]

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normviz.frame import Value
-from normviz.norms import has_running_statistics, statistics_gap
+from normviz.norms import PowerNorm, PowerNormV, statistics_gap
 from normviz.probes.probe import Probe
 
 __all__ = ["StatisticsGap"]
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    if isinstance(module, _BatchNorm):
+        return module.running_mean is not None
+    return isinstance(module, (PowerNorm, PowerNormV))
 
 
 class StatisticsGap(Probe):
@@ -34,6 +40,7 @@ class StatisticsGap(Probe):
 
     @contextmanager
     def forward(self, model: nn.Module, values: dict[str, Value]) -> Iterator[None]:
+        """Compare each norm's input with its running statistics before they are updated."""
         gaps: dict[str, list[float]] = {}
 
         def watch(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -41,8 +48,8 @@ class StatisticsGap(Probe):
                 for name, gap in statistics_gap(norm, *args).items():
                     gaps.setdefault(name, []).append(gap)
 
-        norms = [module for module in model.modules() if has_running_statistics(module)]
-        handles = [norm.register_forward_pre_hook(partial(watch)) for norm in norms]
+        norms = [module for module in model.modules() if _keeps_statistics(module)]
+        handles = [norm.register_forward_pre_hook(watch) for norm in norms]
         try:
             yield
         finally:

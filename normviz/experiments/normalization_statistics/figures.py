@@ -1,0 +1,115 @@
+"""What is drawn on the page *Normalization statistics*."""
+
+from __future__ import annotations
+
+from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_names
+from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
+from normviz.frame import FrameLog
+
+__all__ = ["HISTOGRAM_RANGE", "draw", "layer_names"]
+
+HISTOGRAM_RANGE = (-4.0, 4.0)
+
+
+def layer_names(task: str) -> list[str]:
+    """Names of the normalized layers whose output is drawn, input side first."""
+    if task == "language":
+        return ["block 1, attention", "block 1, MLP", "block 2, attention", "block 2, MLP", "final"]
+    return ["conv 1", "conv 2", "conv 3"] if task == "vision" else ["LSTM output"]
+
+
+def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+    """All figures for what the log holds, with the cursor at ``step``."""
+    arms = arm_names(knobs)
+    trained = [arm for arm in arms if arm != REFERENCE]
+    last = knobs.steps
+    figures = {
+        "loss": line_figure(
+            log,
+            "loss",
+            title="Training loss",
+            y="cross-entropy (nats)",
+            look_for="Which norm learns fastest, and does any line jump or stop (diverge)?",
+            arms=trained,
+            step=step,
+            last=last,
+        ),
+        "validation": line_figure(
+            log,
+            "validation_loss",
+            title="Validation loss, as it would be used (eval mode)",
+            y="cross-entropy (nats)",
+            look_for="Running statistics are used here: a norm that they mislead is worse than its training loss.",
+            arms=trained,
+            step=step,
+            last=last,
+        ),
+        "fluctuation": line_figure(
+            log,
+            ["gap/var", "gap/quadratic_mean"],
+            title="How far a batch strays from the running statistics: second moment",
+            y="|batch − running|, mean over channels",
+            look_for="Variance for BatchNorm, quadratic mean for PowerNorm: lower and flatter is safer. Log scale.",
+            arms=arms,
+            log_scale=True,
+            step=step,
+            last=last,
+        ),
+        "train_eval": line_figure(
+            log,
+            "train_minus_eval",
+            title="Validation loss: training mode minus eval mode",
+            y="difference (nats)",
+            look_for="Zero means: what was trained is what is used. LayerNorm stays at zero by construction.",
+            arms=trained,
+            zero_line=True,
+            step=step,
+            last=last,
+        ),
+        "activations": ridge_figure(
+            log,
+            "activations",
+            low=HISTOGRAM_RANGE[0],
+            high=HISTOGRAM_RANGE[1],
+            title="Activations after each norm",
+            x="value",
+            look_for="Does every layer keep a similar spread, from the input (bottom) to the output (top)?",
+            layer_names=layer_names(knobs.task),
+            arms=trained,
+            step=step,
+        ),
+        "mean_fluctuation": line_figure(
+            log,
+            "gap/mean",
+            title="How far a batch strays from the running statistics: mean",
+            y="|batch − running|, mean over channels",
+            look_for="Only norms that subtract a batch mean have this line; PowerNorm has none to mispredict.",
+            arms=arms,
+            log_scale=True,
+            step=step,
+            last=last,
+        ),
+        "gradients": line_figure(
+            log,
+            "grad_norm",
+            title="Gradient norm",
+            y="Euclidean norm",
+            look_for="Spikes announce instability; PowerNorm's approximate backward pass should keep them bounded.",
+            arms=trained,
+            log_scale=True,
+            step=step,
+            last=last,
+        ),
+    }
+    if knobs.task == "recurrent":
+        figures["state"] = profile_figure(
+            log,
+            "cell_std_by_time",
+            title="Spread of the LSTM cell along a sequence",
+            x="time step",
+            y="standard deviation of c",
+            look_for="Does the hidden dynamics stay at a constant scale along the sequence, and while training?",
+            arms=trained,
+            step=step,
+        )
+    return figures

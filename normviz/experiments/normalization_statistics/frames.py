@@ -1,0 +1,285 @@
+"""What is trained on the page *Normalization statistics*.
+
+Language: a character-level GPT of two pre-norm blocks (width 64, context 64) on Python's documentation. Vision: a
+ConvNet of three convolutions on scikit-learn's 8 x 8 digits; each norm once with the batch size that was set and once
+with the small one. Recurrent: an LSTM (width 64, context 48) on the same text; LayerNorm inside the cell as in its
+paper, any other norm on the output of a plain LSTM. All with Adam.
+
+Both PowerNorm arms keep the paper's per-token group scaling in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models import GPT, ConvNet, RNNLanguageModel
+from normviz.data import SupervisedData, TextCorpus, chunks, load_digits, seeded_generator
+from normviz.data.corpora import load_corpus
+from normviz.experiments.normalization_statistics.figures import HISTOGRAM_RANGE
+from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
+from normviz.frame import Frame, Value
+from normviz.norms import LayerNormLSTM, invariance_table
+from normviz.norms.baselines import ChannelsLast
+from normviz.norms.factory import make_norm
+from normviz.probes import ActivationHistogram, GradientNorm, StatisticsGap
+from normviz.training import Arm, Batch, Batches, Member, evaluation_loss, resolve_device, train
+
+__all__ = ["frames"]
+
+WIDTH, LAYERS, HEADS, CONTEXT = 64, 2, 4, 64
+CHANNELS = (16, 32, 32)
+HIDDEN, RECURRENT_CONTEXT = 64, 48
+VALIDATION_BATCHES = 6
+TOPIC_RUN = 4
+"""Consecutive batches from one topic when batches are sorted."""
+
+_INVARIANCES = {
+    "batch_norm": (True, False, True, True, True, False),
+    "weight_norm": (True, False, True, False, False, False),
+    "layer_norm": (True, True, False, True, False, True),
+}
+"""Table 1 of the LayerNorm paper, columns in the order of :func:`normviz.norms.invariance_table`."""
+
+
+def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
+    """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
+    where = resolve_device(device)
+    build = {"language": _language, "vision": _vision, "recurrent": _recurrent}[knobs.task]
+    arms, batches, validation = build(knobs, where)
+    probes = [
+        StatisticsGap(every=2),
+        GradientNorm(every=2),
+        ActivationHistogram(_is_drawn, every=10, low=HISTOGRAM_RANGE[0], high=HISTOGRAM_RANGE[1]),
+    ]
+    if "layer" in knobs.norms:
+        for seed in range(knobs.seeds):
+            yield Frame(
+                0, arm_name("layer"), seed, {"invariances_as_in_paper": _invariances_as_in_paper(seed)}
+            )
+    yield from train(
+        arms,
+        range(knobs.seeds),
+        batches=batches,
+        steps=knobs.steps,
+        device=where,
+        probes=probes,
+        evaluate=partial(_evaluate, validation=validation),
+        eval_every=max(10, knobs.steps // 15),
+    )
+
+
+def _invariances_as_in_paper(seed: int) -> float:
+    measured = invariance_table(seed=seed)
+    return float(
+        sum(
+            a == b
+            for norm, expected in _INVARIANCES.items()
+            for a, b in zip(measured[norm].values(), expected, strict=True)
+        )
+    )
+
+
+def _is_drawn(name: str, module: nn.Module) -> bool:  # noqa: ARG001
+    return name.rpartition(".")[2] in ("norm", "norm1", "norm2", "norm_out") and not name.endswith(
+        ".norm.norm"
+    )
+
+
+def _evaluate(member: Member, *, validation: Callable[[Member], list[Batch]]) -> Mapping[str, Value]:
+    """Validation loss with the statistics that would be used, and with the batches' own."""
+    batches = validation(member)
+    loss = evaluation_loss(member, batches)
+    values: dict[str, Value] = {
+        "validation_loss": loss,
+        "train_minus_eval": evaluation_loss(member, batches, training_mode=True) - loss,
+    }
+    if isinstance(member.model, RNNLanguageModel):
+        values |= _cell_statistics(member.model, batches[0][0])
+    return values
+
+
+def _adam(knobs: Knobs) -> Callable[..., torch.optim.Optimizer]:
+    return partial(torch.optim.Adam, lr=knobs.learning_rate)
+
+
+def _options(norm: str, knobs: Knobs) -> dict[str, object]:
+    """Constructor options that the knobs decide, for norms over (B, T, C)."""
+    if norm == "power":
+        return {
+            "alpha_fwd": knobs.alpha_forward,
+            "alpha_bkw": knobs.alpha_backward,
+            "warmup_iters": knobs.warmup,
+            "groups": int(knobs.groups),
+            "batch_first": True,
+        }
+    if norm == "power_v":
+        return {
+            "momentum": 1 - knobs.alpha_forward,
+            "group_scaling": True,
+            "groups": int(knobs.groups),
+            "batch_first": True,
+        }
+    if norm == "group":
+        return {"groups": int(knobs.groups)}
+    return {}
+
+
+def _token_norm(norm: str, knobs: Knobs) -> Callable[[int], nn.Module] | None:
+    return None if norm == "none" else partial(make_norm, norm, **_options(norm, knobs))
+
+
+def _image_norm(norm: str, knobs: Knobs) -> Callable[[int], nn.Module] | None:
+    """A norm over (N, C, H, W). LayerNorm takes its statistics over C, H and W of a case, as in its paper."""
+    if norm == "none":
+        return None
+    if norm in ("layer", "group"):
+        return partial(nn.GroupNorm, 1 if norm == "layer" else int(knobs.groups))
+    return lambda channels: ChannelsLast(make_norm(norm, channels, **_options(norm, knobs)))
+
+
+def _token_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
+    tokens, targets = batch
+    return cross_entropy(call(tokens).flatten(0, 1), targets.flatten())
+
+
+def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
+    images, labels = batch
+    return cross_entropy(call(images), labels)
+
+
+def _text(knobs: Knobs, device: torch.device, context: int) -> tuple[TextCorpus, Batches, list[Batch]]:
+    corpus = load_corpus(knobs.corpus).to(device)
+    order = "topic" if knobs.sorted_batches else "shuffled"
+    batches = corpus.batches(context, knobs.batch_size, order=order, topic_run=TOPIC_RUN)
+    held_out = corpus.windows("val", context, limit=VALIDATION_BATCHES * knobs.batch_size)
+    size = min(knobs.batch_size, len(held_out.tokens))
+    order_of = torch.randperm(len(held_out.tokens), generator=seeded_generator(0))
+    whole = [
+        c for c in chunks((held_out.tokens[order_of], held_out.targets[order_of]), size) if len(c[0]) == size
+    ]
+    return corpus, batches, whole
+
+
+Build = tuple[list[Arm], Batches, Callable[[Member], list[Batch]]]
+
+
+def _language(knobs: Knobs, device: torch.device) -> Build:
+    corpus, batches, held_out = _text(knobs, device, CONTEXT)
+
+    def arm(norm: str) -> Arm:
+        model = partial(
+            GPT,
+            corpus.vocab_size,
+            dim=WIDTH,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            max_length=CONTEXT,
+            norm=_token_norm(norm, knobs),
+        )
+        return Arm(arm_name(norm), model, _adam(knobs), _token_loss)
+
+    arms = [arm(norm) for norm in knobs.norms]
+    validation = {a.name: held_out for a in arms}
+    if knobs.reference:
+        digits = load_digits("image").to(device)
+        reference = _vision_arm(REFERENCE, "batch", knobs, digits, min(knobs.batch_size, 128))
+        arms.append(reference)
+        validation[REFERENCE] = _held_out_digits(digits, knobs.batch_size)
+    return arms, batches, lambda member: validation[member.arm.name]
+
+
+def _digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Batches:
+    if not knobs.sorted_batches:
+        return digits.train_batches(size)
+    images, labels = digits.x_train, digits.y_train
+    of_class = [torch.nonzero(labels == c).flatten().cpu() for c in range(digits.num_classes)]
+
+    def batch(seed: int, step: int) -> Batch:
+        run = seeded_generator(seed, 1, step // TOPIC_RUN)
+        members = of_class[int(torch.randint(len(of_class), (), generator=run))]
+        chosen = members[torch.randint(len(members), (size,), generator=seeded_generator(seed, 0, step))]
+        chosen = chosen.to(images.device)
+        return images[chosen], labels[chosen]
+
+    return batch
+
+
+def _held_out_digits(digits: SupervisedData, size: int) -> list[Batch]:
+    return [c for c in chunks((digits.x_test, digits.y_test), size) if len(c[0]) == size]
+
+
+def _vision_arm(name: str, norm: str, knobs: Knobs, digits: SupervisedData, size: int) -> Arm:
+    model = partial(ConvNet, 1, CHANNELS, digits.num_classes, norm=_image_norm(norm, knobs))
+    return Arm(name, model, _adam(knobs), _class_loss, batches=_digit_batches(knobs, digits, size))
+
+
+def _vision(knobs: Knobs, device: torch.device) -> Build:
+    digits = load_digits("image").to(device)
+    sizes: dict[int | None, int] = {None: knobs.batch_size}
+    if knobs.small_batch < knobs.batch_size:
+        sizes[knobs.small_batch] = knobs.small_batch
+    arms: list[Arm] = []
+    held_out: dict[str, list[Batch]] = {}
+    for label, size in sizes.items():
+        for norm in knobs.norms:
+            name = arm_name(norm, label)
+            arms.append(_vision_arm(name, norm, knobs, digits, size))
+            held_out[name] = _held_out_digits(digits, size)
+    return arms, _digit_batches(knobs, digits, knobs.batch_size), lambda member: held_out[member.arm.name]
+
+
+class _RecurrentNorm(nn.Module):
+    """A recurrent layer (N, T, I) -> (N, T, H) with a norm on its output; ``norm`` None leaves it as it is."""
+
+    batch_first = True
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.norm_out = nn.Identity() if norm is None else norm
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output, state = self.layer(x, state)
+        return self.norm_out(output), state
+
+
+def _recurrent(knobs: Knobs, device: torch.device) -> Build:
+    corpus, batches, held_out = _text(knobs, device, RECURRENT_CONTEXT)
+
+    def layer(norm: str, inputs: int, hidden: int) -> nn.Module:
+        lstm = LayerNormLSTM(inputs, hidden, batch_first=True, normalize=norm == "layer")
+        with torch.no_grad():
+            for cell in lstm.cells:
+                cell.get_parameter("weight_hh").mul_(knobs.recurrent_scale)
+        after = _token_norm(norm, knobs) if norm != "layer" else None
+        return _RecurrentNorm(lstm, after(hidden) if after else None)
+
+    def arm(norm: str) -> Arm:
+        model = partial(RNNLanguageModel, corpus.vocab_size, rnn=partial(layer, norm), hidden=HIDDEN)
+        return Arm(arm_name(norm), model, _adam(knobs), _token_loss)
+
+    return [arm(norm) for norm in knobs.norms], batches, lambda _: held_out
+
+
+def _cell_statistics(model: RNNLanguageModel, tokens: Tensor) -> dict[str, Value]:
+    """Spread of the cell and size of the hidden state after each time step of one batch."""
+    was_training = model.training
+    model.eval()
+    states = None
+    spread, size = [], []
+    with torch.no_grad():
+        for t in range(tokens.shape[1]):
+            _, states = model.run(tokens[:, t : t + 1], states)
+            h, c = states[0]
+            spread.append(float(c.std()))
+            size.append(float(h.abs().mean()))
+    model.train(was_training)
+    return {"cell_std_by_time": np.float32(spread), "hidden_size_by_time": np.float32(size)}

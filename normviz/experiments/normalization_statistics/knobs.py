@@ -1,0 +1,183 @@
+"""What can be set on the page *Normalization statistics*, and the names of the arms that follow from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from normviz.knobs import Knobs as Base
+from normviz.knobs import knob
+
+__all__ = ["REFERENCE", "Knobs", "NormName", "arm_name", "arm_names"]
+
+Task = Literal["language", "vision", "recurrent"]
+NormName = Literal["layer", "batch", "power", "power_v", "rms", "group", "none"]
+
+NORMS: dict[str, str] = {
+    "layer": "LayerNorm",
+    "batch": "BatchNorm",
+    "power": "PowerNorm",
+    "power_v": "PowerNorm-V",
+    "rms": "RMSNorm",
+    "group": "GroupNorm",
+    "none": "No norm",
+}
+
+REFERENCE = "BatchNorm in vision"
+"""The arm that shows what batch statistics do on images, beside a language run."""
+
+
+class Knobs(Base):
+    """Task, norms, batches and training length."""
+
+    task: Literal["language", "vision", "recurrent"] = knob(
+        "language",
+        label="Task",
+        help="What is learned: the next character of Python's documentation by a 2-layer transformer, handwritten "
+        "digits by a small ConvNet, or the next character by a recurrent network (LSTM).",
+        labels={
+            "language": "Language (transformer)",
+            "vision": "Vision (ConvNet)",
+            "recurrent": "Recurrent (LSTM)",
+        },
+        section="Experiment",
+    )
+    norms: tuple[NormName, ...] = knob(
+        ("layer", "batch", "power", "power_v"),
+        label="Norms",
+        help="The arms: the same network with each of these normalization layers, on the same batches.",
+        labels=NORMS,
+        section="Experiment",
+    )
+    learning_rate: float = knob(
+        2e-3,
+        1e-4,
+        1e-1,
+        label="Learning rate",
+        help="Step size of Adam. The papers use 1e-3 and below; raise it to see which norm stays stable.",
+        log=True,
+        section="Training",
+    )
+    batch_size: int = knob(
+        16,
+        2,
+        128,
+        label="Batch size",
+        help="Sequences or images per step. The fewer, the noisier the statistics of a batch.",
+        section="Training",
+    )
+    small_batch: int = knob(
+        4,
+        2,
+        16,
+        label="Small batch",
+        help="Vision only: every norm is also trained with batches this small, as in the LayerNorm paper's race.",
+        section="Training",
+    )
+    sorted_batches: bool = knob(
+        False,
+        label="Sort batches by topic",
+        help="Consecutive batches come from one topic (one digit in vision) at a time, so that batch statistics jump.",
+        section="Training",
+    )
+    steps: int = knob(
+        150,
+        10,
+        1000,
+        label="Steps",
+        help="Updates of every network.",
+        step=10,
+        section="Training",
+    )
+    seeds: int = knob(
+        2,
+        1,
+        5,
+        label="Seeds",
+        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
+        section="Training",
+    )
+    warmup: int = knob(
+        30,
+        0,
+        200,
+        label="PowerNorm warm-up",
+        unit="steps",
+        help="Steps during which PowerNorm still divides by the batch's own quadratic mean, as batch norm would.",
+        section="PowerNorm",
+    )
+    alpha_forward: float = knob(
+        0.9,
+        0.0,
+        0.999,
+        label="Forward memory α",
+        help="Weight of the past in PowerNorm's running quadratic mean (the paper's value is 0.9).",
+        section="PowerNorm",
+    )
+    alpha_backward: float = knob(
+        0.9,
+        0.0,
+        0.999,
+        label="Backward memory α",
+        help="Weight of the past in the state of PowerNorm's approximate backward pass (the paper's value is 0.9).",
+        section="PowerNorm",
+    )
+    groups: Literal["1", "2", "4", "8"] = knob(
+        "1",
+        label="Groups",
+        help="Channel groups of PowerNorm's per-token scaling and of GroupNorm.",
+        section="PowerNorm",
+    )
+    recurrent_scale: float = knob(
+        1.0,
+        0.5,
+        4.0,
+        label="Recurrent weight scale",
+        help="Recurrent only: factor on the hidden-to-hidden weights at the start.",
+        step=0.1,
+        section="LSTM",
+    )
+    reference: bool = knob(
+        True,
+        label="Show vision beside language",
+        help="Language only: also train a ConvNet with BatchNorm on digits, to compare how far its batch statistics "
+        "stray.",
+        section="Experiment",
+    )
+    corpus: str = knob(
+        "python-docs",
+        high=40,
+        label="Text",
+        help="python-docs, or the key of a text file that was uploaded here.",
+        section="Data",
+    )
+
+    def members(self) -> int:
+        """Networks that are trained."""
+        return len(arm_names(self)) * self.seeds
+
+    def work(self) -> float:
+        """Rough floating-point operations: parameters x values x 6 for each step."""
+        per_sample = {"language": 6 * 1.1e5 * 64, "vision": 4e6, "recurrent": 6 * 4e4 * 48}[self.task]
+        return self.members() * self.steps * self.batch_size * per_sample
+
+    work_limit = 6e12
+
+    def work_advice(self) -> str:
+        """The number of steps that fits."""
+        fits = int(self.steps * self.work_limit / self.work())
+        return f"With these norms, seeds and batch size at most {fits} steps fit."
+
+
+def arm_name(norm: str, batch: int | None = None) -> str:
+    """The arm's name on all charts; ``batch`` for the small-batch arms."""
+    return NORMS[norm] if batch is None else f"{NORMS[norm]}, batch {batch}"
+
+
+def arm_names(knobs: Knobs) -> list[str]:
+    """All arms of a setting, in the order of the legend."""
+    names = [arm_name(norm) for norm in knobs.norms]
+    if knobs.task == "vision" and knobs.small_batch < knobs.batch_size:
+        names += [arm_name(norm, knobs.small_batch) for norm in knobs.norms]
+    if knobs.task == "language" and knobs.reference:
+        names.append(REFERENCE)
+    return names

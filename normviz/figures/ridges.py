@@ -1,0 +1,135 @@
+"""Ridgelines: one distribution per layer and arm at one moment of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from normviz.figures.figure import Figure
+from normviz.figures.palette import colours
+from normviz.figures.vega import specification
+from normviz.frame import FrameLog
+
+__all__ = ["ridge_figure"]
+
+_HEIGHT = 0.9
+"""Height of the tallest ridge in units of the distance between two layers."""
+
+
+def ridge_figure(
+    log: FrameLog,
+    name: str,
+    *,
+    low: float,
+    high: float,
+    title: str,
+    x: str,
+    look_for: str,
+    layer_names: Sequence[str],
+    arms: Sequence[str] | None = None,
+    step: int | None = None,
+    wide: bool = False,
+) -> Figure:
+    """Histograms by layer, stacked upwards from the input, arms overlaid; several seeds are averaged.
+
+    Args:
+        log: frames to draw.
+        name: an array value of shape (layers, bins) with densities over [low, high].
+        low: left edge of the first bin.
+        high: right edge of the last bin.
+        title: as in :class:`Figure`; also ``look_for`` and ``wide``.
+        x: axis title.
+        look_for: see ``title``.
+        layer_names: names of the layers, input side first; an arm with fewer layers uses the first ones.
+        arms: arms in order (default: those of the log).
+        step: moment to show; None: the newest.
+        wide: see ``title``.
+    """
+    present = tuple(arms) if arms is not None else tuple(log.arms)
+    entries = [entry for entry in log.arrays(name, step) if entry.arm in present]
+    peak = max((float(entry.value.max()) for entry in entries), default=1.0) or 1.0
+    parts = []
+    for arm in present:
+        values = [entry.value for entry in entries if entry.arm == arm]
+        if not values:
+            continue
+        density = np.mean([v for v in values if v.shape == values[0].shape], axis=0)  # (layers, bins)
+        layers, bins = density.shape
+        centres = low + (np.arange(bins) + 0.5) * (high - low) / bins
+        base = np.repeat(np.arange(layers), bins)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "arm": arm,
+                    "layer": [layer_names[i] if i < len(layer_names) else f"layer {i + 1}" for i in base],
+                    "x": np.tile(centres, layers),
+                    "base": base.astype(float),
+                    "top": base + _HEIGHT * density.ravel() / peak,
+                    "density": density.ravel(),
+                }
+            )
+        )
+    columns = ["arm", "layer", "x", "base", "top", "density"]
+    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    shown = max((entry.step for entry in entries), default=None)
+    when = "" if shown is None else f" (step {shown})"
+    alt_text = _describe(entries, low, high, len(layer_names), shown)
+    spec = _ridge_spec(present, tuple(layer_names), x, low, high)
+    return Figure(title + when, look_for, alt_text, spec=spec, data=data, wide=wide)
+
+
+def _describe(entries: Sequence[Any], low: float, high: float, layers: int, shown: int | None) -> str:
+    if shown is None:
+        return "Histograms of activations by layer; nothing is measured yet."
+    outside = []
+    for arm in dict.fromkeys(entry.arm for entry in entries):
+        edges = [
+            entry.value[-1, [0, -1]].sum() / entry.value[-1].sum() for entry in entries if entry.arm == arm
+        ]
+        outside.append(f"{arm} {100 * float(np.mean(edges)):.1f} %")
+    return (
+        f"Histograms of activations in {layers} layers at step {shown}. "
+        f"Share of the last layer at or beyond {low:g} and {high:g}: {', '.join(outside)}."
+    )
+
+
+@lru_cache(maxsize=256)
+def _ridge_spec(
+    arms: tuple[str, ...], layer_names: tuple[str, ...], x: str, low: float, high: float
+) -> dict[str, Any]:
+    scale = alt.Scale(domain=list(arms), range=colours(arms))
+    labels = "[" + ", ".join(repr(n) for n in layer_names) + "][datum.value] || ''"
+    axis = alt.Axis(
+        values=list(range(len(layer_names))), labelExpr=labels, grid=False, title=None, labelLimit=140
+    )
+    pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
+    shown = alt.when(pick)
+    base = alt.Chart().encode(
+        x=alt.X("x:Q", title=x, scale=alt.Scale(domain=[low, high])),
+        y=alt.Y("top:Q", axis=axis, scale=alt.Scale(domain=[0, len(layer_names)], nice=False)),
+        detail="layer:N",
+    )
+    area = base.mark_area(interpolate="monotone", line=False).encode(
+        y2="base:Q",
+        color=alt.Color(
+            "arm:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=3, labelLimit=220)
+        ),
+        opacity=shown.then(alt.value(0.25)).otherwise(alt.value(0.02)),
+    )
+    line = base.mark_line(interpolate="monotone", strokeWidth=1.5).encode(
+        color=alt.Color("arm:N", scale=scale, legend=None),
+        opacity=shown.then(alt.value(1.0)).otherwise(alt.value(0.08)),
+        tooltip=[
+            alt.Tooltip("arm:N"),
+            alt.Tooltip("layer:N"),
+            alt.Tooltip("x:Q", title="value", format=".2f"),
+            alt.Tooltip("density:Q", format=".3g"),
+        ],
+    )
+    height = max(200, 46 * len(layer_names))
+    return specification(alt.layer(area, line).properties(width="container", height=height).add_params(pick))

@@ -1,0 +1,210 @@
+"""The page of stored runs: list, open, overlay two to five of one page on one chart, rename, delete, export."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import streamlit as st
+
+from normviz.engine import RunStore, StoredRun, StoreError
+from normviz.experiments import SLUGS, Run
+from normviz.figures import line_figure
+from normviz.frame import Frame, FrameLog
+from normviz.ui.charts import draw_figure
+from normviz.ui.server import store, store_trouble
+
+__all__ = ["overlay", "runs_page"]
+
+OVERLAY = (2, 5)
+"""Fewest and most runs on one chart."""
+
+
+def runs_page() -> None:
+    """Draw the page."""
+    st.title("Runs")
+    st.markdown(
+        "Every run that was started here, with its knobs. Choose one to open it, two to five to overlay them."
+    )
+    kept = store()
+    if trouble := store_trouble():
+        st.warning(trouble, icon=":material/save:")
+    if kept is None:
+        return
+    try:
+        runs = kept.list()
+    except StoreError as error:
+        st.error(str(error), icon=":material/save:")
+        return
+    if not runs:
+        st.info("No runs yet: open a page, the first starts by itself.", icon=":material/info:")
+        return
+    chosen = _choose(runs)
+    if len(chosen) == 1:
+        _one(kept, chosen[0])
+    elif len(chosen) > 1:
+        _several(kept, chosen)
+
+
+def _choose(runs: list[StoredRun]) -> list[StoredRun]:
+    table = pd.DataFrame(
+        {
+            "when": [datetime.fromtimestamp(r.created) for r in runs],
+            "page": [r.slug for r in runs],
+            "name": [r.name for r in runs],
+            "status": [r.status for r in runs],
+            "steps": [r.last_step for r in runs],
+            "seconds": [round(r.finished - r.started, 1) if r.finished and r.started else None for r in runs],
+            "knobs": [_changed(r) for r in runs],
+            "id": [r.id for r in runs],
+        }
+    )
+    picked = st.dataframe(
+        table,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        key="runs/table",
+        alt=f"Table of {len(runs)} stored runs: when, page, name, status, steps, seconds, knobs.",
+        column_config={"when": st.column_config.DatetimeColumn(format="D MMM, HH:mm:ss")},
+        height=min(38 + 35 * len(runs), 420),
+    )
+    rows: list[int] = picked["selection"]["rows"]
+    if not rows:
+        st.caption("Tick a row on its left edge.")
+    return [runs[i] for i in rows if i < len(runs)]
+
+
+def _changed(run: StoredRun) -> str:
+    from normviz.experiments import get_experiment
+
+    if run.slug not in SLUGS:
+        return ", ".join(f"{k} = {v}" for k, v in run.knobs.items())
+    defaults = get_experiment(run.slug).knobs().model_dump(mode="json")
+    changed = {k: v for k, v in run.knobs.items() if v != defaults.get(k)}
+    return (
+        ", ".join(f"{k} = {', '.join(v) if isinstance(v, list) else v}" for k, v in changed.items())
+        or "defaults"
+    )
+
+
+def _one(kept: RunStore, run: StoredRun) -> None:
+    with st.container(border=True):
+        st.markdown(f"**{run.name or run.slug}** :gray[{_changed(run)}]")
+        if run.error:
+            st.caption(run.error)
+        name = st.text_input("Name", run.name, max_chars=80, key=f"runs/name/{run.id}")
+        with st.container(horizontal=True):
+            st.button(
+                "Open",
+                icon=":material/open_in_new:",
+                type="primary",
+                on_click=_open,
+                args=(run,),
+                key="runs/open",
+            )
+            if st.button("Rename", icon=":material/edit:", disabled=name == run.name, key="runs/rename"):
+                _act(lambda: kept.rename(run.id, name))
+            kinds: dict[str, Literal["parquet", "csv"]] = {"Parquet": "parquet", "CSV": "csv"}
+            for label, kind in kinds.items():
+                st.download_button(
+                    label,
+                    partial(_export, kept, run.id, kind),
+                    f"{run.slug}-{run.id}.{kind}",
+                    icon=":material/download:",
+                    on_click="ignore",
+                    key=f"runs/export/{kind}",
+                )
+            with st.popover("Delete", icon=":material/delete:"):
+                st.markdown("The frames of this run cannot be brought back.")
+                if st.button("Delete for good", type="primary", key="runs/delete"):
+                    _act(lambda: kept.delete(run.id))
+    if st.session_state.pop("runs/opening", None) == run.id:
+        st.switch_page(f"pages/{run.slug.replace('-', '_')}.py", query_params={"run": run.id})
+
+
+def _open(run: StoredRun) -> None:
+    st.session_state["runs/opening"] = run.id
+
+
+def _act(action: Callable[[], None]) -> None:
+    try:
+        action()
+    except (StoreError, ValueError) as error:
+        st.error(str(error), icon=":material/error:")
+    else:
+        st.rerun()
+
+
+def _export(kept: RunStore, run_id: str, kind: Literal["parquet", "csv"]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / f"run.{kind}"
+        kept.export(run_id, target, kind)
+        return target.read_bytes()
+
+
+def _several(kept: RunStore, chosen: list[StoredRun]) -> None:
+    if len({run.slug for run in chosen}) > 1:
+        st.info(
+            "Only runs of one page can be overlaid: choose rows with the same page.", icon=":material/info:"
+        )
+        return
+    if len(chosen) > OVERLAY[1]:
+        st.info(
+            f"At most {OVERLAY[1]} runs fit on one chart; {len(chosen)} are chosen.", icon=":material/info:"
+        )
+        return
+    try:
+        runs = [kept.load(run.id) for run in chosen]
+    except StoreError as error:
+        st.error(str(error), icon=":material/error:")
+        return
+    shared = [n for n in runs[0].log.scalar_names if all(n in run.log.scalar_names for run in runs)]
+    if not shared:
+        st.info("These runs have no quantity in common.", icon=":material/info:")
+        return
+    labels = _labels(runs)
+    st.markdown("**Overlay**")
+    left, right = st.columns([1, 2])
+    name = left.selectbox(
+        "Quantity", shared, index=shared.index("loss") if "loss" in shared else 0, key="runs/what"
+    )
+    arms = list(dict.fromkeys(arm for run in runs for arm in run.log.arms))
+    wanted = right.pills("Arms", arms, selection_mode="multi", default=arms[:1], key="runs/arms")
+    log = overlay(runs, labels, name, set(wanted or arms))
+    figure = line_figure(
+        log,
+        name,
+        title=f"{name} of {len(runs)} runs",
+        y=name,
+        look_for="One line per run and arm; the band is the range over seeds.",
+        wide=True,
+    )
+    draw_figure("overlay", figure, key="runs")
+    for run, label in zip(runs, labels, strict=True):
+        st.caption(
+            f"**{label}**: {run.title}, {run.status}, {datetime.fromtimestamp(run.created):%d %b %H:%M}"
+        )
+
+
+def _labels(runs: list[Run]) -> list[str]:
+    """The reader's names where they differ, else letters."""
+    names = [run.name for run in runs]
+    if all(names) and len(set(names)) == len(names):
+        return names
+    return [f"run {chr(ord('A') + i)}" for i in range(len(runs))]
+
+
+def overlay(runs: list[Run], labels: list[str], name: str, arms: set[str]) -> FrameLog:
+    """One log with a scalar of several runs, arms renamed to ``"label: arm"``."""
+    log = FrameLog()
+    for run, label in zip(runs, labels, strict=True):
+        table = run.log.scalars(name)
+        rows = table.loc[table["arm"].isin(arms), ["step", "arm", "seed", "value"]].to_numpy()
+        log.extend(Frame(step, f"{label}: {arm}", seed, {name: value}) for step, arm, seed, value in rows)
+    return log

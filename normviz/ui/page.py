@@ -1,0 +1,114 @@
+"""The shape every experiment page has, so that a page file holds its prose and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from normviz.catalog import PAPERS
+from normviz.experiments import get_experiment
+from normviz.knobs import Knobs
+from normviz.ui.live import RunControl
+from normviz.ui.server import store_trouble
+from normviz.ui.source import Maths, maths_beside_source
+from normviz.ui.takeaway import draw_takeaway
+from normviz.ui.verdicts import draw_verdicts
+from normviz.ui.widgets import CustomWidget, knob_panel, load_link, reset_knobs, set_knobs
+
+__all__ = ["experiment_page"]
+
+
+def experiment_page(
+    slug: str,
+    *,
+    intro: str,
+    reading: str,
+    maths: tuple[Maths, ...],
+    widgets: Mapping[str, CustomWidget] | None = None,
+) -> None:
+    """Draw an experiment's page: question, knobs, live charts, scrubber, verdicts, maths beside source, take-away.
+
+    Args:
+        slug: of the experiment.
+        intro: Markdown below the question: what a newcomer must know to read the charts.
+        reading: Markdown below the charts: how to read them, what to try.
+        maths: equations and the code that computes them.
+        widgets: special widgets by knob.
+    """
+    experiment = get_experiment(slug)
+    control = RunControl(experiment)
+    papers = [PAPERS[p] for p in experiment.papers]
+    st.title(experiment.title)
+    st.markdown(f"#### {experiment.question}")
+    links = " · ".join(f"[{p.title}]({p.url}) ({p.authors.split(',')[0]} et al., {p.year})" for p in papers)
+    st.markdown(f":small[{links}]")
+    with st.expander("What is this about?", icon=":material/school:", key=f"{slug}/intro"):
+        st.markdown(intro)
+
+    linked = st.query_params.get("run")
+    if linked and control.run_id != linked and (adopted := control.adopt(linked)) is not None:
+        set_knobs(slug, adopted.knobs)
+        st.session_state[f"rejections:{slug}"] = []
+    rejections = load_link(slug, experiment.knobs)
+    if rejections:
+        replaced = " ".join(r.sentence for r in rejections)
+        st.warning(
+            f"Part of the link was not used. {replaced} The default stands in its place.",
+            icon=":material/link_off:",
+        )
+    if trouble := store_trouble():
+        st.warning(trouble, icon=":material/save:")
+
+    left, right = st.columns([3, 9], gap="medium")
+    with left:
+        knobs, problem = knob_panel(slug, experiment.knobs, widgets)
+        device = _device_choice(slug)
+    with right:
+        if problem:
+            st.error(problem, icon=":material/tune:")
+        usable = knobs or st.session_state.get(f"knobs:{slug}") or experiment.knobs()
+        run = control.ensure(usable, device)
+        _write_link(usable, run.id)
+        control.buttons(
+            run,
+            restart=lambda: _restart(control, usable, device),
+            reset=lambda: reset_knobs(slug, experiment.knobs),
+        )
+        step = control.scrubber(run)
+        control.live_region(run, step)
+    st.markdown(reading)
+
+    st.header("Do the papers' claims hold here?", anchor="claims")
+    if run.live:
+        st.info("The claims are judged when the run has ended.", icon=":material/hourglass_top:")
+    else:
+        draw_verdicts(experiment.claims, run.verdicts())
+    st.header("The maths beside the code that ran", anchor="maths")
+    maths_beside_source(maths)
+    st.header("Take it with you", anchor="take-away")
+    base = (st.context.url or "").partition("?")[0]
+    draw_takeaway(run, base=base, step=step)
+
+
+def _restart(control: RunControl, knobs: Knobs, device: str) -> None:
+    control.start(knobs, device)
+
+
+def _device_choice(slug: str) -> str:
+    options = {"auto": "Best there is", "cpu": "CPU", "cuda": "CUDA GPU", "mps": "Apple GPU"}
+    with st.expander("Machine", key=f"{slug}/section/machine"):
+        choice: str = st.selectbox(
+            "Device",
+            list(options),
+            format_func=lambda d: options[d],
+            key=f"{slug}/device",
+            help="Where the networks are trained. A device that this machine lacks is refused with a message.",
+        )
+    return choice
+
+
+def _write_link(knobs: Knobs, run_id: str) -> None:
+    wanted = {**knobs.to_query(), "run": run_id}
+    if st.query_params.to_dict() != wanted:
+        st.query_params.from_dict(wanted)

@@ -1,0 +1,173 @@
+"""A reader's own text: checked, kept under a key made of its content, found again by that key.
+
+No PyTorch: the server checks and keeps an upload, the worker reads it. Nothing is kept that was refused.
+
+TextUploadError (ValueError)
+├── EmptyTextError       no bytes, or white space only
+├── TextTooLargeError    more than ``max_bytes``
+├── TextTooShortError    fewer than ``min_characters`` characters
+├── BinaryTextError      a NUL byte, or too many control characters
+└── TextEncodingError    not UTF-8
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from platformdirs import user_data_dir
+
+__all__ = [
+    "BUILT_IN",
+    "MAX_BYTES",
+    "MIN_CHARACTERS",
+    "BinaryTextError",
+    "EmptyTextError",
+    "TextEncodingError",
+    "TextTooLargeError",
+    "TextTooShortError",
+    "TextUploadError",
+    "check_text",
+    "data_folder",
+    "keep_text",
+    "read_text",
+]
+
+BUILT_IN = "python-docs"
+"""Key of the text that is always there: the documentation inside Python itself."""
+
+MAX_BYTES = 1_000_000
+MIN_CHARACTERS = 2_000
+"""Bounds of an upload: the shortest text has some validation windows, the longest trains as fast as the built-in."""
+
+
+_CONTROL_SHARE = 0.01
+"""Above this share of control characters a file is taken for binary; text has none but the stray form feed."""
+
+_CONTROLS = frozenset(chr(code) for code in (*range(9), 11, *range(14, 32), 127))
+"""ASCII control characters but tab, line feed, form feed and carriage return."""
+
+
+class TextUploadError(ValueError):
+    """The bytes are not a text this project can train on; the message says why."""
+
+
+class EmptyTextError(TextUploadError):
+    """No bytes, or white space only."""
+
+
+class TextTooLargeError(TextUploadError):
+    """More bytes than allowed."""
+
+
+class TextTooShortError(TextUploadError):
+    """Fewer characters than needed."""
+
+
+class BinaryTextError(TextUploadError):
+    """Bytes of another kind of file."""
+
+
+class TextEncodingError(TextUploadError):
+    """Text in another encoding than UTF-8."""
+
+
+def data_folder() -> Path:
+    """Where runs and uploads are kept: ``NORMVIZ_DATA`` if set, else the user's data folder."""
+    return Path(os.environ.get("NORMVIZ_DATA") or user_data_dir("normviz"))
+
+
+def check_text(
+    data: bytes, name: str, *, max_bytes: int = MAX_BYTES, min_characters: int = MIN_CHARACTERS
+) -> str:
+    """Decode an uploaded text.
+
+    Args:
+        data: the file's bytes.
+        name: the file's name, for messages.
+        max_bytes: the most bytes that are accepted.
+        min_characters: the fewest characters that can be trained on.
+
+    Returns:
+        The text with a byte-order mark dropped and line ends made ``\\\\n``.
+
+    Raises:
+        EmptyTextError: no bytes, or white space only.
+        TextTooLargeError: more than ``max_bytes``.
+        TextTooShortError: fewer than ``min_characters`` characters.
+        BinaryTextError: a NUL byte, or more than 1 % control characters; names the position of the first.
+        TextEncodingError: not UTF-8; names the position of the first bad byte.
+    """
+    if not data:
+        raise EmptyTextError(f"{name} is empty.")
+    if len(data) > max_bytes:
+        raise TextTooLargeError(f"{name} has {len(data):,} bytes; at most {max_bytes:,} are allowed.")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise TextEncodingError(
+            f"{name} is not UTF-8: byte {data[0]:#04x} at position 0 starts a UTF-16 text. Save it as UTF-8."
+        )
+    nul = data.find(0)
+    if nul >= 0:
+        raise BinaryTextError(f"{name} is not a text file: it has a NUL byte at position {nul}.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        mark = len(data) - len(error.object)  # "utf-8-sig" counts from behind the byte order mark
+        raise TextEncodingError(
+            f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at position {mark + error.start} "
+            f"({error.reason})."
+        ) from error
+    if not text.strip():
+        raise EmptyTextError(f"{name} holds nothing but white space.")
+    controls = [i for i, char in enumerate(text) if char in _CONTROLS]
+    if len(controls) > _CONTROL_SHARE * len(text):
+        position = next(i for i, byte in enumerate(data) if chr(byte) in _CONTROLS)
+        raise BinaryTextError(
+            f"{name} is not a text file: {len(controls):,} of its {len(text):,} characters are control characters, "
+            f"the first, {data[position]:#04x}, at byte position {position}."
+        )
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if len(text) < min_characters:
+        raise TextTooShortError(
+            f"{name} has {len(text):,} characters; at least {min_characters:,} are needed to train and validate."
+        )
+    return text
+
+
+def keep_text(data: bytes, name: str, folder: Path | None = None) -> str:
+    """Check a text and keep it; the same text always has the same key.
+
+    Returns:
+        The key, ``"text-"`` and 12 hexadecimal digits.
+
+    Raises:
+        TextUploadError: see :func:`check_text`; nothing is kept then. Also when it cannot be written.
+    """
+    text = check_text(data, name)
+    key = f"text-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    target = (folder or data_folder()) / "uploads" / f"{key}.txt"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(f".{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8", newline="\n")
+        part.replace(target)
+    except OSError as error:
+        raise TextUploadError(f"{name} could not be kept: {error.strerror or error}.") from None
+    return key
+
+
+def read_text(key: str, folder: Path | None = None) -> str:
+    """The kept text with that key.
+
+    Raises:
+        TextUploadError: the key is malformed, or the text is not (or no longer) here.
+    """
+    if not re.fullmatch(r"text-[0-9a-f]{12}", key):
+        raise TextUploadError(f"corpus must be {BUILT_IN!r} or the key of an uploaded text, got {key!r}.")
+    path = (folder or data_folder()) / "uploads" / f"{key}.txt"
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        raise TextUploadError(f"The uploaded text {key!r} is not on this machine: upload it again.") from None
