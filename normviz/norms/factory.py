@@ -14,6 +14,7 @@ from torch import nn
 from normviz.norms.baselines import BatchNorm, GroupNorm, RMSNorm
 from normviz.norms.layer_norm import LayerNorm
 from normviz.norms.power_norm import PowerNorm, PowerNormV
+from normviz.norms.unified_norm import UnifiedNorm1d
 from normviz.validation import check_choice, check_integer, nearest
 
 __all__ = ["NORM_NAMES", "make_norm"]
@@ -37,6 +38,7 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "group": GroupNorm,
     "power_v": PowerNormV,
     "power": PowerNorm,
+    "unified": UnifiedNorm1d,
 }
 
 NORM_NAMES: tuple[str, ...] = tuple(_FACTORIES)
@@ -49,7 +51,8 @@ def make_norm(name: str, num_features: int, **options: object) -> nn.Module:
     Args:
         name: "none" (``nn.Identity``), "batch" (:class:`BatchNorm`), "layer" (:class:`LayerNorm`, with options ``eps``,
             ``affine``, ``bias`` and ``backend``, here "torch" by default), "rms" (:class:`RMSNorm`), "group"
-            (:class:`GroupNorm`), "power_v" (:class:`PowerNormV`) or "power" (:class:`PowerNorm`).
+            (:class:`GroupNorm`), "power_v" (:class:`PowerNormV`), "power" (:class:`PowerNorm`) or "unified"
+            (:class:`UnifiedNorm1d`).
         num_features: channels C.
         options: keyword arguments of that norm. ``batch_first`` is True by default in all norms that have it: masked
             sequences are (B, T, C).

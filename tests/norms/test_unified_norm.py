@@ -741,6 +741,15 @@ def test_presets():
     assert "window_size=(4, 4)" in repr(UnifiedNorm1d(C))
 
 
+def test_factory_builds_it_by_name():
+    norm = norms.make_norm("unified", C, outlier_filtration=True, warmup_iters=30)
+    assert isinstance(norm, UnifiedNorm1d)
+    assert (norm.num_features, norm.warmup_iters, norm.outlier_filtration) == (C, 30, True)
+    assert norm(torch.randn(2, 3, C)).shape == (2, 3, C)
+    with pytest.raises(TypeError, match="warmup_iters"):
+        norms.make_norm("unified", C, warmup_iter=30)
+
+
 def test_public_names_and_examples():
     for name in unified_norm.__all__:
         assert getattr(norms, name) is getattr(unified_norm, name)
