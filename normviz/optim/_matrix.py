@@ -211,10 +211,9 @@ def add_to_parameters(
         decay: factor of W, usually 1 - lr * weight_decay; one for all or one per parameter.
     """
     directions = [d.reshape(p.shape) for d, p in zip(D.to(params[0].dtype).unbind(0), params, strict=True)]
-    if isinstance(decay, Sequence):
-        torch._foreach_mul_(list(params), list(decay))
-    elif decay != 1.0:
-        torch._foreach_mul_(list(params), decay)
+    factors = list(decay) if isinstance(decay, Sequence) else [decay] * len(params)
+    if any(factor != 1.0 for factor in factors):
+        torch._foreach_mul_(list(params), factors)
     torch._foreach_add_(list(params), directions, alpha=alpha)
 
 

@@ -102,10 +102,11 @@ def local_rows(g: Tensor) -> Tensor:
     return cast("DTensor", g).redistribute(placements=[Shard(0)]).to_local()
 
 
-def row_zeros(p: DTensor) -> DTensor:
-    """Zeros (m, 1), one per row of ``p`` and spread like its rows."""
+def row_zeros(p: Tensor) -> DTensor:
+    """Zeros (m, 1), one per row of the DTensor ``p`` and spread like its rows."""
     from torch.distributed.tensor import DTensor
 
+    p = cast(DTensor, p)
     rows = p.to_local().new_zeros(p.to_local().shape[0], 1)
     return DTensor.from_local(
         rows, p.device_mesh, p.placements, run_check=False, shape=torch.Size((p.shape[0], 1)), stride=(1, 1)

@@ -25,7 +25,7 @@ NorMuon changes little; for tall matrices (m > n) row balance is bought with som
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -268,18 +268,21 @@ class NorMuon(MatrixOptimizer):
 
     def matrix_step(self, group: Group, batch: MatrixBatch) -> None:
         """Update k equal-shaped matrices that lie here whole."""
-        for p in batch.params:
-            if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                self.state[p]["second_momentum_buffer"] = p.new_zeros(p.shape[0], 1)
         self._update(
             group,
             batch,
-            M=[self.state[p]["momentum_buffer"] for p in batch.params],
-            v=[self.state[p]["second_momentum_buffer"] for p in batch.params],
+            M=self._states("momentum_buffer", batch.params, torch.zeros_like),
+            v=self._states("second_momentum_buffer", batch.params, lambda p: p.new_zeros(p.shape[0], 1)),
             decays=self._decays(group, batch.params),
             transport=Whole(batch.params[0].shape[0]),
         )
+
+    def _states(self, key: str, params: list[Tensor], initial: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """The state ``key`` of each parameter, made by ``initial`` where there is none yet."""
+        for p in params:
+            if key not in self.state[p]:
+                self.state[p][key] = initial(p)
+        return [self.state[p][key] for p in params]
 
     @staticmethod
     def _decays(group: Group, params: list[Tensor]) -> list[float]:
@@ -406,16 +409,14 @@ class DistributedNorMuon(NorMuon):
 
     def _step_row_shards(self, group: Group, batch: MatrixBatch, owners: list[int]) -> None:
         """Update k equal-shaped DTensors whose rows are spread over one mesh."""
-        for p in batch.params:
-            if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                self.state[p]["second_momentum_buffer"] = row_zeros(cast("DTensor", p))
+        M = self._states("momentum_buffer", batch.params, torch.zeros_like)
+        v = self._states("second_momentum_buffer", batch.params, row_zeros)
         mesh = cast("DTensor", batch.params[0]).device_mesh
         self._update(
             group,
             MatrixBatch([local(p) for p in batch.params], [local_rows(g) for g in batch.grads]),
-            M=[local(self.state[p]["momentum_buffer"]) for p in batch.params],
-            v=[local(self.state[p]["second_momentum_buffer"]) for p in batch.params],
+            M=[local(buffer) for buffer in M],
+            v=[local(buffer) for buffer in v],
             decays=self._decays(group, batch.params),
             transport=RowShards(batch.params[0].shape[0], owners, mesh.get_group(), self.shard_local_norm),
         )
