@@ -226,15 +226,18 @@ PAPERS: dict[str, Paper] = {
         ),
         _paper(
             "evonorm", "Evolving Normalization-Activation Layers", "Liu, Brock, Simonyan, Le", 2020,
-            "2004.02967", "evolving-layers", "norms.make_evonorm norms.EvolutionSearch",
+            "2004.02967", "evolving-layers",
+            "norms.make_evonorm norms.EvolutionSearch",
         ),
         _paper(
             "adab2n", "Overcoming Recency Bias of Normalization Statistics in Continual Learning",
-            "Lyu, Wang, Zhang, Sun, Su, Zhu, Jing", 2023, "2310.08855", "shifting-statistics", "norms.AdaptiveBalanceBatchNorm2d norms.ContinualNorm2d",
+            "Lyu, Wang, Zhang, Sun, Su, Zhu, Jing", 2023, "2310.08855", "shifting-statistics",
+            "norms.AdaptiveBalanceBatchNorm2d norms.ContinualNorm2d",
         ),
         _paper(
             "alpha-bn", "Test-time Batch Statistics Calibration for Covariate Shift", "You, Li, Zhao", 2021,
-            "2110.04065", "shifting-statistics", "norms.calibrate_batchnorm norms.CoreLoss norms.OnlineAdapter",
+            "2110.04065", "shifting-statistics",
+            "norms.calibrate_batchnorm norms.CoreLoss norms.OnlineAdapter",
         ),
         _paper(
             "loan", "Location-aware Adaptive Normalization", "Shams Eddin, Roscher, Gall", 2022, "2212.08208",
@@ -242,11 +245,13 @@ PAPERS: dict[str, Paper] = {
         ),
         _paper(
             "sstan", "Controllable Multi-domain Semantic Artwork Synthesis",
-            "Huang, Iizuka, Simo-Serra, Fukui", 2023, "2308.10111", "conditional-normalization", "norms.SSTAN",
+            "Huang, Iizuka, Simo-Serra, Fukui", 2023, "2308.10111", "conditional-normalization",
+            "norms.SSTAN",
         ),
         _paper(
             "lavi", "LaVi: Efficient Large Vision-Language Models via Internal Feature Modulation",
-            "Yue, Guo, Tang, Zhao, Zhu, Huang, Liu", 2025, "2506.16691", "vision-modulation", "norms.ViLN norms.inject_lavi",
+            "Yue, Guo, Tang, Zhao, Zhu, Huang, Liu", 2025, "2506.16691", "vision-modulation",
+            "norms.ViLN norms.inject_lavi",
         ),
         _paper(
             "nap", "Normalization and effective learning rates in reinforcement learning",
@@ -261,7 +266,8 @@ PAPERS: dict[str, Paper] = {
         ),
         _paper(
             "adadagrad", "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods",
-            "Lau, Liu, Kolar", 2024, "2402.11215", "adaptive-batch-size", "schedules.AdaptiveBatchSize schedules.norm_test",
+            "Lau, Liu, Kolar", 2024, "2402.11215", "adaptive-batch-size",
+            "schedules.AdaptiveBatchSize schedules.norm_test",
         ),
         _paper(
             "multi-norm", "Gradient Multi-Normalization for Stateless and Scalable LLM Training",
@@ -302,7 +308,8 @@ PAPERS: dict[str, Paper] = {
         ),
         _paper(
             "lora-limits", "Computational Limits of Low-Rank Adaptation (LoRA) for Transformer-Based Models",
-            "Hu, Su, Kuo, Song, Liu", 2024, "2406.03136", "lora-limits", "adapters.LoRAAttention adapters.lora_attention_gradients",
+            "Hu, Su, Kuo, Song, Liu", 2024, "2406.03136", "lora-limits",
+            "adapters.LoRAAttention adapters.lora_attention_gradients",
         ),
         _paper(
             "corda", "CorDA: Context-Oriented Decomposition Adaptation of Large Language Models",
@@ -336,7 +343,8 @@ PAPERS: dict[str, Paper] = {
         ),
         _paper(
             "fedtiny", "Distributed Pruning Towards Tiny Neural Networks in Federated Learning",
-            "Huang, Zhang, Sun, Fang, Yuan, Wu", 2022, "2212.01977", "federated-pruning", "federated.AdaptiveBNSelection federated.magnitude_mask",
+            "Huang, Zhang, Sun, Fang, Yuan, Wu", 2022, "2212.01977", "federated-pruning",
+            "federated.AdaptiveBNSelection federated.magnitude_mask",
         ),
         _paper(
             "adaptive-data-analysis", "Preserving Statistical Validity in Adaptive Data Analysis",

@@ -4,6 +4,7 @@ import streamlit as st
 
 from normviz.catalog import PAGES, PAPERS, TOPICS, papers_of_page
 from normviz.experiments import SLUGS
+from normviz.ui.files import page_file
 
 st.title("normviz")
 st.markdown(
@@ -25,8 +26,9 @@ for topic, name in TOPICS.items():
         for cell, page in zip(st.columns(3), pages[start : start + 3], strict=False):
             with cell.container(border=True, height="stretch"):
                 if page.slug in built:
-                    file = f"pages/{page.slug.replace('-', '_')}.py"
-                    st.page_link(file, label=f"**{page.title}**", icon=":material/play_circle:")
+                    st.page_link(
+                        page_file(page.slug), label=f"**{page.title}**", icon=":material/play_circle:"
+                    )
                 else:
                     st.markdown(f"**{page.title}** :gray-badge[planned]")
                 st.markdown(page.question)

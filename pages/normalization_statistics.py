@@ -67,7 +67,7 @@ $$\tilde u = u - \nu z \qquad dx = \frac{\tilde u}{\sqrt{\psi_B^2+\varepsilon}}$
 $$\nu \leftarrow \nu\,(1-(1-\alpha)\,\overline{z^2}) + (1-\alpha)\,\overline{u z}$$
 """,
         "norms/power_norm.py",
-        ("PowerNormFunction", "PowerNorm.forward"),
+        ("PowerNormFunction", "PowerNorm._train_step"),
     ),
     Maths(
         "PowerNorm-V",
@@ -80,7 +80,7 @@ Since $\psi_B^2 = \sigma_B^2 + \mu_B^2 \ge \sigma_B^2$, the gradient is never la
 assumption.
 """,
         "norms/power_norm.py",
-        ("PowerNormV.forward",),
+        ("PowerNormV._train_step",),
     ),
     Maths(
         "BatchNorm",

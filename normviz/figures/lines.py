@@ -120,7 +120,7 @@ def _line_spec(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(arms), range=colours(arms)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=300, columns=3, labelLimit=220),
+        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170),
     )
     dash = alt.StrokeDash("arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dashes(arms)))
     span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
@@ -167,5 +167,5 @@ def _line_spec(
     if zero_line:
         zero = alt.Chart().mark_rule(color="#888888", strokeDash=[2, 2]).encode(y=alt.datum(0))
         layers.insert(0, zero)
-    chart = alt.layer(*layers).properties(width="container", height=270).add_params(pick, cursor)
+    chart = alt.layer(*layers).properties(width="container", height=300).add_params(pick, cursor)
     return specification(chart)

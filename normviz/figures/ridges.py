@@ -117,7 +117,7 @@ def _ridge_spec(
     area = base.mark_area(interpolate="monotone", line=False).encode(
         y2="base:Q",
         color=alt.Color(
-            "arm:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=3, labelLimit=220)
+            "arm:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=2, labelLimit=170)
         ),
         opacity=shown.then(alt.value(0.25)).otherwise(alt.value(0.02)),
     )

@@ -50,6 +50,7 @@ class ActivationHistogram(Probe):
 
     @contextmanager
     def forward(self, model: nn.Module, values: dict[str, Value]) -> Iterator[None]:
+        """Hook the selected layers; put histogram and moments into ``values`` on leaving."""
         rows: list[np.ndarray] = []
         moments: list[tuple[float, float]] = []
 

@@ -21,6 +21,7 @@ class GradientNorm(Probe):
     """
 
     def gradients(self, model: nn.Module) -> Mapping[str, Value]:
+        """The norm over all gradients; nothing if there are none."""
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         if not grads:
             return {}

@@ -20,6 +20,8 @@ def draw_figure(name: str, figure: Figure, *, key: str) -> None:
             st.plotly_chart(
                 figure.plotly, key=f"{key}-{name}-chart", alt=figure.alt, config={"displaylogo": False}
             )
+        elif figure.data is None or figure.data.empty:
+            st.container(height=300, border=False).caption("Nothing measured yet.")
         else:
             spec: Any = figure.spec
             st.vega_lite_chart(figure.data, spec, key=f"{key}-{name}-chart", alt=figure.alt, width="stretch")

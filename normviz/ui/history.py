@@ -17,6 +17,7 @@ from normviz.experiments import SLUGS, Run
 from normviz.figures import line_figure
 from normviz.frame import Frame, FrameLog
 from normviz.ui.charts import draw_figure
+from normviz.ui.files import page_file
 from normviz.ui.server import store, store_trouble
 
 __all__ = ["overlay", "runs_page"]
@@ -125,7 +126,7 @@ def _one(kept: RunStore, run: StoredRun) -> None:
                 if st.button("Delete for good", type="primary", key="runs/delete"):
                     _act(lambda: kept.delete(run.id))
     if st.session_state.pop("runs/opening", None) == run.id:
-        st.switch_page(f"pages/{run.slug.replace('-', '_')}.py", query_params={"run": run.id})
+        st.switch_page(page_file(run.slug), query_params={"run": run.id})
 
 
 def _open(run: StoredRun) -> None:

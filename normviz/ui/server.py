@@ -5,61 +5,79 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 import streamlit as st
+from streamlit import App
 
 from normviz.engine import RunStore, StoreError, WorkerEngine, default_store_path
 
-__all__ = ["Viewer", "engine", "store", "tidy_memory", "viewer"]
+__all__ = ["Viewer", "engine", "lifespan", "store", "store_trouble", "viewer"]
 
 COLLECT_EVERY = 300.0
 """Seconds between two full garbage collections; Streamlit's own, after every script run, is switched off."""
 
 
-@st.cache_resource(show_spinner=False)
+class _Server:
+    """Store, engine and collector of this process, made once."""
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self.store: RunStore | None = None
+        try:
+            self.store = RunStore(default_store_path())
+        except StoreError as error:
+            self.trouble = str(error)
+        self.engine = WorkerEngine(store=self.store)
+        threading.Thread(target=_collect, name="normviz-gc", daemon=True).start()
+
+
+def _collect() -> None:
+    gc.collect()
+    gc.freeze()
+    while True:
+        time.sleep(COLLECT_EVERY)
+        gc.collect()
+
+
+_made: list[_Server] = []
+_making = threading.Lock()
+
+
+def _server() -> _Server:
+    with _making:
+        if not _made:
+            _made.append(_Server())
+        return _made[0]
+
+
 def store() -> RunStore | None:
     """The run store, or None where it cannot be opened; :func:`store_trouble` says why."""
-    try:
-        return RunStore(default_store_path())
-    except StoreError as error:
-        _store_trouble().append(str(error))
-        return None
-
-
-@st.cache_resource(show_spinner=False)
-def _store_trouble() -> list[str]:
-    return []
+    return _server().store
 
 
 def store_trouble() -> str | None:
     """One sentence why runs are not being kept, or None."""
-    if store() is None:
-        return _store_trouble()[-1]
-    return engine().store_message()
+    server = _server()
+    return server.trouble or server.engine.store_message()
 
 
-@st.cache_resource(show_spinner=False)
 def engine() -> WorkerEngine:
     """The worker pool, started once for the whole server."""
-    return WorkerEngine(store=store())
+    return _server().engine
 
 
-@st.cache_resource(show_spinner=False)
-def tidy_memory() -> threading.Thread:
-    """Freeze what the imports left behind and collect garbage every few minutes in the background."""
-    gc.collect()
-    gc.freeze()
-
-    def collect() -> None:
-        while True:
-            time.sleep(COLLECT_EVERY)
-            gc.collect()
-
-    thread = threading.Thread(target=collect, name="normviz-gc", daemon=True)
-    thread.start()
-    return thread
+@asynccontextmanager
+async def lifespan(app: App) -> AsyncIterator[None]:  # noqa: ARG001
+    """Start the workers with the server and end them with it."""
+    started = _server().engine
+    try:
+        yield
+    finally:
+        started.close()
 
 
 @dataclass
