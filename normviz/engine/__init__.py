@@ -1,0 +1,51 @@
+"""The engine: where an experiment runs (worker processes, here and now, Ray) and where its frames are kept.
+
+Importing this loads no PyTorch, and neither does anything it exports: only the worker process does. The parts are
+loaded when they are first asked for (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__all__ = [
+    "RayEngine",
+    "RunStore",
+    "StoreError",
+    "StoredRun",
+    "WorkerEngine",
+    "default_store_path",
+    "find_experiment",
+    "read_parquet",
+    "run_inline",
+]
+
+_HOME = {
+    "RayEngine": "ray",
+    "RunStore": "store",
+    "StoreError": "store",
+    "StoredRun": "store",
+    "WorkerEngine": "workers",
+    "default_store_path": "store",
+    "find_experiment": "resolve",
+    "read_parquet": "store",
+    "run_inline": "inline",
+}
+
+if TYPE_CHECKING:
+    from normviz.engine.inline import run_inline
+    from normviz.engine.ray import RayEngine
+    from normviz.engine.resolve import find_experiment
+    from normviz.engine.store import RunStore, StoredRun, StoreError, default_store_path, read_parquet
+    from normviz.engine.workers import WorkerEngine
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"normviz.engine.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'normviz.engine' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from normviz.engine import RunStore
+from tests.engine.conftest import wait_until
+
+SERVER = """
+import json, sys, time
+from normviz.engine import RunStore, WorkerEngine
+from tests.engine.toy import EXPERIMENT, ToyKnobs
+if __name__ == "__main__":
+    store = RunStore(sys.argv[1])
+    engine = WorkerEngine(1, store=store, threads=1)
+    run = engine.submit(EXPERIMENT, ToyKnobs(steps=100_000, delay=5.0), owner="me")
+    engine.submit(EXPERIMENT, ToyKnobs(), owner="me")
+    while True:
+        time.sleep(0.02)
+        said = {"id": run.id, "frames": len(run.log), "pids": list(engine.worker_pids()), "time": time.time()}
+        print(json.dumps(said), flush=True)
+"""
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or only waits for its parent to notice."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_killed_server_leaves_a_readable_store_and_no_workers(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SERVER, str(tmp_path)]
+    said = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()) as server:
+        for line in server.stdout:
+            said.append(json.loads(line))
+            if said[-1]["frames"] > 250:
+                break
+        server.kill()
+        killed = time.time()
+    old = [s["frames"] for s in said if s["time"] < killed - 1.0]
+    assert old[-1] > 10
+
+    store = RunStore(tmp_path)
+    (row,) = store.list()
+    assert row.id == said[-1]["id"]
+    assert row.status == "cancelled"
+    run = store.load(row.id)
+    assert run.error.startswith("The server ended while this run was going")
+    assert len(run.log) >= old[-1]
+    assert [f.step for f in run.log.frames] == list(range(len(run.log)))
+    assert row.frames == len(run.log)
+    store.close()
+
+    wait_until(lambda: all(ended(pid) for pid in said[-1]["pids"]), 5.0)
+    assert os.getpid() not in said[-1]["pids"]
+    shared = Path("/dev/shm")
+    if shared.exists():
+        assert not [p for p in shared.glob("normviz-*.control") if p.stat().st_mtime > said[0]["time"] + 0.5]

@@ -1,0 +1,66 @@
+"""What the toy trains: nothing. It needs no PyTorch, but says whether it is there and how many threads it has."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from normviz.frame import Frame
+from tests.engine.toy import ToyKnobs
+
+
+def frames(knobs: ToyKnobs, device: str) -> Iterator[Frame]:
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device must be 'auto' or 'cpu' here, got {device!r}.")
+    return _frames(knobs)
+
+
+def _frames(knobs: ToyKnobs) -> Iterator[Frame]:
+    try:
+        for step in range(knobs.steps + 1):
+            if step:
+                time.sleep(knobs.delay / 1000)
+                if knobs.tally:
+                    with Path(knobs.tally).open("ab") as file:
+                        file.write(b".")
+            for arm in knobs.arms:
+                yield Frame(step, arm, 0, _values(knobs, step), event="began" if step == 0 else None)
+            if step == 1:
+                _misbehave(knobs.mode)
+    finally:
+        if knobs.tally:
+            Path(knobs.tally + ".closed").touch()
+
+
+def _values(knobs: ToyKnobs, step: int) -> dict[str, object]:
+    torch = sys.modules.get("torch")
+    values: dict[str, object] = {
+        "loss": 1.0 / (step + 1),
+        "tag": knobs.tag,
+        "threads": torch.get_num_threads() if torch else 0,
+        "map": np.full((2, 3), step, dtype=np.float32),
+    }
+    if knobs.mode == "odd" and step == 1:
+        values[3] = 1.0  # type: ignore[index]  # a name that is no text cannot be sent
+    return values
+
+
+def _misbehave(mode: str) -> None:
+    if mode == "print":
+        print("\x05\x00\x00\x00 not a message {}" * 100)  # noqa: T201
+        os.write(1, b"neither is this\n" * 100)
+        sys.stdin.read()
+    elif mode == "raise":
+        raise ArithmeticError("the loss\nis odd")
+    elif mode == "exit":
+        print("goodbye", file=sys.stderr, flush=True)  # noqa: T201
+        os._exit(3)
+    elif mode == "slow":
+        time.sleep(0.5)
+    elif mode == "deaf":
+        time.sleep(60)
