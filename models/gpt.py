@@ -1,6 +1,6 @@
 """A GPT-style decoder: causal language model over characters or bytes.
 
-Layout and initialisation follow GPT-2: learned positions, weights N(0, 0.02^2), the two projections that write into the
+Layout and initialisation follow GPT-2: learned positions, normal weights, the two projections that write into the
 residual stream scaled down by 1/sqrt(2 num_layers), pre-norm with a final norm. Norm, attention and feed-forward are
 exchangeable; all other weights then start from the same numbers.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear as project
 
 from models import _checks
-from models._layers import Activation, NormFactory, build, embedding, linear, masked_call
+from models._layers import Activation, NormFactory, build, embedding, gpt2_std, linear, masked_call
 from models.transformer import AttentionFactory, FeedForward, MLPFactory, SelfAttention, TransformerBlock
 
 __all__ = ["GPT"]
@@ -43,7 +43,8 @@ class GPT(nn.Module):
         tie_weights: whether the token embedding is also the output matrix (default False); then ``head`` is None and
             every parameter appears once.
         bias: whether the default attention and feed-forward parts have biases (True by default).
-        init_std: standard deviation of all initial weights (0.02 by default, GPT-2).
+        init_std: standard deviation of all initial weights; None (default) means GPT-2's 0.02 scaled to this width,
+            0.02 sqrt(768 / dim).
 
     Raises:
         ValueError: a size below 1, ``dim`` not divisible by ``num_heads``, ``mlp_ratio`` or ``init_std`` negative,
@@ -73,7 +74,7 @@ class GPT(nn.Module):
         dropout: float = 0.0,
         tie_weights: bool = False,
         bias: bool = True,
-        init_std: float = 0.02,
+        init_std: float | None = None,
     ) -> None:
         super().__init__()
         _checks.size("vocab_size", vocab_size)
@@ -84,7 +85,7 @@ class GPT(nn.Module):
             raise ValueError(f"dim must be divisible by num_heads, got dim={dim} and num_heads={num_heads}.")
         self.max_length = _checks.size("max_length", max_length)
         hidden = max(1, round(_checks.real("mlp_ratio", mlp_ratio) * dim))
-        std = _checks.real("init_std", init_std)
+        std = _checks.real("init_std", gpt2_std(dim) if init_std is None else init_std)
         _checks.probability("dropout", dropout)
         _checks.factory("attention", attention)
         _checks.factory("mlp", mlp)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models import _checks
-from models._layers import Activation, NormFactory, build, linear, make_activation, masked_call
+from models._layers import Activation, NormFactory, build, gpt2_std, linear, make_activation, masked_call
 
 __all__ = [
     "AttentionFactory",
@@ -49,7 +49,8 @@ class SelfAttention(nn.Module):
         num_heads: h; must divide ``dim``.
         causal: whether token n sees only tokens 0..n (default False).
         bias: whether both projections have a bias (True by default).
-        std: both weights start from N(0, std^2); 0.02 by default (GPT-2).
+        std: both weights start from N(0, std^2); None (default) means GPT-2's 0.02 scaled to this width,
+            0.02 sqrt(768 / dim).
         proj_std: the same for ``proj`` alone; None (default) means ``std``.
         kernel: another attention in place of softmax: a callable (q, k, v) -> output on (B, h, N, d), e.g.
             ``functools.partial(norm_aware_linear_attention, causal=True)``; a module is registered as a child. It
@@ -74,7 +75,7 @@ class SelfAttention(nn.Module):
         *,
         causal: bool = False,
         bias: bool = True,
-        std: float = 0.02,
+        std: float | None = None,
         proj_std: float | None = None,
         kernel: AttentionKernel | None = None,
         fused: bool = False,
@@ -84,12 +85,12 @@ class SelfAttention(nn.Module):
         _checks.size("num_heads", num_heads)
         if dim % num_heads:
             raise ValueError(f"dim must be divisible by num_heads, got dim={dim} and num_heads={num_heads}.")
-        _checks.real("std", std)
-        _checks.real("proj_std", std if proj_std is None else proj_std)
+        std = _checks.real("std", gpt2_std(dim) if std is None else std)
+        proj_std = _checks.real("proj_std", std if proj_std is None else proj_std)
         _checks.factory("kernel", kernel)
         self.num_heads, self.causal, self.fused = num_heads, causal, fused
         self.qkv = linear(dim, 3 * dim, bias=bias, init=std)
-        self.proj = linear(dim, dim, bias=bias, init=std if proj_std is None else proj_std)
+        self.proj = linear(dim, dim, bias=bias, init=proj_std)
         self.kernel = kernel
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +156,8 @@ class FeedForward(nn.Module):
         hidden: inner width.
         activation: a name ("gelu" by default) or a factory without arguments.
         bias: whether both layers have a bias (True by default).
-        std: both weights start from N(0, std^2); 0.02 by default (GPT-2).
+        std: both weights start from N(0, std^2); None (default) means GPT-2's 0.02 scaled to this width,
+            0.02 sqrt(768 / dim).
         proj_std: the same for ``fc2`` alone; None (default) means ``std``.
 
     Raises:
@@ -169,17 +171,17 @@ class FeedForward(nn.Module):
         *,
         activation: Activation = "gelu",
         bias: bool = True,
-        std: float = 0.02,
+        std: float | None = None,
         proj_std: float | None = None,
     ) -> None:
         super().__init__()
         _checks.size("dim", dim)
         _checks.size("hidden", hidden)
-        _checks.real("std", std)
-        _checks.real("proj_std", std if proj_std is None else proj_std)
+        std = _checks.real("std", gpt2_std(dim) if std is None else std)
+        proj_std = _checks.real("proj_std", std if proj_std is None else proj_std)
         self.fc1 = linear(dim, hidden, bias=bias, init=std)
         self.act = make_activation(activation)
-        self.fc2 = linear(hidden, dim, bias=bias, init=std if proj_std is None else proj_std)
+        self.fc2 = linear(hidden, dim, bias=bias, init=proj_std)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""

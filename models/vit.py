@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models import _checks
-from models._layers import Activation, NormFactory, build, linear, masked_call
+from models._layers import Activation, NormFactory, build, gpt2_std, linear, masked_call
 from models.transformer import AttentionFactory, FeedForward, MLPFactory, SelfAttention, TransformerBlock
 
 __all__ = ["ViT"]
@@ -49,10 +49,11 @@ class ViT(nn.Module):
         activation: of the default feed-forward part ("gelu").
         pool: "mean" over all tokens (default) or "cls".
         dropout: drop rate on embeddings and branches, in [0, 1); 0 by default.
-        position_std: standard deviation of the initial positions (0.02 by default). With one-pixel tokens 0.5
-            trains far sooner: the pixels themselves carry no place.
-        init_std: the same for attention and feed-forward weights (0.02 by default). The patch embedding
-            starts from N(0, 1/fan_in), the head too.
+        position_std: standard deviation of the initial positions; 0.5 by default, the order of the embedded patches of
+            standardised images, so that places are told apart from the start (the paper's 0.02 trains far later
+            at this size).
+        init_std: the same for attention and feed-forward weights; None (default) means 0.02 sqrt(768 / dim), GPT-2's
+            and the paper's 0.02 scaled to this width. The patch embedding and the head start from N(0, 1/fan_in).
 
     Raises:
         ValueError: a size below 1, patches that do not tile the image, ``dim`` not divisible by ``num_heads``, a
@@ -61,7 +62,7 @@ class ViT(nn.Module):
 
     Example:
         >>> import torch
-        >>> ViT(patch_size=1, dim=32, num_heads=2, position_std=0.5)(torch.zeros(3, 1, 8, 8)).shape
+        >>> ViT(patch_size=1, dim=32, num_heads=2)(torch.zeros(3, 1, 8, 8)).shape
         torch.Size([3, 10])
     """
 
@@ -83,8 +84,8 @@ class ViT(nn.Module):
         activation: Activation = "gelu",
         pool: str = "mean",
         dropout: float = 0.0,
-        position_std: float = 0.02,
-        init_std: float = 0.02,
+        position_std: float = 0.5,
+        init_std: float | None = None,
     ) -> None:
         super().__init__()
         self.image_size = _pair("image_size", image_size)
@@ -102,7 +103,7 @@ class ViT(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim must be divisible by num_heads, got dim={dim} and num_heads={num_heads}.")
         hidden = max(1, round(_checks.real("mlp_ratio", mlp_ratio) * dim))
-        std = _checks.real("init_std", init_std)
+        std = _checks.real("init_std", gpt2_std(dim) if init_std is None else init_std)
         _checks.real("position_std", position_std)
         _checks.probability("dropout", dropout)
         _checks.factory("attention", attention)

@@ -79,15 +79,16 @@ def test_tied_weights_are_one_parameter() -> None:
     assert not functional_call(net, params, (tokens,)).any()
 
 
-def test_gpt2_initialisation() -> None:
+@pytest.mark.parametrize(("init_std", "std"), [(0.02, 0.02), (None, 0.02 * 12**0.5)])
+def test_gpt2_initialisation(init_std: float | None, std: float) -> None:
     torch.manual_seed(0)
-    net = GPT(100, dim=64, num_layers=8, max_length=64)
+    net = GPT(100, dim=64, num_layers=8, max_length=64, init_std=init_std)
     for name, p in net.named_parameters():
         if name.endswith("bias"):
             assert not p.any()
         elif "norm" not in name:
             into_stream = name.endswith(("attn.proj.weight", "fc2.weight"))
-            assert p.std().item() == pytest.approx(0.02 / (4 if into_stream else 1), rel=0.05), name
+            assert p.std().item() == pytest.approx(std / (4 if into_stream else 1), rel=0.05), name
 
 
 def test_matrix_parameters_of_the_demonstration() -> None:

@@ -45,6 +45,7 @@ def test_fused_equals_unfused(causal: bool) -> None:
     torch.testing.assert_close(plain(x, mask), fused(x, mask))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 def test_unfused_has_forward_mode_derivatives() -> None:
     layer = attention(causal=True)
     x, v = torch.randn(2, 2, 5, 6, dtype=torch.float64)

@@ -20,7 +20,7 @@ def test_patches_equal_loops() -> None:
 
 
 def test_one_pixel_tokens_are_the_flat_image() -> None:
-    net = ViT(8, 1, dim=8, num_heads=2, position_std=0.5)
+    net = ViT(8, 1, dim=8, num_heads=2)
     x = torch.randn(3, 1, 8, 8)
     assert torch.equal(net.patches(x), x.reshape(3, 64, 1))
     assert net.position_embedding.std().item() == pytest.approx(0.5, rel=0.1)
