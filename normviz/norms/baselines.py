@@ -185,12 +185,12 @@ class GroupNorm(nn.Module):
         self.groups = check_integer("groups", groups, 1)
         if num_features % groups:
             raise ValueError(f"groups must divide num_features = {num_features}, got {groups}.")
-        if groups == num_features:
-            warnings.warn("groups of a single channel: the output is the bias for every input.", stacklevel=2)
         self.eps = check_real("eps", eps, 0, high_open=True)
         self.affine = bool(affine)
         self.register_parameter("weight", nn.Parameter(torch.ones(num_features)) if affine else None)
         self.register_parameter("bias", nn.Parameter(torch.zeros(num_features)) if affine else None)
+        if groups == num_features:
+            warnings.warn("groups of a single channel: the output is the bias for every input.", stacklevel=2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., C); same shape and dtype out."""
