@@ -48,8 +48,8 @@ def fuse_transformer_block(block: nn.Module) -> nn.Module:
     into fc1, and both become ``nn.Identity``. Post-norm (``norm_first`` False): both become :class:`ScaleShift`.
 
     Args:
-        block: left as it is. Its norms must be foldable (:class:`FoldableNorm`): UnifiedNorm1d, BatchNorm, or PowerNorm or
-            PowerNormV without group scaling.
+        block: left as it is. Its norms must be foldable (:class:`FoldableNorm`): UnifiedNorm1d, our BatchNorm, or
+            PowerNorm or PowerNormV without group scaling.
 
     Returns:
         The fused copy; equal to ``block.eval()`` up to rounding.

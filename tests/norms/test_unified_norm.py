@@ -59,6 +59,7 @@ class Reference:
         psi = (rows**2).mean(0)
         pooled = np.sqrt(self.x2).ravel()
         V = ((pooled - pooled.mean()) ** 2).sum() / (pooled.size - 1) if pooled.size > 1 else math.nan
+        self.threshold = self.m_f * V
         self.x2[t % self.m_f] = psi
         self.skip = self.m_f == 1
         am, gm = self.window()
@@ -128,6 +129,7 @@ def run_beside_reference(layer, reference, batches, pad=None):
             (layer.ema_gz, reference.ema),
             (layer.buffer_x2, reference.x2),
             (layer.buffer_gz, reference.gz),
+            (layer.last_stats["threshold"], reference.threshold),
         ]
         for ours, theirs in pairs:
             np.testing.assert_allclose(ours.detach().numpy(), theirs, rtol=1e-10, atol=1e-12)
@@ -283,6 +285,17 @@ def test_outlier_batch_is_skipped():  # check 5
     y.sum().backward()  # r = 1: dgamma is the plain sum of z
     np.testing.assert_allclose(layer.weight.grad, (x / np.sqrt(psi + 1e-5)).sum(0), rtol=1e-12)
     torch.testing.assert_close(layer.buffer_gz[10 % 4], ema_gz, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("step", "skipped"), [(5, False), (6, True)])
+def test_filtration_starts_at_iteration_warmup_iters(step, skipped):
+    layer = make(UnifiedNorm1d, C, 4, 6, True)
+    for x in batches(step - 1, seed=4):
+        layer(tensor(x))
+    layer(tensor(batches(1)[0] * np.array([1, 1, 50, 1, 1])))
+    assert (layer.last_stats["gap"] > layer.last_stats["threshold"]).any()
+    assert bool(layer.last_stats["skipped"]) is skipped
+    assert layer.skip_counter == skipped
 
 
 def test_outlier_enters_without_filtration():  # check 6
