@@ -172,7 +172,7 @@ def test_jacobian_at_zero_one():  # check 4
     assert np.linalg.norm(J, 2) == pytest.approx(0.7877, abs=5e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     mu=st.floats(-3, 3),
     nu=st.floats(0.05, 20),
@@ -281,7 +281,7 @@ def test_parameters_are_a_fixed_point_for_their_omega_only():  # check 12
     assert np.abs(np.linalg.eigvals(J)).max() == pytest.approx(1.108, abs=1e-3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(mean=st.floats(-0.5, 0.4), var=st.floats(0.5, 10), omega=st.floats(-0.5, 0.5), tau=st.floats(0.5, 2))
 def test_parameters_round_trip_through_integration(mean, var, omega, tau):
     try:
