@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import sqlite3
 import threading
 import time
@@ -24,11 +23,12 @@ from typing import Any, Literal, get_args
 from urllib.parse import quote
 
 import pyarrow as pa
-from pyarrow import ipc
 
+from normviz.engine.frames_file import append_frames, create_frames_file, read_frames
+from normviz.engine.owner import is_alive, owner_name
 from normviz.engine.resolve import find_experiment
 from normviz.experiments import SLUGS, Experiment, Run, Status
-from normviz.frame import Frame, FrameLog, frames_to_table, schema, table_to_frames
+from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
 from normviz.validation import check_choice, check_integer
 
@@ -39,9 +39,7 @@ FLUSH_SECONDS = 0.5
 
 LONGEST_NAME = 80
 
-_END_OF_STREAM = 8
 _VERSION = 1
-_ORPHAN_SECONDS = 3600.0
 _LIVE = ("queued", "running", "paused")
 _NOTE = "The server ended while this run was going; the frames measured until then are kept."
 _TABLE = """
@@ -117,7 +115,7 @@ class RunStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file = self.path / "runs.sqlite"
-        self._owner = _owner(os.getpid())
+        self._owner = owner_name(os.getpid())
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._writable = False
@@ -141,7 +139,7 @@ class RunStore:
                 raise StoreError(f"A run {run.id} is stored already.")
             try:
                 writer.path.parent.mkdir(exist_ok=True)
-                writer.path.write_bytes(_HEADER)
+                create_frames_file(writer.path)
                 index.execute(
                     f"INSERT INTO runs VALUES ({', '.join('?' * 15)})", (*what, *how, 0, 0, self._owner)
                 )
@@ -318,7 +316,7 @@ class RunStore:
             if not (frames := list(writer.pending)):
                 return
             try:
-                _append_whole(writer.path, _body(frames))
+                append_frames(writer.path, frames)
             except OSError as error:
                 raise self._cannot_write(error) from error
             del writer.pending[: len(frames)]
@@ -348,7 +346,7 @@ class RunStore:
         writer = self._writers.get(run_id)
         with writer.lock if writer is not None else nullcontext():
             try:
-                frames = _read_stream(self._frames_path(run_id))
+                frames = read_frames(self._frames_path(run_id))
             except OSError as error:
                 raise StoreError(f"The frames of run {run_id} cannot be read: {_cause(error)}.") from error
             except ValueError as error:
@@ -412,9 +410,9 @@ class RunStore:
             path = self._frames_path(run_id)
             try:
                 touched = path.stat().st_mtime
-                if _alive(owner, touched):
+                if is_alive(owner, touched):
                     continue
-                frames = _read_stream(path)
+                frames = read_frames(path)
             except (OSError, ValueError):  # loading the run will say what is wrong with its frames
                 touched, frames = 0.0, []
             last = max((frame.step for frame in frames), default=0)
@@ -442,7 +440,6 @@ _PLAIN_FIELDS = (
     "started",
     "finished",
 )
-_HEADER: bytes = schema().serialize().to_pybytes()
 
 
 def default_store_path() -> Path:
@@ -533,73 +530,6 @@ def _connect_to_read(file: Path) -> sqlite3.Connection:
         else:
             return connection
     raise AssertionError("unreachable")
-
-
-def _body(frames: Sequence[Frame]) -> bytes:
-    """Frames as messages of an Arrow stream, without the schema before and the end mark behind them."""
-    sink = pa.BufferOutputStream()
-    with ipc.new_stream(sink, schema(), options=ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(frames_to_table(frames))
-    stream: bytes = sink.getvalue().to_pybytes()
-    return stream[len(_HEADER) : -_END_OF_STREAM]
-
-
-def _append_whole(path: Path, data: bytes) -> None:
-    """Append all or nothing, as far as the process lives: half a batch would hide all that comes after it."""
-    with path.open("r+b", buffering=0) as file:
-        start = file.seek(0, os.SEEK_END)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
-        except OSError:
-            file.truncate(start)
-            raise
-
-
-def _read_stream(path: Path) -> list[Frame]:
-    """The frames of a stream that may break off anywhere.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it holds something else.
-    """
-    data = path.read_bytes()
-    frames: list[Frame] = []
-    try:
-        for batch in ipc.open_stream(pa.BufferReader(data)):
-            frames += table_to_frames(pa.Table.from_batches([batch]))
-    except (pa.ArrowInvalid, OSError):  # the server died while it wrote: what came before is whole
-        pass
-    return frames
-
-
-def _owner(pid: int) -> str:
-    """This machine, a process, and the time it started, which tells it from a later one with the same number."""
-    return f"{socket.gethostname()}:{pid}:{_start_time(pid)}"
-
-
-def _start_time(pid: int) -> str:
-    """When a process started, in the system's own ticks; empty if it is dead, though nobody has waited for it yet."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, IndexError):  # no such process, or no such system
-        return ""
-    return "" if fields[0] == "Z" else fields[19]
-
-
-def _alive(owner: str, touched: float) -> bool:
-    """Whether a server still lives; one on another machine is given up when its run was quiet for an hour."""
-    host, pid, start = owner.rsplit(":", 2)
-    if host != socket.gethostname() or os.name != "posix":
-        return time.time() - touched < _ORPHAN_SECONDS
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return _start_time(int(pid)) == start
 
 
 def _cause(error: Exception) -> str:

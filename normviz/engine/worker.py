@@ -159,9 +159,12 @@ def _warm_up(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    layer = torch.nn.Linear(8, 8, device=device)
-    layer(torch.ones(4, 8, device=device)).square().mean().backward()
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        try:
+            layer = torch.nn.Linear(8, 8, device=device)
+            layer(torch.ones(4, 8, device=device)).square().mean().backward()
+        except RuntimeError:  # a GPU without memory left: runs on the CPU are still possible
+            traceback.print_exc()
     encode_frames([Frame(0, "warm-up", 0, {"loss": 0.0})])
     for slug in SLUGS:
         try:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from normviz.engine.fair_queue import FairQueue
 from normviz.engine.keeper import Keeper
 from normviz.engine.process import WorkerProcess
-from normviz.engine.protocol import ProtocolError, decode_frames
+from normviz.engine.protocol import decode_frames
 from normviz.engine.resolve import find_experiment
 from normviz.engine.store import RunStore
 from normviz.environment import environment

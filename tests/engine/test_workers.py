@@ -14,6 +14,7 @@ import pytest
 
 from normviz.engine import RunStore, StoreError, WorkerEngine, workers
 from normviz.engine.process import cause_of_death
+from normviz.engine.protocol import ProtocolError
 from normviz.experiments import Experiment, Run
 from normviz.knobs import KnobError, Knobs
 from tests.engine.conftest import GRACE, wait_for_end, wait_until
@@ -57,17 +58,18 @@ class TestRun:
         assert [e.text for e in run.log.events] == ["began", "began"]
 
     def test_submit_returns_at_once_and_the_first_frame_comes_at_once(self, engine: WorkerEngine) -> None:
-        wait_for_end(engine, submit(engine, steps=1))
-        start = time.monotonic()
-        run = submit(engine, steps=100, delay=400.0)
-        returned = time.monotonic() - start
-        frames = engine.wait_for_frames(run.id, 0, 5.0)
-        first = time.monotonic() - start
-        engine.cancel(run.id)
-        assert frames == 1
-        assert run.log.frames[0].step == 0
-        assert returned < 0.1
-        assert first < 0.3
+        returned, first = [], []
+        for _ in range(3):  # the best of three: other processes may have the cores for a moment
+            start = time.monotonic()
+            run = submit(engine, steps=100, delay=400.0)
+            returned.append(time.monotonic() - start)
+            assert engine.wait_for_frames(run.id, 0, 5.0) == 1
+            first.append(time.monotonic() - start)
+            assert run.log.frames[0].step == 0
+            engine.cancel(run.id)
+            wait_for_end(engine, run)
+        assert min(returned) < 0.05
+        assert min(first) < 0.3
 
     def test_frames_stream_while_it_trains(self, engine: WorkerEngine) -> None:
         run = submit(engine, steps=20, delay=20.0)
@@ -198,17 +200,17 @@ class TestViewers:
         run = submit(engine, steps=10_000, delay=5.0)
         engine.attach(run.id, "tab")
         engine.detach(run.id, "tab")
-        time.sleep(GRACE / 2)
+        time.sleep(GRACE / 3)
         engine.attach(run.id, "tab after reload")
-        time.sleep(GRACE)
+        time.sleep(GRACE * 1.5)
         assert run.status == "running"
         engine.detach(run.id, "tab after reload")
-        time.sleep(GRACE / 2)
+        time.sleep(GRACE / 3)
         engine.attach(run.id, "a third")
+        start = time.monotonic()
         engine.detach(run.id, "a third")
-        time.sleep(GRACE * 0.7)
-        assert run.status == "running", "each detaching has a grace period of its own"
-        assert wait_for_end(engine, run, 2.0).status == "cancelled"
+        assert wait_for_end(engine, run).status == "cancelled"
+        assert time.monotonic() - start >= GRACE, "each detaching has a grace period of its own"
 
     def test_another_viewer_keeps_it(self, engine: WorkerEngine) -> None:
         run = submit(engine, steps=10_000, delay=5.0)
@@ -303,7 +305,7 @@ class TestFailure:
         self, engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def garbled(payload: bytes) -> list[object]:
-            raise workers.ProtocolError("odd bytes")
+            raise ProtocolError("odd bytes")
 
         monkeypatch.setattr(workers, "decode_frames", garbled)
         run = wait_for_end(engine, submit(engine))
@@ -406,7 +408,7 @@ class TestQueue:
             thread.join(30)
         assert len(done) == 12
         for number, run in done:
-            assert run.status == ("cancelled" if number % 3 == 0 else "done") or number % 3 == 0
+            assert run.status in ({"cancelled", "done"} if number % 3 == 0 else {"done"})
             assert {f.values["tag"] for f in run.log.frames} <= {float(number)}
 
 

@@ -52,13 +52,13 @@ def _values(knobs: ToyKnobs, step: int) -> dict[str, object]:
 
 def _misbehave(mode: str) -> None:
     if mode == "print":
-        print("\x05\x00\x00\x00 not a message {}" * 100)  # noqa: T201
+        print("\x05\x00\x00\x00 not a message {}" * 100)
         os.write(1, b"neither is this\n" * 100)
         sys.stdin.read()
     elif mode == "raise":
         raise ArithmeticError("the loss\nis odd")
     elif mode == "exit":
-        print("goodbye", file=sys.stderr, flush=True)  # noqa: T201
+        print("goodbye", file=sys.stderr, flush=True)
         os._exit(3)
     elif mode == "slow":
         time.sleep(0.5)

@@ -1,0 +1,40 @@
+"""Which server owns a stored run, and whether that server still lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+__all__ = ["is_alive", "owner_name"]
+
+_GIVE_UP_SECONDS = 3600.0
+
+
+def owner_name(pid: int) -> str:
+    """This machine, a process, and the time it started, which tells it from a later one with the same number."""
+    return f"{socket.gethostname()}:{pid}:{_start_time(pid)}"
+
+
+def is_alive(owner: str, touched: float) -> bool:
+    """Whether a server still lives; one on another machine is given up when its run was quiet for an hour."""
+    host, pid, start = owner.rsplit(":", 2)
+    if host != socket.gethostname() or os.name != "posix":
+        return time.time() - touched < _GIVE_UP_SECONDS
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return _start_time(int(pid)) == start
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in the system's own ticks; empty if it is dead, though nobody has waited for it yet."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, IndexError):  # no such process, or no such system
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
