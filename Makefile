@@ -1,0 +1,46 @@
+# Two commands matter: `make app` opens the app, `make test` runs everything that must hold.
+# Both do all set-up themselves and need only Python >= 3.11 and make (`make test` also apt, to get a Chromium).
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8501
+
+.PHONY: app test fast lint types bench browser clean
+
+app: $(VENV)/app
+	$(BIN)/normviz app --port $(PORT)
+
+test: $(VENV)/dev browser lint types
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+fast: $(VENV)/dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+bench: $(VENV)/dev browser
+	$(BIN)/python -m benchmarks
+
+browser: $(VENV)/dev
+	$(BIN)/python tests/chromium.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/app: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/dev: requirements-dev.txt $(VENV)/app
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache benchmarks/results
