@@ -600,7 +600,7 @@ def on_rank(rank: int, folder: str) -> None:
     )
     local = DynamicLossReweighter(token_weighted=True)(losses[mine], n[mine])
     M_k = int(counted[mine].sum())
-    t = n[mine] / n[mine].sum()
+    t = n[mine].double() / n[mine].sum()
     assert_near(local, 3 * M_k * (w[mine] * t * losses[mine]).sum())
     warm = DynamicLossReweighter(token_weighted=True, warmup_steps=1)(losses[mine], n[mine])
     assert_near(warm, 3 * M_k * (t * losses[mine]).sum() / int(counted.sum()))
