@@ -12,7 +12,7 @@ from torch import Tensor
 from normviz.data.sampling import TensorBatches
 from normviz.validation import check_integer, check_real
 
-__all__ = ["SupervisedData", "stratified_split"]
+__all__ = ["SupervisedData", "standardise", "stratified_split"]
 
 
 @dataclass(frozen=True, eq=False)
