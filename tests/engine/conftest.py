@@ -11,7 +11,7 @@ from normviz.experiments import Run
 GRACE = 0.3
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
     """Wait for something that another process does; fails the test if it does not come."""
     end = time.monotonic() + timeout
     while not condition():
@@ -19,7 +19,7 @@ def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def wait_for_end(engine: WorkerEngine, run: Run, timeout: float = 20.0) -> Run:
+def wait_for_end(engine: WorkerEngine, run: Run, timeout: float = 60.0) -> Run:
     end = time.monotonic() + timeout
     while run.live:
         assert time.monotonic() < end, f"the run is still {run.status}"

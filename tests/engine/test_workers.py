@@ -154,7 +154,7 @@ class TestCancel:
         run = submit(engine, steps=100, mode="deaf")
         wait_until(lambda: len(run.log) == 2)
         engine.cancel(run.id)
-        wait_for_end(engine, run, 3.0)
+        wait_for_end(engine, run, 10.0)
         assert run.status == "cancelled"
         assert run.error is None
 
@@ -183,7 +183,7 @@ class TestPause:
         wait_until(lambda: len(run.log) >= 1)
         engine.pause(run.id)
         engine.cancel(run.id)
-        assert wait_for_end(engine, run, 2.0).status == "cancelled"
+        assert wait_for_end(engine, run).status == "cancelled"
 
 
 class TestViewers:
@@ -235,7 +235,7 @@ class TestViewers:
         run = submit(engine)
         engine.attach(run.id, "tab")
         engine.detach(run.id, "tab")
-        wait_until(lambda: run.status == "cancelled", 2.0)
+        wait_until(lambda: run.status == "cancelled")
         assert run.started is None
 
 
