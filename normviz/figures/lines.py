@@ -83,7 +83,8 @@ def line_figure(
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         y: axis title.
         look_for: see ``title``.
-        arms: arms in order (default: those of the log); fixes the colours from the first frame on.
+        arms: all arms of the experiment in order (default: those of the log), which fixes the colours; those that
+            have this quantity are in the legend.
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         step: where the cursor stands; None: no cursor.
         zero_line: draw a line at zero.
@@ -98,7 +99,10 @@ def line_figure(
     data = data[data["arm"].isin(present)]
     if log_scale:
         data = data[data["low"] > 0]
-    spec = dict(_line_spec(present, y, log_scale, zero_line, last))
+    measured = set(data["arm"])
+    spec = dict(
+        _line_spec(present, tuple(a for a in present if a in measured), y, log_scale, zero_line, last)
+    )
     if step is not None:
         spec["params"] = [{**p, "value": step} if p["name"] == "cursor" else p for p in spec["params"]]
     return Figure(title, look_for, _describe(data, y, unit), spec=spec, data=data, wide=wide)
@@ -114,15 +118,21 @@ def _describe(data: pd.DataFrame, y: str, unit: str) -> str:
 
 @lru_cache(maxsize=256)
 def _line_spec(
-    arms: tuple[str, ...], y: str, log_scale: bool, zero_line: bool, last: int
+    palette: tuple[str, ...], arms: tuple[str, ...], y: str, log_scale: bool, zero_line: bool, last: int
 ) -> Mapping[str, Any]:
+    """The specification with a legend of ``arms``, coloured as among all arms of ``palette``."""
+    at = [palette.index(arm) for arm in arms]
+    range_of = [colours(palette)[i] for i in at]
+    dash_of = [dashes(palette)[i] for i in at]
     colour = alt.Color(
         "arm:N",
         title=None,
-        scale=alt.Scale(domain=list(arms), range=colours(arms)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170),
+        scale=alt.Scale(domain=list(arms), range=range_of),
+        legend=alt.Legend(
+            orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
+        ),
     )
-    dash = alt.StrokeDash("arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dashes(arms)))
+    dash = alt.StrokeDash("arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dash_of))
     span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
     x = alt.X("step:Q", title="training step", scale=span, axis=alt.Axis(tickMinStep=1, format="d"))
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
@@ -167,5 +177,5 @@ def _line_spec(
     if zero_line:
         zero = alt.Chart().mark_rule(color="#888888", strokeDash=[2, 2]).encode(y=alt.datum(0))
         layers.insert(0, zero)
-    chart = alt.layer(*layers).properties(width="container", height=300).add_params(pick, cursor)
+    chart = alt.layer(*layers).properties(width="container", height=340).add_params(pick, cursor)
     return specification(chart)

@@ -28,9 +28,10 @@ _DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4
 _FIXED = {
     "LayerNorm": 0,
     "BatchNorm": 1,
+    "BatchNorm in vision": 4,
     "PowerNorm": 2,
     "PowerNorm-V": 3,
-    "RMSNorm": 4,
+    "RMSNorm": 8,
     "GroupNorm": 5,
     "No norm": 6,
     "UnifiedNorm": 7,
@@ -46,24 +47,34 @@ _FIXED = {
 }
 
 
-def _slots(arms: Sequence[str]) -> list[int]:
-    """A slot for each arm: fixed for known names, else by the name alone, moved on when taken by another arm."""
+def _slots(names: Sequence[str]) -> dict[str, int]:
+    """A slot for each name: fixed for known names, else by the name alone, moved on when taken by another."""
     taken: dict[int, str] = {}
     slots: dict[str, int] = {}
-    for arm in sorted(arms, key=lambda a: (a not in _FIXED, a)):
-        slot = _FIXED.get(arm, crc32(arm.encode()) % len(_COLOURS))
+    for name in sorted(set(names), key=lambda n: (n not in _FIXED, n)):
+        slot = _FIXED.get(name, crc32(name.encode()) % len(_COLOURS))
         while slot in taken and len(taken) < len(_COLOURS):
             slot = (slot + 1) % len(_COLOURS)
-        taken[slot] = arm
-        slots[arm] = slot
-    return [slots[arm] for arm in arms]
+        taken[slot] = name
+        slots[name] = slot
+    return slots
+
+
+def _base(arm: str) -> str:
+    return arm.partition(", ")[0]
 
 
 def colours(arms: Sequence[str]) -> list[str]:
-    """A colour for each arm, in the order given."""
-    return [_COLOURS[slot] for slot in _slots(arms)]
+    """A colour for each arm, in the order given; variants (``"LayerNorm, batch 4"``) share their base's colour."""
+    slots = _slots([_base(arm) for arm in arms])
+    return [_COLOURS[slots[_base(arm)]] for arm in arms]
 
 
 def dashes(arms: Sequence[str]) -> list[list[int]]:
-    """A dash pattern for each arm, in the order given."""
-    return [list(_DASHES[slot % len(_DASHES)]) for slot in _slots(arms)]
+    """A dash pattern for each arm, in the order given; variants of a base differ in it."""
+    slots = _slots([_base(arm) for arm in arms])
+    patterns = []
+    for i, arm in enumerate(arms):
+        earlier = sum(_base(other) == _base(arm) for other in arms[:i])
+        patterns.append(list(_DASHES[(slots[_base(arm)] + earlier) % len(_DASHES)]))
+    return patterns

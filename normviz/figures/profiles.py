@@ -91,7 +91,9 @@ def _profile_spec(arms: tuple[str, ...], x: str, y: str, log_scale: bool) -> dic
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(arms), range=colours(arms)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170),
+        legend=alt.Legend(
+            orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
+        ),
     )
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
     axis = alt.Axis(format="~g", tickCount=6)
@@ -110,4 +112,4 @@ def _profile_spec(arms: tuple[str, ...], x: str, y: str, log_scale: bool) -> dic
             alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
         ],
     )
-    return specification(alt.layer(band, line).properties(width="container", height=300))
+    return specification(alt.layer(band, line).properties(width="container", height=340))

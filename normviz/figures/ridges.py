@@ -117,7 +117,10 @@ def _ridge_spec(
     area = base.mark_area(interpolate="monotone", line=False).encode(
         y2="base:Q",
         color=alt.Color(
-            "arm:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=2, labelLimit=170)
+            "arm:N",
+            title=None,
+            scale=scale,
+            legend=alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=1),
         ),
         opacity=shown.then(alt.value(0.25)).otherwise(alt.value(0.02)),
     )
@@ -131,5 +134,5 @@ def _ridge_spec(
             alt.Tooltip("density:Q", format=".3g"),
         ],
     )
-    height = max(200, 46 * len(layer_names))
+    height = max(340, 60 * len(layer_names))
     return specification(alt.layer(area, line).properties(width="container", height=height).add_params(pick))

@@ -14,14 +14,14 @@ __all__ = ["draw_figure", "figure_grid"]
 
 def draw_figure(name: str, figure: Figure, *, key: str) -> None:
     """Draw one figure; the key keeps the reader's zoom and selection while the data change."""
-    with st.container(border=True, key=f"{key}-{name}"):
+    with st.container(border=True, key=f"{key}-{name}", height="stretch"):
         st.markdown(f"**{figure.title}**  \n:gray[:small[{figure.look_for}]]")
         if figure.plotly is not None:
             st.plotly_chart(
                 figure.plotly, key=f"{key}-{name}-chart", alt=figure.alt, config={"displaylogo": False}
             )
         elif figure.data is None or figure.data.empty:
-            st.container(height=300, border=False).caption("Nothing measured yet.")
+            st.container(height=340, border=False).caption("Nothing measured yet.")
         else:
             spec: Any = figure.spec
             st.vega_lite_chart(figure.data, spec, key=f"{key}-{name}-chart", alt=figure.alt, width="stretch")

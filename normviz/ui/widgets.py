@@ -80,9 +80,7 @@ def _widget(control: Control, key: str) -> None:
     label = f"{control.label} ({control.unit})" if control.unit else control.label
     common: dict[str, Any] = {"key": key, "help": control.help}
     if control.kind == "choice" and len(control.options) <= 4:
-        st.segmented_control(
-            label, control.options, format_func=control.option_label, required=True, **common
-        )
+        st.pills(label, control.options, format_func=control.option_label, required=True, **common)
     elif control.kind == "choice":
         st.selectbox(label, control.options, format_func=control.option_label, **common)
     elif control.kind == "choices":

@@ -37,7 +37,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
         "validation": line_figure(
             log,
             "validation_loss",
-            title="Validation loss, as it would be used (eval mode)",
+            title="Validation loss in eval mode",
             y="cross-entropy (nats)",
             look_for="Running statistics are used here: a norm that they mislead is worse than its training loss.",
             arms=trained,
@@ -47,8 +47,8 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
         "fluctuation": line_figure(
             log,
             ["gap/var", "gap/quadratic_mean"],
-            title="How far a batch strays from the running statistics: second moment",
-            y="|batch − running|, mean over channels",
+            title="Batch against running statistics: second moment",
+            y="distance |batch − running|",
             look_for="Variance for BatchNorm, quadratic mean for PowerNorm: lower and flatter is safer. Log scale.",
             arms=arms,
             log_scale=True,
@@ -58,8 +58,8 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
         "train_eval": line_figure(
             log,
             "train_minus_eval",
-            title="Validation loss: training mode minus eval mode",
-            y="difference (nats)",
+            title="Training mode minus eval mode",
+            y="validation loss, difference (nats)",
             look_for="Zero means: what was trained is what is used. LayerNorm stays at zero by construction.",
             arms=trained,
             zero_line=True,
@@ -81,8 +81,8 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
         "mean_fluctuation": line_figure(
             log,
             "gap/mean",
-            title="How far a batch strays from the running statistics: mean",
-            y="|batch − running|, mean over channels",
+            title="Batch against running statistics: mean",
+            y="distance |batch − running|",
             look_for="Only norms that subtract a batch mean have this line; PowerNorm has none to mispredict.",
             arms=arms,
             log_scale=True,

@@ -80,7 +80,7 @@ class Knobs(Base):
         section="Training",
     )
     steps: int = knob(
-        150,
+        120,
         10,
         1000,
         label="Steps",
