@@ -15,6 +15,7 @@ __all__ = [
     "align_padding",
     "check_rows",
     "computing_dtype",
+    "kept_for_backward",
     "masked_mean",
     "row_axes",
     "unversioned",
