@@ -144,7 +144,9 @@ def confidence_interval(values: list[float], level: float = 0.95) -> tuple[float
 def by_seed(table: pd.DataFrame) -> dict[int, float]:
     """Mean of the column ``value`` for each seed of a tidy table."""
     means = table.groupby("seed")["value"].mean()
-    return dict(zip(means.index.to_numpy(dtype=int).tolist(), means.to_numpy(dtype=float).tolist(), strict=True))
+    return dict(
+        zip(means.index.to_numpy(dtype=int).tolist(), means.to_numpy(dtype=float).tolist(), strict=True)
+    )
 
 
 def paired_difference(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -46,20 +46,12 @@ def notebook_of(run: Run) -> str:
         "run.verdicts()",
         "run.to_dataframe()",
     ]
-    cells: list[dict[str, object]] = [
-        {"cell_type": "markdown", "id": "question", "metadata": {}, "source": question},
-        *(
-            {
-                "cell_type": "code",
-                "id": f"c{i}",
-                "metadata": {},
-                "execution_count": None,
-                "outputs": [],
-                "source": c,
-            }
-            for i, c in enumerate(codes)
-        ),
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "markdown", "id": "question", "metadata": {}, "source": question}
     ]
+    for i, source in enumerate(codes):
+        blank = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+        cells.append({**blank, "id": f"c{i}", "source": source})
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1)
 
 
