@@ -1,76 +1,13 @@
-"""Normalization layers, one file per paper or concept."""
+"""Normalization layers, one file per paper or concept.
 
-from normviz.norms.baselines import BatchNorm, ChannelsLast, GroupNorm, RMSNorm
-from normviz.norms.block_fusion import ScaleShift, fuse_transformer_block
-from normviz.norms.evonorm import (
-    EvoNorm2dB0,
-    EvoNorm2dB1,
-    EvoNorm2dB2,
-    EvoNorm2dS0,
-    EvoNorm2dS1,
-    EvoNorm2dS2,
-    make_evonorm,
-)
-from normviz.norms.evonorm_search import (
-    EVONORM_GRAPHS,
-    PRIMITIVES,
-    Candidate,
-    Event,
-    EvolutionSearch,
-    Graph,
-    GraphLayer2d,
-    Node,
-    Primitive,
-    RejectionReport,
-    SearchData,
-    dominates,
-    evaluate_norm,
-    graph_to_latex,
-    graph_to_python,
-    graph_to_sympy,
-    layer_factory,
-    pareto_front,
-    quality_reject,
-    stability_reject,
-)
-from normviz.norms.factory import NORM_NAMES, make_norm
-from normviz.norms.fusion import FoldableNorm, fuse_into_linear
-from normviz.norms.layer_norm import (
-    LayerNorm,
-    LayerNormFunction,
-    LayerNormGRU,
-    LayerNormGRUCell,
-    LayerNormLinear,
-    LayerNormLSTM,
-    LayerNormLSTMCell,
-    LayerNormRNN,
-    LayerNormRNNCell,
-    invariance_gaps,
-    invariance_table,
-    norm_statistics,
-)
-from normviz.norms.power_norm import GroupScaling, PowerNorm, PowerNormFunction, PowerNormV, statistics_gap
-from normviz.norms.self_normalizing import (
-    ALPHA01,
-    ALPHA_PRIME,
-    LAMBDA01,
-    SELU,
-    AlphaDropout,
-    ContractionReport,
-    SelfNormalizingMLP,
-    alpha_dropout_affine,
-    fixed_point,
-    init_snn_,
-    is_contraction,
-    iterate_moment_map,
-    lecun_normal_,
-    moment_map,
-    moment_map_jacobian,
-    selu,
-    selu_parameters,
-    weight_moments,
-)
-from normviz.norms.unified_norm import UnifiedNorm1d, UnifiedNorm2d, UnifiedNormFunction
+The parts are loaded when they are first asked for (PEP 562): what is free of PyTorch (the moment map of
+self-normalizing networks, the graphs of the EvoNorm search) can be used by a process that never loads it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "ALPHA01",
@@ -149,3 +86,171 @@ __all__ = [
     "statistics_gap",
     "weight_moments",
 ]
+
+_HOME = {
+    "ALPHA01": "self_normalizing",
+    "ALPHA_PRIME": "self_normalizing",
+    "EVONORM_GRAPHS": "evonorm_search",
+    "LAMBDA01": "self_normalizing",
+    "NORM_NAMES": "factory",
+    "PRIMITIVES": "evonorm_search",
+    "SELU": "self_normalizing",
+    "AlphaDropout": "self_normalizing",
+    "BatchNorm": "baselines",
+    "Candidate": "evonorm_search",
+    "ChannelsLast": "baselines",
+    "ContractionReport": "self_normalizing",
+    "Event": "evonorm_search",
+    "EvoNorm2dB0": "evonorm",
+    "EvoNorm2dB1": "evonorm",
+    "EvoNorm2dB2": "evonorm",
+    "EvoNorm2dS0": "evonorm",
+    "EvoNorm2dS1": "evonorm",
+    "EvoNorm2dS2": "evonorm",
+    "EvolutionSearch": "evonorm_search",
+    "FoldableNorm": "fusion",
+    "Graph": "evonorm_search",
+    "GraphLayer2d": "evonorm_search",
+    "GroupNorm": "baselines",
+    "GroupScaling": "power_norm",
+    "LayerNorm": "layer_norm",
+    "LayerNormFunction": "layer_norm",
+    "LayerNormGRU": "layer_norm",
+    "LayerNormGRUCell": "layer_norm",
+    "LayerNormLSTM": "layer_norm",
+    "LayerNormLSTMCell": "layer_norm",
+    "LayerNormLinear": "layer_norm",
+    "LayerNormRNN": "layer_norm",
+    "LayerNormRNNCell": "layer_norm",
+    "Node": "evonorm_search",
+    "PowerNorm": "power_norm",
+    "PowerNormFunction": "power_norm",
+    "PowerNormV": "power_norm",
+    "Primitive": "evonorm_search",
+    "RMSNorm": "baselines",
+    "RejectionReport": "evonorm_search",
+    "ScaleShift": "block_fusion",
+    "SearchData": "evonorm_search",
+    "SelfNormalizingMLP": "self_normalizing",
+    "UnifiedNorm1d": "unified_norm",
+    "UnifiedNorm2d": "unified_norm",
+    "UnifiedNormFunction": "unified_norm",
+    "alpha_dropout_affine": "self_normalizing",
+    "dominates": "evonorm_search",
+    "evaluate_norm": "evonorm_search",
+    "fixed_point": "self_normalizing",
+    "fuse_into_linear": "fusion",
+    "fuse_transformer_block": "block_fusion",
+    "graph_to_latex": "evonorm_search",
+    "graph_to_python": "evonorm_search",
+    "graph_to_sympy": "evonorm_search",
+    "init_snn_": "self_normalizing",
+    "invariance_gaps": "layer_norm",
+    "invariance_table": "layer_norm",
+    "is_contraction": "self_normalizing",
+    "iterate_moment_map": "self_normalizing",
+    "layer_factory": "evonorm_search",
+    "lecun_normal_": "self_normalizing",
+    "make_evonorm": "evonorm",
+    "make_norm": "factory",
+    "moment_map": "self_normalizing",
+    "moment_map_jacobian": "self_normalizing",
+    "norm_statistics": "layer_norm",
+    "pareto_front": "evonorm_search",
+    "quality_reject": "evonorm_search",
+    "selu": "self_normalizing",
+    "selu_parameters": "self_normalizing",
+    "stability_reject": "evonorm_search",
+    "statistics_gap": "power_norm",
+    "weight_moments": "self_normalizing",
+}
+"""Module of each public name."""
+
+if TYPE_CHECKING:
+    from normviz.norms.baselines import BatchNorm, ChannelsLast, GroupNorm, RMSNorm
+    from normviz.norms.block_fusion import ScaleShift, fuse_transformer_block
+    from normviz.norms.evonorm import (
+        EvoNorm2dB0,
+        EvoNorm2dB1,
+        EvoNorm2dB2,
+        EvoNorm2dS0,
+        EvoNorm2dS1,
+        EvoNorm2dS2,
+        make_evonorm,
+    )
+    from normviz.norms.evonorm_search import (
+        EVONORM_GRAPHS,
+        PRIMITIVES,
+        Candidate,
+        Event,
+        EvolutionSearch,
+        Graph,
+        GraphLayer2d,
+        Node,
+        Primitive,
+        RejectionReport,
+        SearchData,
+        dominates,
+        evaluate_norm,
+        graph_to_latex,
+        graph_to_python,
+        graph_to_sympy,
+        layer_factory,
+        pareto_front,
+        quality_reject,
+        stability_reject,
+    )
+    from normviz.norms.factory import NORM_NAMES, make_norm
+    from normviz.norms.fusion import FoldableNorm, fuse_into_linear
+    from normviz.norms.layer_norm import (
+        LayerNorm,
+        LayerNormFunction,
+        LayerNormGRU,
+        LayerNormGRUCell,
+        LayerNormLinear,
+        LayerNormLSTM,
+        LayerNormLSTMCell,
+        LayerNormRNN,
+        LayerNormRNNCell,
+        invariance_gaps,
+        invariance_table,
+        norm_statistics,
+    )
+    from normviz.norms.power_norm import (
+        GroupScaling,
+        PowerNorm,
+        PowerNormFunction,
+        PowerNormV,
+        statistics_gap,
+    )
+    from normviz.norms.self_normalizing import (
+        ALPHA01,
+        ALPHA_PRIME,
+        LAMBDA01,
+        SELU,
+        AlphaDropout,
+        ContractionReport,
+        SelfNormalizingMLP,
+        alpha_dropout_affine,
+        fixed_point,
+        init_snn_,
+        is_contraction,
+        iterate_moment_map,
+        lecun_normal_,
+        moment_map,
+        moment_map_jacobian,
+        selu,
+        selu_parameters,
+        weight_moments,
+    )
+    from normviz.norms.unified_norm import UnifiedNorm1d, UnifiedNorm2d, UnifiedNormFunction
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"normviz.norms.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'normviz.norms' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
