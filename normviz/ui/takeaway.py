@@ -50,7 +50,7 @@ def notebook_of(run: Run) -> str:
         {"cell_type": "markdown", "id": "question", "metadata": {}, "source": question}
     ]
     for i, source in enumerate(codes):
-        blank = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+        blank: dict[str, Any] = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
         cells.append({**blank, "id": f"c{i}", "source": source})
     return json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}, indent=1)
 

@@ -1,0 +1,122 @@
+"""Every page under AppTest: default, extreme and random knobs, a refused link, a run to its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from normviz.experiments import SLUGS, get_experiment
+from normviz.knobs import Control, Knobs
+from normviz.ui.server import engine
+
+OpenPage = Callable[..., AppTest]
+
+
+def knobs_of(slug: str, pick: Callable[[Control], object]) -> Knobs:
+    """Knobs picked field by field; where their work is too much, as few steps and seeds as there are."""
+    schema = get_experiment(slug).knobs
+    values = {name: pick(control) for name, control in schema.controls().items()}
+    small = {n: c.low for n, c in schema.controls().items() if n in ("steps", "seeds", "depth")}
+    knobs, _ = schema.parse_leniently(values)
+    if knobs == schema():
+        knobs, _ = schema.parse_leniently({**values, **small})
+    return knobs
+
+
+def highest(control: Control) -> object:
+    if control.kind in ("int", "float"):
+        return control.high
+    if control.kind == "choices":
+        return control.options
+    if control.kind == "choice":
+        return control.options[-1]
+    return not control.default if control.kind == "bool" else control.default
+
+
+def lowest(control: Control) -> object:
+    if control.kind in ("int", "float"):
+        return control.low
+    if control.kind == "choices":
+        return control.options[: control.min_choices]
+    return control.options[0] if control.kind == "choice" else control.default
+
+
+def test_home_lists_all_papers(open_page: OpenPage) -> None:
+    app = open_page()
+    text = " ".join(m.value for m in app.markdown)
+    assert text.count("https://arxiv.org/abs/") == 31
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_default_page_has_every_part(slug: str, open_page: OpenPage) -> None:
+    app = open_page(slug)
+    experiment = get_experiment(slug)
+    assert app.title[0].value == experiment.title
+    assert any(experiment.question in m.value for m in app.markdown)
+    assert [h.value for h in app.header][-3:] == [
+        "Do the papers' claims hold here?",
+        "The maths beside the code that ran",
+        "Take it with you",
+    ]
+    assert app.code, "the method's source is shown"
+    assert not app.error
+
+
+@pytest.mark.parametrize("pick", [lowest, highest], ids=["lowest", "highest"])
+@pytest.mark.parametrize("slug", SLUGS)
+def test_extreme_knobs(slug: str, pick: Callable[[Control], object], open_page: OpenPage) -> None:
+    app = open_page(slug, **knobs_of(slug, pick).to_query())
+    assert not app.exception
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("slug", SLUGS)
+def test_random_knobs(slug: str, seed: int, open_page: OpenPage) -> None:
+    rng = np.random.default_rng(seed)
+
+    def pick(control: Control) -> object:
+        if control.kind == "int":
+            return int(rng.integers(int(control.low or 0), int(control.high or 0) + 1))
+        if control.kind == "float":
+            return float(rng.uniform(control.low or 0.0, control.high or 1.0))
+        if control.kind == "choice":
+            return str(rng.choice(control.options))
+        if control.kind == "choices":
+            count = int(rng.integers(control.min_choices, len(control.options) + 1))
+            return tuple(rng.permutation(control.options)[:count].tolist())
+        return bool(rng.integers(2)) if control.kind == "bool" else control.default
+
+    app = open_page(slug, **knobs_of(slug, pick).to_query())
+    assert not app.exception
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_refused_link_says_so_and_page_stays_usable(slug: str, open_page: OpenPage) -> None:
+    app = open_page(slug, steps="999999", nonsense="1")
+    warnings = " ".join(w.value for w in app.warning)
+    assert "nonsense" in warnings
+    if "steps" in get_experiment(slug).knobs.controls():
+        assert "steps = 999999 is not allowed" in warnings
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage) -> None:
+    schema = get_experiment(slug).knobs
+    few = {n: str(c.low) for n, c in schema.controls().items() if n in ("steps", "seeds")}
+    app = open_page(slug, **few)
+    run_id = app.session_state[f"run:{slug}"]["id"]
+    deadline = time.monotonic() + 90
+    while (run := engine().get(run_id)) is not None and run.live and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run is not None
+    assert run.status == "done", run.error
+    app.run()
+    assert not app.exception
+    assert app.get("vega_lite_chart") or app.get("plotly_chart")
+    assert not any("judged when the run has ended" in i.value for i in app.info)
+    assert run.figures()
+    assert set(run.verdicts()) == {c.id for c in run.experiment.claims}
