@@ -6,6 +6,7 @@ start from the same weights.
 """
 
 from models.convnet import ConvNet
+from models.dqn import DQNAgent, QNetwork, ReplayBuffer
 from models.gpt import GPT
 from models.mlp import MLP
 from models.resnet import ResNet, ResNetBlock
@@ -17,9 +18,12 @@ __all__ = [
     "GPT",
     "MLP",
     "ConvNet",
+    "DQNAgent",
     "FeedForward",
+    "QNetwork",
     "RNNClassifier",
     "RNNLanguageModel",
+    "ReplayBuffer",
     "ResNet",
     "ResNetBlock",
     "SelfAttention",

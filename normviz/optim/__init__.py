@@ -34,9 +34,12 @@ from normviz.optim.normuon import (
     simulate_sharded_step,
 )
 from normviz.optim.param_groups import split_matrix_params
+from normviz.optim.plasticity import L2, NoisyUpdates, RegenerativeL2, shrink_and_perturb_
+from normviz.optim.redo import ReDO
 from normviz.optim.swan import SWAN, SWANFast, exact_whitening, grad_norm, grad_whitening, swan_update
 
 __all__ = [
+    "L2",
     "SWAN",
     "ColumnNorm",
     "Conda",
@@ -51,9 +54,12 @@ __all__ = [
     "MaxNorm",
     "MultiNormGD",
     "Muon",
+    "NoisyUpdates",
     "NorMuon",
     "NormGrowthLimiter",
     "OrthogonalProjector",
+    "ReDO",
+    "RegenerativeL2",
     "RowNorm",
     "SWANFast",
     "SinkGD",
@@ -69,6 +75,7 @@ __all__ = [
     "neuron_normalize",
     "newton_schulz",
     "norm_scaling_factor",
+    "shrink_and_perturb_",
     "simulate_sharded_step",
     "split_matrix_params",
     "sr_sinkhorn",
