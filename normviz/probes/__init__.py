@@ -1,7 +1,9 @@
 """Measurements on activations, gradients, updates and attention maps, one file per paper or concept."""
 
 from normviz.probes.activations import ActivationHistogram
+from normviz.probes.filtration import OutlierFiltration
 from normviz.probes.gradients import GradientNorm
+from normviz.probes.inference import allocated_bytes, compare_inference
 from normviz.probes.probe import Probe
 from normviz.probes.spectrum import (
     SpectrumValues,
@@ -23,12 +25,15 @@ from normviz.probes.statistics import StatisticsGap
 __all__ = [
     "ActivationHistogram",
     "GradientNorm",
+    "OutlierFiltration",
     "Probe",
     "SpectrumValues",
     "StatisticsGap",
     "UpdateRecord",
     "UpdateSpectrum",
+    "allocated_bytes",
     "col_norm_cv",
+    "compare_inference",
     "condition_number",
     "cosine",
     "effective_rank",

@@ -38,6 +38,7 @@ def train(
     evaluate: Evaluate | None = None,
     eval_every: int = 25,
     together: bool | None = None,
+    on_end: Callable[[list[Member]], object] | None = None,
 ) -> Iterator[Frame]:
     """Train every arm with every seed and yield a frame per member and step.
 
@@ -54,6 +55,7 @@ def train(
         evaluate: measurement between steps, at step 0, every ``eval_every`` steps, and after the last step.
         eval_every: steps between two evaluations.
         together: run the members of an arm in one ``vmap``; default: on CUDA only.
+        on_end: called with all members after the last step, e.g. to measure the trained networks.
 
     Raises:
         ValueError: no arms, two arms of one name, or no seeds.
@@ -75,7 +77,7 @@ def train(
                 if not member.diverged:
                     yield Frame(step, member.arm.name, member.seed, evaluate(member))
         if step == steps or all(member.diverged for member in members):
-            return
+            break
         if stacked:
             for stack in stacks:
                 yield from _stacked_step(stack, step, batches, probes)
@@ -83,6 +85,8 @@ def train(
             for member in members:
                 if not member.diverged:
                     yield _single_step(member, step, batches, probes)
+    if on_end is not None:
+        on_end(members)
 
 
 def _batch(member: Member, step: int, batches: Batches) -> Batch:

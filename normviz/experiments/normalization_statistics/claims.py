@@ -11,6 +11,7 @@ from normviz.frame import FrameLog
 __all__ = ["CLAIMS"]
 
 BN, LN, PN, PNV, NONE = (arm_name(n) for n in ("batch", "layer", "power", "power_v", "none"))
+UN, UNF, EMA = (arm_name(n) for n in ("unified", "unified_filtered", "ema"))
 TAIL = 3
 """Evaluations that are averaged for a final validation loss."""
 
@@ -91,11 +92,8 @@ def _batch_size_penalty(log: FrameLog, knobs: Knobs) -> dict[int, float]:
 
 def _layer_train_eval(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     table = log.scalars("train_minus_eval")
-    table = table[table["arm"] == LN]
-    return {
-        int(seed): float(value)
-        for seed, value in table.groupby("seed")["value"].agg(lambda v: v.abs().max()).items()
-    }
+    largest = table[table["arm"] == LN].groupby("seed")["value"].agg(lambda v: v.abs().max())
+    return by_seed(largest.reset_index())
 
 
 def _train_eval_gap(log: FrameLog, knobs: Knobs) -> dict[int, float]:
@@ -114,6 +112,36 @@ def _train_eval_gap(log: FrameLog, knobs: Knobs) -> dict[int, float]:
 
 def _invariances(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     return by_seed(log.scalars("invariances_as_in_paper"))
+
+
+def _of_unified(name: str) -> Measure:
+    """A value of the last frame of the UnifiedNorm arms, the largest over them, for each seed."""
+
+    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+        table = log.scalars(name)
+        table = table[table["arm"].isin([UN, UNF])]
+        return by_seed(table.groupby("seed")["value"].max().reset_index())
+
+    return measure
+
+
+def _smoothing(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    """log10 of |GM - running| over |psi^2 - running|, means over the second half of the run."""
+    means: list[dict[int, float]] = []
+    for name in ("filter/smoothed_distance", "filter/batch_distance"):
+        table = log.scalars(name)
+        table = table[table["arm"].isin([UN, UNF]) & (table["step"] >= log.last_step / 2)]
+        means.append(by_seed(table))
+    return _orders(means[0], means[1])
+
+
+def _with_outliers(arm: str, baseline: str) -> Measure:
+    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+        if knobs.task != "vision" or knobs.outlier_every == 0:
+            return {}
+        return paired_difference(log, "validation_loss", arm, baseline, window=TAIL)
+
+    return measure
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -258,5 +286,92 @@ CLAIMS: tuple[Claim, ...] = (
         unit="nats",
         needs="the vision task with LayerNorm and BatchNorm",
         caveat="8 × 8 digits have hardly any border, which is the paper's reason.",
+    ),
+    Claim(
+        id="unified-on-par-with-layer",
+        paper="unified-norm",
+        statement="UnifiedNorm is on par with LayerNorm in language.",
+        paper_figure="On par on IWSLT14 translation (qualitative; the table's figures are not quoted).",
+        measured="validation loss of UnifiedNorm minus LayerNorm, nats per character",
+        measure=_validation("language", UN, LN),
+        threshold=0.05,
+        unit="nats",
+        needs="the language task with LayerNorm and UnifiedNorm",
+    ),
+    Claim(
+        id="smoothing-steadies",
+        paper="unified-norm",
+        statement="The geometric mean over a window strays less from the running value than one batch does.",
+        paper_figure="Fluctuation smoothing (figure, qualitative).",
+        measured="log10 of |window − running| over |batch − running|, second half of the run",
+        measure=_smoothing,
+        unit="orders of magnitude",
+        needs="UnifiedNorm",
+    ),
+    Claim(
+        id="filtration-beats-ema",
+        paper="unified-norm",
+        statement="With outlier batches, filtered UnifiedNorm ends below an offline norm with a plain running mean.",
+        paper_figure="Other offline norms degrade or collapse (qualitative).",
+        measured="validation loss of filtered UnifiedNorm minus Offline EMA, with injected outliers",
+        measure=_with_outliers(UNF, EMA),
+        unit="nats",
+        needs="the vision task with outliers, filtered UnifiedNorm and Offline EMA",
+    ),
+    Claim(
+        id="filtration-beats-batch",
+        paper="unified-norm",
+        statement="With outlier batches, filtered UnifiedNorm ends below BatchNorm.",
+        paper_figure="Qualitative.",
+        measured="validation loss of filtered UnifiedNorm minus BatchNorm, with injected outliers",
+        measure=_with_outliers(UNF, BN),
+        unit="nats",
+        needs="the vision task with outliers, filtered UnifiedNorm and BatchNorm",
+    ),
+    Claim(
+        id="collapse-without-filtration",
+        paper="unified-norm",
+        statement="Without filtration UnifiedNorm suffers from the same outliers.",
+        paper_figure="Training collapses without filtration in vision (qualitative).",
+        measured="validation loss of filtered UnifiedNorm minus unfiltered, with injected outliers",
+        measure=_with_outliers(UNF, UN),
+        unit="nats",
+        needs="the vision task with outliers and both UnifiedNorm arms",
+        caveat="Three convolutions hardly collapse; the paper's networks are transformers of many layers.",
+    ),
+    Claim(
+        id="fusion-is-exact",
+        paper="unified-norm",
+        statement="Folded into the next linear layers, UnifiedNorm gives the same outputs.",
+        paper_figure="Exact by construction.",
+        measured="largest difference of the trained network's logits, folded against not",
+        measure=_of_unified("fused/max_difference"),
+        threshold=1e-4,
+        exact=True,
+        needs="the language task with UnifiedNorm, run to its end",
+    ),
+    Claim(
+        id="fusion-is-faster",
+        paper="unified-norm",
+        statement="The folded network is faster at inference than the LayerNorm network.",
+        paper_figure="About 31 % faster on GPU (abstract).",
+        measured="time of a forward pass, folded UnifiedNorm over LayerNorm (median of paired repeats)",
+        measure=_of_unified("fused/time_ratio"),
+        threshold=1.0,
+        unit="×",
+        needs="the language task with LayerNorm and UnifiedNorm, run to its end",
+        caveat="Measured on this machine, often a CPU, where a norm is a smaller share of the time.",
+    ),
+    Claim(
+        id="fusion-saves-memory",
+        paper="unified-norm",
+        statement="The folded network needs less memory at inference than the LayerNorm network.",
+        paper_figure="Nearly 18 % less on GPU (abstract).",
+        measured="bytes allocated in a forward pass, folded UnifiedNorm over LayerNorm",
+        measure=_of_unified("fused/memory_ratio"),
+        threshold=1.0,
+        unit="×",
+        exact=True,
+        needs="the language task with LayerNorm and UnifiedNorm, run to its end",
     ),
 )

@@ -10,8 +10,10 @@ Both PowerNorm arms keep the paper's per-token group scaling in front.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,10 +26,21 @@ from normviz.data.corpora import load_corpus
 from normviz.experiments.normalization_statistics.figures import HISTOGRAM_RANGE
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
 from normviz.frame import Frame, Value
-from normviz.norms import LayerNormLSTM, invariance_table
-from normviz.norms.baselines import ChannelsLast
-from normviz.norms.factory import make_norm
-from normviz.probes import ActivationHistogram, GradientNorm, StatisticsGap
+from normviz.norms import (
+    ChannelsLast,
+    LayerNormLSTM,
+    fuse_into_linear,
+    fuse_transformer_block,
+    invariance_table,
+    make_norm,
+)
+from normviz.probes import (
+    ActivationHistogram,
+    GradientNorm,
+    OutlierFiltration,
+    StatisticsGap,
+    compare_inference,
+)
 from normviz.training import Arm, Batch, Batches, Member, evaluation_loss, resolve_device, train
 
 __all__ = ["frames"]
@@ -36,6 +49,10 @@ WIDTH, LAYERS, HEADS, CONTEXT = 64, 2, 4, 64
 CHANNELS = (16, 32, 32)
 HIDDEN, RECURRENT_CONTEXT = 64, 48
 VALIDATION_BATCHES = 6
+VALIDATION_WINDOWS = 96
+COMPENSATION_START = 100
+"""UnifiedNorm's gain compensation starts at iteration 1000 in the paper; scaled to runs of a few hundred steps."""
+
 TOPIC_RUN = 4
 """Consecutive batches from one topic when batches are sorted."""
 
@@ -55,6 +72,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     probes = [
         StatisticsGap(every=2),
         GradientNorm(every=2),
+        OutlierFiltration(every=1),
         ActivationHistogram(_is_drawn, every=10, low=HISTOGRAM_RANGE[0], high=HISTOGRAM_RANGE[1]),
     ]
     if "layer" in knobs.norms:
@@ -62,6 +80,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
             yield Frame(
                 0, arm_name("layer"), seed, {"invariances_as_in_paper": _invariances_as_in_paper(seed)}
             )
+    trained: list[Member] = []
     yield from train(
         arms,
         range(knobs.seeds),
@@ -71,7 +90,34 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         probes=probes,
         evaluate=partial(_evaluate, validation=validation),
         eval_every=max(10, knobs.steps // 15),
+        on_end=trained.extend,
     )
+    if knobs.task == "language":
+        yield from _fused_inference(trained, knobs, where)
+
+
+def _fused_inference(members: Sequence[Member], knobs: Knobs, device: torch.device) -> Iterator[Frame]:
+    """Fold every UnifiedNorm of a trained GPT into its Linears; compare logits, time and memory with LayerNorm's."""
+    names = {arm_name(n) for n in ("unified", "unified_filtered")}
+    layer = {m.seed: m for m in members if m.arm.name == arm_name("layer") and not m.diverged}
+    tokens = torch.randint(0, 20, (knobs.batch_size, CONTEXT), generator=seeded_generator(1)).to(device)
+    for member in members:
+        if member.arm.name not in names or member.diverged:
+            continue
+        plain = copy.deepcopy(member.model).eval()
+        fused = copy.deepcopy(plain)
+        blocks = fused.get_submodule("blocks")
+        for name, block in list(blocks.named_children()):
+            setattr(blocks, name, fuse_transformer_block(block))
+        head, norm = fused.get_submodule("head"), fused.get_submodule("norm_out")
+        fused.head, fused.norm_out = fuse_into_linear(norm, head), nn.Identity()
+        with torch.no_grad():
+            difference = float((plain(tokens) - fused(tokens)).abs().max())
+        values: dict[str, Value] = {"fused/max_difference": difference}
+        if member.seed in layer:
+            reference = copy.deepcopy(layer[member.seed].model).eval()
+            values |= compare_inference(fused, reference, tokens)
+        yield Frame(knobs.steps, member.arm.name, member.seed, values)
 
 
 def _invariances_as_in_paper(seed: int) -> float:
@@ -91,16 +137,32 @@ def _is_drawn(name: str, module: nn.Module) -> bool:  # noqa: ARG001
     )
 
 
-def _evaluate(member: Member, *, validation: Callable[[Member], list[Batch]]) -> Mapping[str, Value]:
-    """Validation loss with the statistics that would be used, and with the batches' own."""
-    batches = validation(member)
-    loss = evaluation_loss(member, batches)
+class HeldOut(NamedTuple):
+    """Validation data: everything at once, and batches as large as those of the training."""
+
+    whole: Batch
+    batches: list[Batch]
+
+    @classmethod
+    def of(cls, tensors: Batch, size: int) -> HeldOut:
+        """Shuffle by a fixed seed; keep at most :data:`VALIDATION_BATCHES` full batches of ``size``."""
+        order = torch.randperm(len(tensors[0]), generator=seeded_generator(0)).to(tensors[0].device)
+        shuffled = tuple(t[order] for t in tensors)
+        size = min(size, len(order))
+        full = [c for c in chunks(shuffled, size) if len(c[0]) == size]
+        return cls(shuffled, full[:VALIDATION_BATCHES])
+
+
+def _evaluate(member: Member, *, validation: Callable[[Member], HeldOut]) -> Mapping[str, Value]:
+    """Validation loss with the statistics that would be used, and what the batches' own would change."""
+    held_out = validation(member)
+    trained = evaluation_loss(member, held_out.batches, training_mode=True)
     values: dict[str, Value] = {
-        "validation_loss": loss,
-        "train_minus_eval": evaluation_loss(member, batches, training_mode=True) - loss,
+        "validation_loss": evaluation_loss(member, [held_out.whole]),
+        "train_minus_eval": trained - evaluation_loss(member, held_out.batches),
     }
     if isinstance(member.model, RNNLanguageModel):
-        values |= _cell_statistics(member.model, batches[0][0])
+        values |= _cell_statistics(member.model, held_out.batches[0][0])
     return values
 
 
@@ -125,13 +187,28 @@ def _options(norm: str, knobs: Knobs) -> dict[str, object]:
             "groups": int(knobs.groups),
             "batch_first": True,
         }
+    if norm in ("unified", "unified_filtered", "ema"):
+        return {
+            "window_size": knobs.window,
+            "warmup_iters": max(knobs.warmup, knobs.window),
+            "outlier_filtration": norm == "unified_filtered",
+            "forward_smoothing": "ema" if norm == "ema" else "gm",
+            "compensation_start": COMPENSATION_START,
+        }
     if norm == "group":
         return {"groups": int(knobs.groups)}
     return {}
 
 
+_LIBRARY_NAMES = {"unified_filtered": "unified", "ema": "unified"}
+
+
+def _make(norm: str, channels: int, knobs: Knobs) -> nn.Module:
+    return make_norm(_LIBRARY_NAMES.get(norm, norm), channels, **_options(norm, knobs))
+
+
 def _token_norm(norm: str, knobs: Knobs) -> Callable[[int], nn.Module] | None:
-    return None if norm == "none" else partial(make_norm, norm, **_options(norm, knobs))
+    return None if norm == "none" else lambda channels: _make(norm, channels, knobs)
 
 
 def _image_norm(norm: str, knobs: Knobs) -> Callable[[int], nn.Module] | None:
@@ -140,7 +217,7 @@ def _image_norm(norm: str, knobs: Knobs) -> Callable[[int], nn.Module] | None:
         return None
     if norm in ("layer", "group"):
         return partial(nn.GroupNorm, 1 if norm == "layer" else int(knobs.groups))
-    return lambda channels: ChannelsLast(make_norm(norm, channels, **_options(norm, knobs)))
+    return lambda channels: ChannelsLast(_make(norm, channels, knobs))
 
 
 def _token_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
@@ -153,20 +230,15 @@ def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
     return cross_entropy(call(images), labels)
 
 
-def _text(knobs: Knobs, device: torch.device, context: int) -> tuple[TextCorpus, Batches, list[Batch]]:
+def _text(knobs: Knobs, device: torch.device, context: int) -> tuple[TextCorpus, Batches, HeldOut]:
     corpus = load_corpus(knobs.corpus).to(device)
     order = "topic" if knobs.sorted_batches else "shuffled"
     batches = corpus.batches(context, knobs.batch_size, order=order, topic_run=TOPIC_RUN)
-    held_out = corpus.windows("val", context, limit=VALIDATION_BATCHES * knobs.batch_size)
-    size = min(knobs.batch_size, len(held_out.tokens))
-    order_of = torch.randperm(len(held_out.tokens), generator=seeded_generator(0))
-    whole = [
-        c for c in chunks((held_out.tokens[order_of], held_out.targets[order_of]), size) if len(c[0]) == size
-    ]
-    return corpus, batches, whole
+    windows = corpus.windows("val", context, limit=max(VALIDATION_WINDOWS, knobs.batch_size))
+    return corpus, batches, HeldOut.of((windows.tokens, windows.targets), knobs.batch_size)
 
 
-Build = tuple[list[Arm], Batches, Callable[[Member], list[Batch]]]
+Build = tuple[list[Arm], Batches, Callable[[Member], HeldOut]]
 
 
 def _language(knobs: Knobs, device: torch.device) -> Build:
@@ -190,11 +262,27 @@ def _language(knobs: Knobs, device: torch.device) -> Build:
         digits = load_digits("image").to(device)
         reference = _vision_arm(REFERENCE, "batch", knobs, digits, min(knobs.batch_size, 128))
         arms.append(reference)
-        validation[REFERENCE] = _held_out_digits(digits, knobs.batch_size)
+        validation[REFERENCE] = HeldOut.of((digits.x_test, digits.y_test), knobs.batch_size)
     return arms, batches, lambda member: validation[member.arm.name]
 
 
 def _digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Batches:
+    batches = _plain_digit_batches(knobs, digits, size)
+    if knobs.outlier_every == 0 or knobs.task != "vision":
+        return batches
+
+    def with_outliers(seed: int, step: int) -> Batch:
+        images, labels = batches(seed, step)
+        if (step + 1) % knobs.outlier_every:
+            return images, labels
+        factor = torch.ones(len(images), 1, 1, 1, device=images.device)
+        factor[0] = knobs.outlier_factor
+        return images * factor, labels
+
+    return with_outliers
+
+
+def _plain_digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Batches:
     if not knobs.sorted_batches:
         return digits.train_batches(size)
     images, labels = digits.x_train, digits.y_train
@@ -210,10 +298,6 @@ def _digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Batches:
     return batch
 
 
-def _held_out_digits(digits: SupervisedData, size: int) -> list[Batch]:
-    return [c for c in chunks((digits.x_test, digits.y_test), size) if len(c[0]) == size]
-
-
 def _vision_arm(name: str, norm: str, knobs: Knobs, digits: SupervisedData, size: int) -> Arm:
     model = partial(ConvNet, 1, CHANNELS, digits.num_classes, norm=_image_norm(norm, knobs))
     return Arm(name, model, _adam(knobs), _class_loss, batches=_digit_batches(knobs, digits, size))
@@ -225,12 +309,12 @@ def _vision(knobs: Knobs, device: torch.device) -> Build:
     if knobs.small_batch < knobs.batch_size:
         sizes[knobs.small_batch] = knobs.small_batch
     arms: list[Arm] = []
-    held_out: dict[str, list[Batch]] = {}
+    held_out: dict[str, HeldOut] = {}
     for label, size in sizes.items():
         for norm in knobs.norms:
             name = arm_name(norm, label)
             arms.append(_vision_arm(name, norm, knobs, digits, size))
-            held_out[name] = _held_out_digits(digits, size)
+            held_out[name] = HeldOut.of((digits.x_test, digits.y_test), size)
     return arms, _digit_batches(knobs, digits, knobs.batch_size), lambda member: held_out[member.arm.name]
 
 
@@ -282,4 +366,7 @@ def _cell_statistics(model: RNNLanguageModel, tokens: Tensor) -> dict[str, Value
             spread.append(float(c.std()))
             size.append(float(h.abs().mean()))
     model.train(was_training)
-    return {"cell_std_by_time": np.float32(spread), "hidden_size_by_time": np.float32(size)}
+    return {
+        "cell_std_by_time": np.asarray(spread, np.float32),
+        "hidden_size_by_time": np.asarray(size, np.float32),
+    }

@@ -10,13 +10,18 @@ from normviz.knobs import knob
 __all__ = ["REFERENCE", "Knobs", "NormName", "arm_name", "arm_names"]
 
 Task = Literal["language", "vision", "recurrent"]
-NormName = Literal["layer", "batch", "power", "power_v", "rms", "group", "none"]
+NormName = Literal[
+    "layer", "batch", "power", "power_v", "unified", "unified_filtered", "ema", "rms", "group", "none"
+]
 
 NORMS: dict[str, str] = {
     "layer": "LayerNorm",
     "batch": "BatchNorm",
     "power": "PowerNorm",
     "power_v": "PowerNorm-V",
+    "unified": "UnifiedNorm",
+    "unified_filtered": "UnifiedNorm, filtered",
+    "ema": "Offline EMA",
     "rms": "RMSNorm",
     "group": "GroupNorm",
     "none": "No norm",
@@ -100,9 +105,9 @@ class Knobs(Base):
         30,
         0,
         200,
-        label="PowerNorm warm-up",
+        label="Warm-up",
         unit="steps",
-        help="Steps during which PowerNorm still divides by the batch's own quadratic mean, as batch norm would.",
+        help="Steps during which PowerNorm and UnifiedNorm still divide by the batch's own quadratic mean.",
         section="PowerNorm",
     )
     alpha_forward: float = knob(
@@ -120,6 +125,32 @@ class Knobs(Base):
         label="Backward memory α",
         help="Weight of the past in the state of PowerNorm's approximate backward pass (the paper's value is 0.9).",
         section="PowerNorm",
+    )
+    window: int = knob(
+        4,
+        1,
+        16,
+        label="UnifiedNorm window",
+        unit="batches",
+        help="Batches whose quadratic means UnifiedNorm averages geometrically; 1 is an uncentred BatchNorm.",
+        section="UnifiedNorm",
+    )
+    outlier_every: int = knob(
+        0,
+        0,
+        50,
+        label="Outlier every … batches",
+        help="Vision only: in every k-th batch one image's pixels are multiplied by the factor below. 0: never.",
+        section="UnifiedNorm",
+    )
+    outlier_factor: float = knob(
+        20.0,
+        1.0,
+        100.0,
+        label="Outlier factor",
+        help="How much brighter the outlier image is than it should be.",
+        step=1.0,
+        section="UnifiedNorm",
     )
     groups: Literal["1", "2", "4", "8"] = knob(
         "1",
