@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import GPT, ConvNet, RNNLanguageModel
+from models import GPT, ConvNet, RNNLanguageModel, SelfAttention
 from normviz.data import SupervisedData, TextCorpus, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.normalization_statistics.figures import HISTOGRAM_RANGE
@@ -48,8 +48,8 @@ __all__ = ["frames"]
 WIDTH, LAYERS, HEADS, CONTEXT = 64, 2, 4, 64
 CHANNELS = (16, 32, 32)
 HIDDEN, RECURRENT_CONTEXT = 64, 48
-VALIDATION_BATCHES = 6
-VALIDATION_WINDOWS = 96
+VALIDATION_BATCHES = 4
+VALIDATION_WINDOWS = 64
 COMPENSATION_START = 100
 """UnifiedNorm's gain compensation starts at iteration 1000 in the paper; scaled to runs of a few hundred steps."""
 
@@ -89,7 +89,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         device=where,
         probes=probes,
         evaluate=partial(_evaluate, validation=validation),
-        eval_every=max(10, knobs.steps // 15),
+        eval_every=max(10, knobs.steps // 8),
         on_end=trained.extend,
     )
     if knobs.task == "language":
@@ -253,6 +253,7 @@ def _language(knobs: Knobs, device: torch.device) -> Build:
             num_heads=HEADS,
             max_length=CONTEXT,
             norm=_token_norm(norm, knobs),
+            attention=partial(SelfAttention, causal=True, fused=device.type == "cpu"),
         )
         return Arm(arm_name(norm), model, _adam(knobs), _token_loss)
 
