@@ -6,9 +6,10 @@ start from the same weights.
 """
 
 from models.convnet import ConvNet
-from models.dqn import DQNAgent, QNetwork, ReplayBuffer
+from models.dqn import DQNAgent, QNetwork
 from models.gpt import GPT
 from models.mlp import MLP
+from models.replay_buffer import ReplayBuffer
 from models.resnet import ResNet, ResNetBlock
 from models.rnn import RNNClassifier, RNNLanguageModel
 from models.transformer import FeedForward, SelfAttention, TransformerBlock
