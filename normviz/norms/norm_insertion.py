@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from normviz.module_roles import is_activation, is_norm
+from normviz.module_roles import is_activation, is_norm, is_weight_layer
 from normviz.norms.feature_norm import NORM_EPS, FeatureNorm
 from normviz.validation import check_choice, check_real
 
@@ -110,7 +110,7 @@ def _convert(
         if is_activation(module):
             found += 1
             before = _without_trailing_identities(result)
-            if before and is_norm(before[-1][1]):
+            if before and _normalizes(before[-1][1]):
                 before = _without_trailing_identities(before[:-1])
             elif before and isinstance(layer := before[-1][1], nn.Linear | nn.Conv2d):
                 norm = norm_after(layer, _join(name, before[-1][0]))
@@ -130,6 +130,12 @@ def _convert(
     for i, (key, module) in enumerate(result):
         sequential.add_module(str(i) if numbered else key, module)
     return found
+
+
+def _normalizes(module: nn.Module) -> bool:
+    """A norm, or a wrapper around one without weights of its own (``ChannelsLast``)."""
+    inside = list(module.modules())
+    return any(is_norm(m) for m in inside) and not any(is_weight_layer(m) for m in inside)
 
 
 def _without_trailing_identities(layers: list[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:

@@ -72,6 +72,7 @@ class RegenerativeL2:
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, 3.0)
         >>> regularizer = RegenerativeL2(layer, strength=0.5)
         >>> _ = layer.weight.data.add_(1)
         >>> regularizer.penalty()

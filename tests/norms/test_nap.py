@@ -778,6 +778,9 @@ def test_insertion_keeps_norms_that_are_there() -> None:
     ]  # fmt: skip
     assert new[0].bias is None
     assert [type(m) for m in insert_normalization(new)] == [type(m) for m in new]
+    wrapped = nn.Sequential(nn.Conv2d(1, 4, 3), norms.ChannelsLast(nn.LayerNorm(4)), nn.ReLU())
+    assert [type(m) for m in insert_normalization(wrapped)] == [nn.Conv2d, norms.ChannelsLast, nn.ReLU]
+    assert insert_normalization(wrapped)[0].bias is None
 
 
 def test_insertion_in_nested_and_named_sequentials() -> None:
