@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
-from torch.func import jvp
+
+from normviz.residual._forward_ad import elementary_norms, jvp
 
 __all__ = ["composed_coefficient", "directional_derivative", "tree_sums"]
 
@@ -30,14 +31,14 @@ def directional_derivative(f: Map, x: Tensor, directions: Sequence[Tensor]) -> T
 
     def derivative(g: Map, v: Tensor) -> Map:
         def along(y: Tensor) -> Tensor:
-            tangent: Tensor = jvp(g, (y,), (v,))[1]
-            return tangent
+            return jvp(g, (y,), (v,))[1]
 
         return along
 
     for v in directions:
         f = derivative(f, v)
-    return f(x)
+    with elementary_norms():
+        return f(x)
 
 
 def partitions(total: int, smallest: int = 1) -> Iterator[tuple[int, ...]]:

@@ -26,7 +26,8 @@ counts and bounds                                       ``counting.py``, exporte
 =====================================================  ==================================================
 
 Modules must be deterministic. torch's batch norms in training mode use the batch's statistics, without moving the
-running ones; other modules with running statistics belong in eval mode.
+running ones; other modules with running statistics belong in eval mode. A module built on a torch.autograd.Function
+has no right expansion beyond order 2: torch takes nested forward derivatives of one as 0 (pytorch/pytorch#197867).
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import jvp, vmap
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from normviz.residual._forward_ad import jvp
 from normviz.residual._jets import module_series
 from normviz.residual._tower import ResidualTower
 from normviz.residual._trees import composed_coefficient, tree_sums
@@ -89,8 +91,8 @@ def expansion_terms(
         x: input of the encoder, (B, ...).
         order: K >= 0.
         method: "jet" (default): truncated power series, exact, order <= 12; layers without a rule go through nested
-            forward-mode AD, whose cost doubles per order. "linear": the recursion for nn.Linear modules, any order.
-            "trees": sums over trees of directional derivatives, order <= 4, independent of "jet".
+            forward-mode AD, at two to four times the cost per order. "linear": the recursion for nn.Linear modules,
+            any order. "trees": sums over trees of directional derivatives, order <= 4, independent of "jet".
         scaled: False (default): bare modules f_i, the tower's scales ignored; h_n = sum_k lam^k T_k for one lam. True:
             modules lam_i f_i, so that the levels sum to the tower's own h_n; equal to lam^k T_k for equal scales, and
             the only form with a meaning for unequal ones. A SkipInit's alpha is part of its module in both.
@@ -312,8 +314,7 @@ def _pushed_forward(tower: ResidualTower, h0: Tensor, modules: Tensor, values: T
     for i in sorted(set(modules.tolist())):
 
         def derivative(v: Tensor, i: int = i) -> Tensor:
-            tangent: Tensor = jvp(lambda h: tower.branch(i, h), (h0,), (v,))[1]
-            return tangent
+            return jvp(lambda h: tower.branch(i, h), (h0,), (v,))[1]
 
         (rows,) = torch.nonzero(modules == i, as_tuple=True)
         out = out.index_copy(0, rows, vmap(derivative)(values[rows]))
