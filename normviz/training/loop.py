@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,18 @@ def train(
         on_end(members)
 
 
+@contextmanager
+def _own_draws(seed: int, step: int) -> Iterator[None]:
+    """What a layer draws on the CPU (dropout) is the same in every arm of a seed; the global state is left as it was."""
+    source = torch.default_generator
+    before = source.get_state()
+    source.manual_seed(seed * 1_000_003 + step)
+    try:
+        yield
+    finally:
+        source.set_state(before)
+
+
 def _batch(member: Member, step: int, batches: Batches) -> Batch:
     return (member.arm.batches or batches)(member.seed, step)
 
@@ -100,6 +112,7 @@ def _single_step(member: Member, step: int, batches: Batches, probes: Sequence[P
     with ExitStack() as watching:
         for probe in due:
             watching.enter_context(probe.forward(member.model, values))
+        watching.enter_context(_own_draws(member.seed, step))
         loss = member.arm.loss(member.model, batch)
     loss.backward()  # type: ignore[no-untyped-call]
     return _finish_step(member, step, float(loss.detach()), due, values)

@@ -198,3 +198,19 @@ def test_bad_arguments_are_named() -> None:
 def test_device_auto_is_there() -> None:
     assert resolve_device("auto").type in ("cuda", "mps", "cpu")
     assert nn.Linear(1, 1).to(resolve_device("cpu")).weight.device == CPU
+
+
+def test_dropout_draws_depend_on_seed_and_step_alone_and_leave_the_global_state() -> None:
+    def dropped(name: str) -> Arm:
+        model = partial(MLP, 64, (24, 24), 10, dropout=0.5)
+        return Arm(name, model, partial(torch.optim.SGD, lr=0.05), loss)
+
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    alone = losses(run(dropped("A")))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    together = losses(run(arm("other"), dropped("A"), dropped("twin")))
+    for seed in range(2):
+        assert alone["A", seed] == together["A", seed] == together["twin", seed]
+    assert alone["A", 0] != alone["A", 1]
