@@ -369,7 +369,7 @@ def test_build_tower_shares_weights_and_keeps_the_random_state() -> None:
 # ------------------------------------------------------------------------------------------------- contracts
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "batchnorm"])
+@pytest.mark.parametrize("method", METHODS)
 def test_vmap_over_stacked_towers_equals_the_loop(method: str) -> None:
     towers = [build_tower(3, dim=6, method=method, in_dim=5, seed=s).double() for s in range(3)]
     for tower in towers:
