@@ -30,7 +30,8 @@ def runs_page() -> None:
     """Draw the page."""
     st.title("Runs")
     st.markdown(
-        "Every run that was started here, with its knobs. Choose one to open it, two to five to overlay them."
+        "Every run that was started here, with its knobs. Below the table choose one to open, rename, export or "
+        "delete it, or two to five of one page to overlay them."
     )
     kept = store()
     if trouble := store_trouble():
@@ -65,20 +66,27 @@ def _choose(runs: list[StoredRun]) -> list[StoredRun]:
             "id": [r.id for r in runs],
         }
     )
-    picked = st.dataframe(
+    st.dataframe(
         table,
         hide_index=True,
-        on_select="rerun",
-        selection_mode="multi-row",
-        key="runs/table",
         alt=f"Table of {len(runs)} stored runs: when, page, name, status, steps, seconds, knobs.",
         column_config={"when": st.column_config.DatetimeColumn(format="D MMM, HH:mm:ss")},
         height=min(38 + 35 * len(runs), 420),
     )
-    rows: list[int] = picked["selection"]["rows"]
-    if not rows:
-        st.caption("Tick a row on its left edge.")
-    return [runs[i] for i in rows if i < len(runs)]
+    by_id = {run.id: run for run in runs}
+    chosen = st.multiselect(
+        "Runs to open, or two to five to overlay",
+        list(by_id),
+        format_func=lambda i: _title(by_id[i]),
+        key="runs/chosen",
+        placeholder="Choose runs",
+    )
+    return [by_id[i] for i in chosen]
+
+
+def _title(run: StoredRun) -> str:
+    when = datetime.fromtimestamp(run.created).strftime("%d %b %H:%M:%S")
+    return f"{run.name or _changed(run)} · {run.slug} · {when}"
 
 
 def _changed(run: StoredRun) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +17,9 @@ from streamlit import App
 from normviz.engine import RunStore, StoreError, WorkerEngine, default_store_path
 
 __all__ = ["Viewer", "engine", "lifespan", "store", "store_trouble", "viewer"]
+
+GRACE = 10.0
+"""Seconds a run goes on that nobody watches any more (``NORMVIZ_GRACE`` overrides): a reload finds it again."""
 
 COLLECT_EVERY = 300.0
 """Seconds between two full garbage collections; Streamlit's own, after every script run, is switched off."""
@@ -31,7 +35,7 @@ class _Server:
             self.store = RunStore(default_store_path())
         except StoreError as error:
             self.trouble = str(error)
-        self.engine = WorkerEngine(store=self.store)
+        self.engine = WorkerEngine(store=self.store, grace=float(os.environ.get("NORMVIZ_GRACE", GRACE)))
         threading.Thread(target=_collect, name="normviz-gc", daemon=True).start()
 
 

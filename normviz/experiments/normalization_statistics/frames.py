@@ -38,6 +38,7 @@ from normviz.probes import (
     ActivationHistogram,
     GradientNorm,
     OutlierFiltration,
+    Probe,
     StatisticsGap,
     compare_inference,
 )
@@ -69,12 +70,6 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     where = resolve_device(device)
     build = {"language": _language, "vision": _vision, "recurrent": _recurrent}[knobs.task]
     arms, batches, validation = build(knobs, where)
-    probes = [
-        StatisticsGap(every=2),
-        GradientNorm(every=2),
-        OutlierFiltration(every=1),
-        ActivationHistogram(_is_drawn, every=10, low=HISTOGRAM_RANGE[0], high=HISTOGRAM_RANGE[1]),
-    ]
     if "layer" in knobs.norms:
         for seed in range(knobs.seeds):
             yield Frame(
@@ -87,13 +82,29 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         batches=batches,
         steps=knobs.steps,
         device=where,
-        probes=probes,
+        probes=probes(),
         evaluate=partial(_evaluate, validation=validation),
-        eval_every=max(10, knobs.steps // 8),
+        eval_every=eval_every(knobs),
         on_end=trained.extend,
     )
     if knobs.task == "language":
         yield from _fused_inference(trained, knobs, where)
+
+
+def probes() -> list[Probe]:
+    """What is measured around the training steps, each at its own cadence."""
+    low, high = HISTOGRAM_RANGE
+    return [
+        StatisticsGap(every=2),
+        GradientNorm(every=2),
+        OutlierFiltration(every=1),
+        ActivationHistogram(_is_drawn, every=10, low=low, high=high),
+    ]
+
+
+def eval_every(knobs: Knobs) -> int:
+    """Steps between two evaluations."""
+    return max(10, knobs.steps // 8)
 
 
 def _fused_inference(members: Sequence[Member], knobs: Knobs, device: torch.device) -> Iterator[Frame]:

@@ -1,0 +1,205 @@
+"""The app as a visitor meets it, in Chromium."""
+
+from __future__ import annotations
+
+import csv
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import parse_qs, urlparse
+
+import psutil
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from normviz.engine import RunStore
+from normviz.experiments import SLUGS, get_experiment
+from tests.browser.conftest import Server
+
+pytestmark = pytest.mark.browser
+
+SLUG = "normalization-statistics"
+SMALL = "steps=40&seeds=1&norms=layer&reference=false&batch_size=4"
+LONG = "steps=1000&seeds=1&norms=layer&reference=false&batch_size=4"
+POINTS = re.compile(r"Newest values: .+\d")
+
+
+def run_of(page: Page) -> str:
+    """The run's id in the link."""
+    return parse_qs(urlparse(page.evaluate("location.href")).query).get("run", [""])[0]
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.1)
+
+
+def chart_texts(page: Page) -> list[str]:
+    """Textual alternatives of the charts on the page."""
+    charts = page.locator("[data-testid=stVegaLiteChart], [data-testid=stPlotlyChart]")
+    return [
+        chart.evaluate('e => e.outerHTML.match(/aria-label="([^"]*)"/)?.[1] ?? \'\'')
+        for chart in charts.all()
+    ]
+
+
+def wait_for_points(page: Page) -> None:
+    wait_until(lambda: any(text.strip() for text in chart_texts(page)), "a chart with points")
+
+
+def wait_for_status(page: Page, pattern: str, seconds: float = 60.0) -> None:
+    expect(page.get_by_text(re.compile(pattern)).first).to_be_visible(timeout=seconds * 1000)
+
+
+def status_of(server: Server, run_id: str) -> str:
+    return next((run.status for run in RunStore(server.data).list() if run.id == run_id), "")
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_page_opens_and_draws_points(slug: str, server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/{slug}")
+    expect(page.get_by_role("heading", name=get_experiment(slug).title, exact=True)).to_be_visible()
+    wait_for_points(page)
+    assert run_of(page)
+    assert page.locator("[data-testid=stException]").count() == 0
+    page.get_by_role("button", name="Stop").click()
+    wait_for_status(page, r"^(Stopped|Done)")
+
+
+def test_slider_starts_a_new_run_and_stops_the_old(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/{SLUG}?{LONG}")
+    wait_for_points(page)
+    old = run_of(page)
+    slider = page.locator("[data-testid=stSlider]").filter(has_text="Batch size").locator("input")
+    slider.focus()
+    slider.press("ArrowRight")
+    wait_until(lambda: run_of(page) not in ("", old), "a new run in the link")
+    wait_for_points(page)
+    assert "batch_size=5" in page.evaluate("location.href")
+    wait_until(lambda: status_of(server, old) == "cancelled", "the old run's end")
+    page.get_by_role("button", name="Stop").click()
+
+
+def test_run_to_its_end_scrub_verdicts_and_downloads(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/{SLUG}?{SMALL}")
+    wait_for_status(page, r"^Done: step 40 of 40")
+    expect(page.get_by_text("reproduced here").first).to_be_visible()
+    newest = chart_texts(page)
+    scrubber = (
+        page.locator("[data-testid=stSlider]").filter(has_text="Moment of the training").locator("input")
+    )
+    scrubber.focus()
+    scrubber.press("Home")
+    wait_until(lambda: any("step 0" in text for text in chart_texts(page)), "charts at step 0")
+    assert chart_texts(page) != newest
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Scalars as CSV").click()
+    with open(download.value.path(), encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 40
+    assert {"step", "arm", "seed", "loss"} <= rows[0].keys()
+
+
+def test_reload_finds_the_running_run_again(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/{SLUG}?{LONG}")
+    wait_for_points(page)
+    before = run_of(page)
+    page.reload()
+    wait_for_points(page)
+    assert run_of(page) == before
+    time.sleep(3)
+    assert status_of(server, before) == "running"
+    page.get_by_role("button", name="Stop").click()
+    wait_for_status(page, r"^Stopped")
+
+
+def test_closed_tab_ends_its_run_after_the_grace_period(server: Server, browser: Browser) -> None:
+    tab = browser.new_page()
+    tab.goto(f"{server.url}/{SLUG}?{LONG}")
+    wait_for_points(tab)
+    run_id = run_of(tab)
+    assert status_of(server, run_id) == "running"
+    tab.close()
+    wait_until(lambda: status_of(server, run_id) == "cancelled", "the abandoned run's end", 20)
+
+
+def test_killed_worker_fails_its_run_only_and_the_next_works(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/{SLUG}?{LONG}")
+    wait_for_points(page)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    workers = [c for c in children if "normviz.engine.worker" in c.cmdline()]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    expect(page.get_by_text("This run failed")).to_be_visible()
+    expect(page.get_by_text("SIGKILL")).to_be_visible()
+    failed = run_of(page)
+    page.get_by_role("button", name="Run again").click()
+    wait_until(lambda: run_of(page) not in ("", failed), "a new run")
+    wait_for_status(page, r"^Running: step \d+ of 1000, [1-9]")
+    page.get_by_role("button", name="Stop").click()
+    wait_for_status(page, r"^Stopped")
+
+
+def test_two_visitors_have_their_own_runs_and_the_second_sees_its_place(
+    server: Server, browser: Browser
+) -> None:
+    first, second = (browser.new_context().new_page() for _ in range(2))
+    first.goto(f"{server.url}/{SLUG}?{LONG}")
+    wait_for_points(first)
+    second.goto(f"{server.url}/{SLUG}?{LONG}&learning_rate=0.01")
+    wait_for_status(second, r"Waiting for a free worker: place \d|Starting")
+    assert run_of(first) != run_of(second)
+    first.get_by_role("button", name="Stop").click()
+    wait_for_status(second, r"^Running: step \d+ of 1000, [1-9]")
+    second.get_by_role("button", name="Stop").click()
+    wait_for_status(second, r"^Stopped")
+    first.context.close()
+    second.context.close()
+
+
+def test_refused_link_names_the_knob_and_the_range(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/{SLUG}?steps=banana&norms=leyer")
+    message = page.get_by_text("Part of the link was not used.")
+    expect(message).to_contain_text("steps = banana is not allowed: it takes 10 to 1000.")
+    expect(message).to_contain_text("Nearest: layer.")
+    wait_for_points(page)
+    page.get_by_role("button", name="Stop").click()
+
+
+def test_refused_upload_says_why_and_nothing_is_kept(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/{SLUG}?{SMALL}")
+    page.get_by_text("Data", exact=True).click()
+    page.locator("input[type=file]").set_input_files(
+        {"name": "photo.txt", "mimeType": "text/plain", "buffer": b"\x89PNG\0\0" * 1000}
+    )
+    expect(page.get_by_text("photo.txt is not")).to_be_visible()
+    assert not list(server.data.glob("uploads/*"))
+
+
+def test_runs_page_overlays_stored_runs(server: Server, page: Page) -> None:
+    for rate in ("0.001", "0.01"):
+        page.goto(f"{server.url}/{SLUG}?{SMALL}&learning_rate={rate}")
+        wait_for_status(page, r"^Done: step 40 of 40")
+    page.goto(f"{server.url}/runs")
+    expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
+    expect(page.locator("[data-testid=stDataFrame]")).to_be_visible()
+    box = page.get_by_role("combobox", name="Runs to open")
+    for _ in range(2):
+        box.click()
+        page.get_by_role("option").first.click()
+    expect(page.get_by_text("Overlay", exact=True)).to_be_visible()
+    wait_for_points(page)
+    assert any("run A: LayerNorm" in text and "run B: LayerNorm" in text for text in chart_texts(page))
+
+
+def test_narrow_screen_has_no_sideways_scroll(server: Server, browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    tab = context.new_page()
+    tab.goto(f"{server.url}/{SLUG}?{SMALL}")
+    wait_for_points(tab)
+    overflow = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
+    context.close()
