@@ -1,6 +1,7 @@
 """Measurements on activations, gradients, updates and attention maps, one file per paper or concept."""
 
 from normviz.probes.activations import ActivationHistogram
+from normviz.probes.depth import LayerGradients, LayerMoments
 from normviz.probes.filtration import OutlierFiltration
 from normviz.probes.gradients import GradientNorm
 from normviz.probes.inference import allocated_bytes, compare_inference
@@ -25,6 +26,8 @@ from normviz.probes.statistics import StatisticsGap
 __all__ = [
     "ActivationHistogram",
     "GradientNorm",
+    "LayerGradients",
+    "LayerMoments",
     "OutlierFiltration",
     "Probe",
     "SpectrumValues",

@@ -91,7 +91,7 @@ def train(
 
 @contextmanager
 def _own_draws(seed: int, step: int) -> Iterator[None]:
-    """What a layer draws on the CPU (dropout) is the same in every arm of a seed; the global state is left as it was."""
+    """A layer (dropout) draws the same on the CPU in every arm of a seed; the global state is left as it was."""
     source = torch.default_generator
     before = source.get_state()
     source.manual_seed(seed * 1_000_003 + step)
