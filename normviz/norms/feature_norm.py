@@ -28,7 +28,7 @@ class FeatureNorm(nn.Module):
     """Layer or RMS norm over the features of a sample, or over channels and pixels of an image.
 
     Scale-invariant for eps = 0: FeatureNorm(c x) = FeatureNorm(x) for every c > 0. float16 and bfloat16 are normalised
-    in float32 and cast back. A constant input gives exactly the offset under "layer" (with eps > 0).
+    in float32 and cast back. A constant input gives the offset under "layer" (with eps > 0).
 
     Args:
         num_features: features, or channels C of an image.
@@ -87,8 +87,7 @@ class FeatureNorm(nn.Module):
             raise ValueError(f"x must have shape {expected}, got {tuple(x.shape)}.")
         a = x.to(kind).flatten(-ndim)  # (..., F) or (..., C H W)
         if self.kind == "layer":
-            # Differences from the first entry are exactly 0 for a constant sample, where a rounded mean is not.
-            z = F.layer_norm(a - a[..., :1].detach(), a.shape[-1:], eps=self.eps)
+            z = F.layer_norm(a, a.shape[-1:], eps=self.eps)
         else:
             z = F.rms_norm(a, a.shape[-1:], eps=self.eps)
         z = z.reshape(x.shape)
