@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["PAGES", "PAPERS", "TOPICS", "Page", "Paper", "get_paper", "papers_of_page"]
+__all__ = ["PAGES", "PAPERS", "TOPICS", "Page", "Paper", "get_paper", "papers_of_page", "papers_table"]
 
 TOPICS: dict[str, str] = {
     "normalization": "Normalization",
@@ -374,3 +374,19 @@ def get_paper(slug: str) -> Paper:
 def papers_of_page(page: str) -> list[Paper]:
     """The papers shown on a page, in catalog order."""
     return [paper for paper in PAPERS.values() if paper.page == page]
+
+
+def papers_table() -> str:
+    """The README's table of papers in Markdown: topic, paper, page, and whether the page is built."""
+    from normviz.experiments import SLUGS
+
+    lines = ["| topic | paper | page | status |", "|---|---|---|---|"]
+    for paper in sorted(PAPERS.values(), key=lambda p: (list(TOPICS).index(p.topic), p.page not in SLUGS)):
+        status = "built" if paper.page in SLUGS else "planned"
+        reference = f"[{paper.title}]({paper.url}), {paper.authors.split(',')[0]} et al., {paper.year}"
+        lines.append(f"| {TOPICS[paper.topic]} | {reference} | `{paper.page}` | {status} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(papers_table())  # noqa: T201

@@ -118,6 +118,7 @@ class RunControl:
         me.attach(run.id)
         st.session_state[self._state] = {"id": run.id, "key": (knobs.key(), device), "loaded": None}
         st.session_state.pop(f"scrub:{self.experiment.slug}", None)
+        st.query_params["run"] = run.id
         engine().wait_for_frames(run.id, seen=0, timeout=FIRST_FRAME)
         return run
 
@@ -209,7 +210,7 @@ def status_line(run: Run) -> None:
         left = (total * seeds - done) / speed if speed else None
         remaining = f", about {left:.0f} s left" if left is not None else ""
         word = "Paused" if run.status == "paused" else "Running"
-        text = f"{word}: step {run.log.progress_step:.0f} of {total}, {speed:.0f} network steps/s{remaining}"
+        text = f"{word}: step {run.log.progress_step:.0f} of {total}, {speed:.3g} network steps/s{remaining}"
     else:
         word = {"done": "Done", "cancelled": "Stopped", "failed": "Failed"}[run.status]
         text = f"{word}: step {run.log.progress_step:.0f} of {total} in {run.seconds:.1f} s"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import streamlit as st
 
 from normviz.catalog import PAPERS
 from normviz.experiments import get_experiment
+from normviz.figures import Figure
 from normviz.knobs import Knobs
+from normviz.ui.charts import figure_grid
 from normviz.ui.live import RunControl
 from normviz.ui.server import store_trouble
 from normviz.ui.source import Maths, maths_beside_source
@@ -16,7 +19,22 @@ from normviz.ui.takeaway import draw_takeaway
 from normviz.ui.verdicts import draw_verdicts
 from normviz.ui.widgets import CustomWidget, knob_panel, load_link, reset_knobs, set_knobs
 
-__all__ = ["experiment_page"]
+__all__ = ["Exact", "experiment_page"]
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Charts of closed forms: no run behind them; those with parameters react in the browser during the drag.
+
+    Args:
+        title: heading of the section.
+        text: Markdown above the charts.
+        figures: makes the charts, by name.
+    """
+
+    title: str
+    text: str
+    figures: Callable[[], Mapping[str, Figure]]
 
 
 def experiment_page(
@@ -26,6 +44,7 @@ def experiment_page(
     reading: str,
     maths: tuple[Maths, ...],
     widgets: Mapping[str, CustomWidget] | None = None,
+    exact: Exact | None = None,
 ) -> None:
     """Draw an experiment's page: question, knobs, live charts, scrubber, verdicts, maths beside source, take-away.
 
@@ -35,6 +54,7 @@ def experiment_page(
         reading: Markdown below the charts: how to read them, what to try.
         maths: equations and the code that computes them.
         widgets: special widgets by knob.
+        exact: charts that need no run, below the reading.
     """
     experiment = get_experiment(slug)
     control = RunControl(experiment)
@@ -78,6 +98,10 @@ def experiment_page(
         step = control.scrubber(run)
         control.live_region(run, step)
     st.markdown(reading)
+    if exact is not None:
+        st.header(exact.title, anchor="exact")
+        st.markdown(exact.text)
+        figure_grid(exact.figures(), key=f"{slug}-exact")
 
     st.header("Do the papers' claims hold here?", anchor="claims")
     if run.live:
