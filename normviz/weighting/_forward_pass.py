@@ -77,7 +77,7 @@ def prepare_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         with dual_level():
-            make_dual(torch.zeros(()), torch.zeros(()))
+            make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
 
 
 def call_with(model: nn.Module, state: Named, x: Any) -> Any:
