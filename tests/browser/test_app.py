@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from normviz.engine import RunStore
 from normviz.experiments import SLUGS, get_experiment
-from tests.browser.conftest import Server
+from tests.app_server import Server
 
 pytestmark = pytest.mark.browser
 
