@@ -16,8 +16,9 @@ from benchmarks.report import report
 from tests.app_server import Server, running_app
 from tests.chromium import FLAGS, find
 
-PAGE = "normalization-statistics?seeds=1&norms=layer&norms=layer&reference=false&steps=1000"
-POINTS = "() => [...document.querySelectorAll('[data-testid=stVegaLiteChart]')].some(e => /Newest values/.test(e.outerHTML))"
+PAGE = "normalization-statistics?seeds=1&norms=layer&reference=false&steps=1000"
+CHARTS = "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')]"
+POINTS = f"() => {CHARTS}.some(e => /Newest values/.test(e.outerHTML))"
 COUNT = """() => {
   window.updates = 0; let last = '';
   const texts = () => [...document.querySelectorAll('[data-testid=stVegaLiteChart]')].map(

@@ -1,0 +1,133 @@
+"""Figures: what they draw from a log, in words and in data."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from normviz.figures import Figure, colours, dashes, line_figure, profile_figure, ridge_figure, seed_bands
+from normviz.frame import Frame, FrameLog
+
+ARMS = ["LayerNorm", "BatchNorm"]
+
+
+def log_of(steps: int = 30, seeds: int = 3) -> FrameLog:
+    rng = np.random.default_rng(0)
+    return FrameLog(
+        Frame(
+            step, arm, seed, {"loss": float(rng.uniform(1, 2)), "h": rng.random((2, 4)), "p": rng.random(5)}
+        )
+        for step in range(steps)
+        for arm in ARMS
+        for seed in range(seeds)
+    )
+
+
+def test_seed_bands_are_mean_and_range_of_each_seeds_bin_mean() -> None:
+    table = log_of(25).scalars("loss")
+    bands = seed_bands(table, max_points=10)
+    width = 3
+    for row in bands.itertuples():
+        part = table[(table.arm == row.arm) & (table.step // width == row.step // width)]
+        means = part.groupby("seed")["value"].mean()
+        assert row.mean == pytest.approx(means.mean())
+        assert (row.low, row.high, row.seeds) == pytest.approx((means.min(), means.max(), 3))
+    assert bands.groupby("arm").size().tolist() == [9, 9]
+
+
+def test_seed_bands_leave_out_infinities_and_missing_seeds() -> None:
+    table = pd.DataFrame(
+        {"step": [0, 0, 1, 1], "arm": ["A"] * 4, "seed": [0, 1, 0, 1], "value": [1.0, 3.0, 2.0, np.inf]}
+    )
+    bands = seed_bands(table)
+    assert bands["mean"].tolist() == [2.0, 2.0]
+    assert bands["seeds"].tolist() == [2, 1]
+    assert seed_bands(table[:0]).empty
+
+
+def test_line_figure_says_its_newest_values() -> None:
+    log = FrameLog([Frame(0, "A", 0, {"x": 1.0}), Frame(1, "A", 0, {"x": 2.5})])
+    figure = line_figure(log, "x", title="T", y="y", look_for="l")
+    assert figure.alt.endswith("Newest values: A 2.5.")
+    assert figure.data is not None
+    assert figure.data["mean"].tolist() == [1.0, 2.5]
+
+
+def test_spec_holds_no_data_and_is_stable_while_data_grow() -> None:
+    log = log_of(5)
+    first = line_figure(log, "loss", title="T", y="y", look_for="l", last=30)
+    log.extend(log_of(9).frames)
+    second = line_figure(log, "loss", title="T", y="y", look_for="l", last=30)
+    assert first.spec == second.spec
+    assert "data" not in json.dumps(first.spec).replace("datum", "")
+
+
+def test_cursor_stands_at_the_scrubbed_step() -> None:
+    figure = line_figure(log_of(5), "loss", title="T", y="y", look_for="l", step=3)
+    assert figure.spec is not None
+    assert {"name": "cursor", "value": 3} in figure.spec["params"]
+
+
+def test_log_scale_leaves_out_what_is_not_positive() -> None:
+    log = FrameLog([Frame(0, "A", 0, {"x": -1.0}), Frame(1, "A", 0, {"x": 1.0})])
+    figure = line_figure(log, "x", title="T", y="y", look_for="l", log_scale=True)
+    assert figure.data is not None
+    assert figure.data["step"].tolist() == [1]
+
+
+def test_ridges_average_seeds_and_show_the_moment() -> None:
+    log = log_of(10)
+    figure = ridge_figure(
+        log, "h", low=-1, high=1, title="T", x="x", look_for="l", layer_names=["in", "out"], step=4
+    )
+    assert figure.title == "T (step 4)"
+    assert figure.data is not None
+    part = figure.data[(figure.data.arm == "LayerNorm") & (figure.data.layer == "out")]
+    expected = np.mean([e.value[1] for e in log.arrays("h", 4) if e.arm == "LayerNorm"], axis=0)
+    np.testing.assert_allclose(part["density"], expected, rtol=1e-6)
+
+
+def test_profile_is_mean_and_range_over_seeds() -> None:
+    log = log_of(3)
+    figure = profile_figure(log, "p", title="T", x="x", y="y", look_for="l")
+    assert figure.data is not None
+    part = figure.data[figure.data.arm == "BatchNorm"]
+    stack = np.stack([e.value for e in log.arrays("p") if e.arm == "BatchNorm"])
+    np.testing.assert_allclose(part["mean"], stack.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(part["high"], stack.max(0), rtol=1e-6)
+
+
+def test_an_arm_has_one_colour_whatever_stands_beside_it() -> None:
+    assert colours(["LayerNorm", "PowerNorm"])[0] == colours(["BatchNorm", "LayerNorm"])[1]
+    base, variant = ["LayerNorm"], ["LayerNorm", "LayerNorm, batch 4"]
+    assert set(colours(variant)) == set(colours(base))
+    assert dashes(variant)[0] != dashes(variant)[1]
+    eight = [f"arm {i}" for i in range(8)]
+    assert len(set(colours(eight))) == 8
+
+
+def test_exports() -> None:
+    figure = line_figure(log_of(5), "loss", title="<T>", y="y", look_for="l")
+    assert figure.to_svg().startswith("<svg")
+    assert "vega" in figure.to_html()
+    chart = figure.chart.to_dict()
+    assert chart["title"]["text"] == "<T>"
+
+
+def test_plotly_figures_export_html_but_no_svg() -> None:
+    import plotly.graph_objects as go
+
+    figure = Figure("<b>", "l", "a", plotly=go.Figure(go.Heatmap(z=[[1, 2]])))
+    assert "&lt;b&gt;" in figure.to_html()
+    with pytest.raises(TypeError, match="to_html"):
+        figure.to_svg()
+
+
+def test_a_figure_is_one_kind() -> None:
+    with pytest.raises(ValueError, match="either spec with data or plotly"):
+        Figure("t", "l", "a")
+    with pytest.raises(ValueError, match="either spec with data or plotly"):
+        Figure("t", "l", "a", spec={})
