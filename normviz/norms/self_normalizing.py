@@ -312,6 +312,7 @@ class SelfNormalizingMLP(nn.Module):
         check_integer("hidden", hidden, 1)
         check_integer("out_features", out_features, 1)
         check_integer("depth", depth, 1)
+        check_real("dropout", dropout, 0.0, 1.0, high_open=True)
         self.blocks = nn.Sequential()
         for index in range(depth):
             self.blocks.append(

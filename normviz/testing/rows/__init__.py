@@ -1,0 +1,1 @@
+"""The rows of the contract table, one file per topic package."""

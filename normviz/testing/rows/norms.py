@@ -1,0 +1,425 @@
+"""Rows of :mod:`normviz.norms`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normviz import norms
+from normviz.testing._values import Inputs
+from normviz.testing.assertions import Bad
+from normviz.testing.contracts import Contract, FunctionContract, LayerContract, ObjectContract
+
+__all__ = ["ROWS"]
+
+
+def tokens(channels: int = 6) -> Callable[[], Inputs]:
+    """(B, T, C) = (4, 5, channels)."""
+    return lambda: (torch.randn(4, 5, channels),)
+
+
+def padded_tokens(time_first: bool = False, channels: int = 6) -> Callable[[], Inputs]:
+    """(B, T, C) or (T, B, C) with a mask (B, T) = (4, 5), True at padding; at least three real tokens a row."""
+
+    def inputs() -> Inputs:
+        lengths = torch.randint(3, 6, (4, 1))
+        shape = (5, 4, channels) if time_first else (4, 5, channels)
+        return torch.randn(shape), torch.arange(5) >= lengths
+
+    return inputs
+
+
+def images() -> Inputs:
+    """(N, C, H, W) = (4, 6, 3, 3)."""
+    return (torch.randn(4, 6, 3, 3),)
+
+
+def sequences() -> Inputs:
+    """(T, N, I) = (2, 4, 5), no initial state, lengths."""
+    return torch.randn(2, 4, 5), None, torch.randint(1, 3, (4,))
+
+
+def batch(width: int = 6) -> Callable[[], Inputs]:
+    """(N, width) with N = 4."""
+    return lambda: (torch.randn(4, width),)
+
+
+def wrong(*shape: int, dtype: torch.dtype = torch.float32) -> Callable[[], Inputs]:
+    """Zeros of a shape or dtype that must be refused."""
+    return lambda: (torch.zeros(shape, dtype=dtype),)
+
+
+NOT_TOKENS = (
+    Bad(inputs=wrong(4, 5, 7), names="x"),
+    Bad(inputs=wrong(4, 5, 6, dtype=torch.long), names="x", error=TypeError),
+)
+NOT_IMAGES = (
+    Bad(inputs=wrong(4, 6), names="input"),
+    Bad(inputs=wrong(4, 7, 3, 3), names="input"),
+    Bad(inputs=wrong(4, 6, 3, 3, dtype=torch.long), names="input", error=TypeError),
+)
+
+
+def mask_of(shape: Sequence[int], dtype: torch.dtype = torch.bool) -> Callable[[], Inputs]:
+    """Tokens (4, 5, 6) with a mask that must be refused."""
+    return lambda: (torch.zeros(4, 5, 6), torch.ones(*shape, dtype=dtype))
+
+
+BAD_MASKS = (
+    Bad(inputs=mask_of((5, 3)), names="pad_mask"),
+    Bad(inputs=mask_of((4, 5), torch.float32), names="pad_mask", error=TypeError),
+)
+
+
+def recurrent(name: str, state: str = "state") -> LayerContract:
+    """A recurrent network with layer norm."""
+    return LayerContract(
+        method=f"normviz.norms.{name}",
+        make=partial(getattr(norms, name), input_size=5, hidden_size=4, num_layers=2),
+        inputs=sequences,
+        bad=[
+            Bad({"input_size": 0}),
+            Bad({"hidden_size": 0}),
+            Bad({"num_layers": 0}),
+            Bad({"eps": -1.0}),
+            Bad(inputs=wrong(3, 4, 6), names="x"),
+            Bad(inputs=wrong(3, 4, 5, dtype=torch.long), names="x", error=TypeError),
+            Bad(inputs=lambda: (torch.zeros(3, 4, 5), torch.zeros(2, 3, 4)), names=state),
+            Bad(inputs=lambda: (torch.zeros(3, 4, 5), None, torch.tensor([1, 2, 3, 4])), names="lengths"),
+            Bad(inputs=lambda: (torch.zeros(3, 4, 5), None, torch.ones(4)), names="lengths", error=TypeError),
+        ],
+    )
+
+
+def evonorm(name: str) -> LayerContract:
+    """An EvoNorm layer; the B series has batch statistics, the S series groups."""
+    batch_dependent = name.startswith("EvoNorm2dB")
+    own = (
+        [Bad({"momentum": 1.5})]
+        if batch_dependent
+        else [Bad({"groups": 4}), Bad({"group_size": 4, "groups": None})]
+    )
+    return LayerContract(
+        method=f"normviz.norms.{name}",
+        make=partial(getattr(norms, name), num_features=6, **({} if batch_dependent else {"groups": 3})),
+        inputs=images,
+        bad=[Bad({"num_features": 0}), Bad({"eps": -1.0}), *own, *NOT_IMAGES],
+    )
+
+
+def graph_layer(**options: Any) -> norms.GraphLayer2d:
+    """max(v1 x, v0 rms over a group) / std over the batch: every parameter and both kinds of aggregation."""
+    nodes = (
+        ("mul", (0, 3)),
+        ("rms_whg", (0,)),
+        ("mul", (5, 2)),
+        ("max", (4, 6)),
+        ("std_bwh", (0,)),
+        ("div", (7, 8)),
+    )
+    graph = norms.Graph(tuple(norms.Node(op, inputs) for op, inputs in nodes))
+    return norms.GraphLayer2d(graph, **{"num_features": 6, "groups": 3, **options})
+
+
+# ------------------------------------------------------------------------------------- what is no layer
+
+
+def anchor(norm: Callable[[int], nn.Module]) -> nn.Module:
+    """A network with one norm, for images of 4 x 4."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm(4), nn.Flatten(), nn.Linear(16, 2))
+
+
+def search(**options: Any) -> norms.EvolutionSearch:
+    """The EvoNorm search on eight images, with one step of training per candidate."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 1, 4, 4, generator=generator)
+    data = norms.SearchData(x, (x.mean((1, 2, 3)) > 0).long(), x, (x.mean((1, 2, 3)) > 0).long(), 4)
+    initial = [norms.EVONORM_GRAPHS["S0"], norms.EVONORM_GRAPHS["BN-ReLU"]]
+    settings = {"steps": 1, "threshold": 0.0, "stability_steps": 1, "n_nodes": 4, "initial": initial}
+    return norms.EvolutionSearch([anchor], data, **{**settings, **options})
+
+
+def projected(**options: Any) -> ProjectedModel:
+    """A small normalised network and its projector."""
+    return ProjectedModel(**options)
+
+
+class ProjectedModel:
+    """A network and its projector, stepped and saved together."""
+
+    def __init__(self, **options: Any) -> None:
+        self.model = nn.Sequential(
+            nn.Linear(4, 6, bias=False),
+            nn.LayerNorm(6),
+            nn.ReLU(),
+            nn.Linear(6, 6, bias=False),
+            nn.LayerNorm(6),
+        )
+        self.projector = norms.NormProjector(self.model, **options)
+
+    def step(self, i: int) -> dict[str, Tensor]:
+        """Move every parameter at random, then project."""
+        generator = torch.Generator().manual_seed(i)
+        with torch.no_grad():
+            for p in self.model.parameters():
+                p.add_(0.1 * torch.randn(p.shape, generator=generator))
+        self.projector.project_(lr=0.1)
+        return {name: p.detach().clone() for name, p in self.model.named_parameters()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of both."""
+        return {"model": self.model.state_dict(), "projector": self.projector.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Into both."""
+        self.model.load_state_dict(state["model"])
+        self.projector.load_state_dict(state["projector"])
+
+
+def plain_network() -> Inputs:
+    """A network without norms."""
+    return (nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)),)
+
+
+def trained_power_norm() -> Inputs:
+    """A PowerNorm with a running statistic, and tokens."""
+    norm = norms.PowerNorm(6, batch_first=True)
+    norm(torch.randn(4, 5, 6))
+    return norm, torch.randn(4, 5, 6)
+
+
+BLOCK: dict[str, Any] = {"num_features": 6, "batch_first": True}
+
+ROWS: list[Contract] = [
+    LayerContract(
+        method="normviz.norms.LayerNorm",
+        make=partial(norms.LayerNorm, normalized_shape=6),
+        inputs=tokens(),
+        bad=[
+            Bad({"normalized_shape": 0}),
+            Bad({"eps": -1.0}),
+            Bad(inputs=wrong(4, 5, 7), names="normalized_shape"),
+            Bad(inputs=wrong(4, 5, 6, dtype=torch.long), names="a", error=TypeError),
+        ],
+    ),
+    LayerContract(
+        method="normviz.norms.LayerNormLinear",
+        make=partial(norms.LayerNormLinear, in_features=6, out_features=4),
+        inputs=tokens(),
+        bad=[
+            Bad({"in_features": 0}),
+            Bad({"out_features": 0}),
+            Bad({"activation": "sine"}),
+            Bad({"eps": -1.0}),
+        ],
+    ),
+    recurrent("LayerNormRNN"),
+    recurrent("LayerNormGRU"),
+    recurrent("LayerNormLSTM"),
+    FunctionContract(
+        method="normviz.norms.invariance_table",
+        inputs=tuple,
+        tensors=False,
+        bad=[Bad({"tol": 0.0}), Bad({"seed": -1})],
+    ),
+    LayerContract(
+        method="normviz.norms.PowerNorm",
+        make=partial(norms.PowerNorm, groups=2, warmup_iters=2, **BLOCK),
+        inputs=padded_tokens(),
+        bad=[
+            Bad({"num_features": 0}),
+            Bad({"groups": 4}),
+            Bad({"eps": -1.0}),
+            Bad({"alpha_fwd": 1.5}),
+            Bad({"alpha_bkw": -0.5}),
+            Bad({"warmup_iters": -1}),
+            Bad({"mode": "exact"}),
+            *NOT_TOKENS,
+            *BAD_MASKS,
+            Bad(inputs=mask_of((4, 5)), names="pad_mask"),
+        ],
+    ),
+    LayerContract(
+        method="normviz.norms.PowerNorm",
+        variant="paper",
+        make=partial(norms.PowerNorm, num_features=6, warmup_iters=0, mode="paper"),
+        inputs=padded_tokens(time_first=True),
+    ),
+    LayerContract(
+        method="normviz.norms.PowerNormV",
+        make=partial(norms.PowerNormV, **BLOCK),
+        inputs=padded_tokens(),
+        bad=[
+            Bad({"num_features": 0}),
+            Bad({"groups": 4}),
+            Bad({"eps": -1.0}),
+            Bad({"momentum": 1.5}),
+            *NOT_TOKENS,
+            *BAD_MASKS,
+        ],
+    ),
+    FunctionContract(
+        method="normviz.norms.statistics_gap",
+        inputs=trained_power_norm,
+        tensors=False,
+        bad=[
+            Bad(inputs=lambda: (nn.LayerNorm(6), torch.zeros(4, 6)), names="norm", error=TypeError),
+            Bad(inputs=lambda: (norms.PowerNorm(6), torch.zeros(4, 7)), names="x"),
+        ],
+    ),
+    LayerContract(
+        method="normviz.norms.UnifiedNorm1d",
+        make=partial(
+            norms.UnifiedNorm1d, num_features=6, window_size=(2, 3), warmup_iters=3, compensation_start=0
+        ),
+        inputs=padded_tokens(),
+        bad=[
+            Bad({"num_features": 0}),
+            Bad({"window_size": 0}),
+            Bad({"window_size": 2.5}, error=TypeError),
+            Bad({"warmup_iters": -1}),
+            Bad({"eps": -1.0}),
+            Bad({"momentum": 1.0}),
+            Bad({"compensation_clip": 0.5}),
+            Bad({"forward_smoothing": "median"}),
+            Bad({"threshold_scope": "row"}),
+            *NOT_TOKENS,
+            *BAD_MASKS,
+        ],
+    ),
+    LayerContract(
+        method="normviz.norms.UnifiedNorm2d",
+        make=partial(
+            norms.UnifiedNorm2d, num_features=6, window_size=2, warmup_iters=2, outlier_filtration=True
+        ),
+        inputs=images,
+        bad=[
+            Bad({"num_features": 0}),
+            Bad(inputs=wrong(4, 6, 3), names="x"),
+            Bad(inputs=wrong(4, 7, 3, 3), names="x"),
+        ],
+    ),
+    LayerContract(
+        method="normviz.norms.SELU",
+        make=norms.SELU,
+        inputs=batch(),
+        bad=[Bad({"alpha": float("inf")}), Bad({"scale": float("inf")})],
+    ),
+    LayerContract(
+        method="normviz.norms.AlphaDropout",
+        make=partial(norms.AlphaDropout, p=0.3),
+        inputs=batch(),
+        random=True,
+        bad=[Bad({"p": 1.0}), Bad({"p": -0.1}), Bad({"fixed_var": 0.0})],
+    ),
+    LayerContract(
+        method="normviz.norms.SelfNormalizingMLP",
+        make=partial(norms.SelfNormalizingMLP, in_features=6, hidden=5, out_features=3, depth=2, dropout=0.2),
+        inputs=batch(),
+        random=True,
+        bad=[
+            Bad({"in_features": 0}),
+            Bad({"hidden": 0}),
+            Bad({"out_features": 0}),
+            Bad({"depth": 0}),
+            Bad({"dropout": 1.0}),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.norms.selu",
+        inputs=batch(),
+        bad=[Bad(inputs=wrong(4, 6, dtype=torch.long), names="selu", error=TypeError)],
+        skip={"numbers": "the module checks alpha and scale, the function is its inner loop"},
+    ),
+    *(evonorm(f"EvoNorm2d{kind}") for kind in ("B0", "B1", "B2", "S0", "S1", "S2")),
+    FunctionContract(
+        method="normviz.norms.make_evonorm",
+        inputs=lambda: ("S0", 6),
+        options={"groups": 3},
+        tensors=False,
+        bad=[Bad(inputs=lambda: ("S9", 6), names="kind"), Bad({"groups": 4}), Bad({"eps": -1.0})],
+    ),
+    LayerContract(
+        method="normviz.norms.GraphLayer2d",
+        make=graph_layer,
+        inputs=images,
+        bad=[
+            Bad({"num_features": 0}),
+            Bad({"groups": 0}),
+            Bad({"eps": -1.0}),
+            Bad({"momentum": 1.5}),
+            *NOT_IMAGES,
+        ],
+    ),
+    ObjectContract(
+        method="normviz.norms.EvolutionSearch",
+        make=search,
+        step=lambda object, _: object.step(),
+        bad=[
+            Bad({"population_size": 0}),
+            Bad({"tournament_fraction": 0.0}),
+            Bad({"min_tournament": 0}),
+            Bad({"criterion": "best"}),
+            Bad({"exploration": 1.5}),
+            Bad({"n_nodes": 0}),
+            Bad({"seed": -1}),
+            Bad({"steps": 0}),
+            Bad({"lr": 0.0}),
+        ],
+    ),
+    LayerContract(
+        method="normviz.norms.BatchNorm",
+        make=partial(norms.BatchNorm, num_features=6),
+        inputs=padded_tokens(),
+        bad=[Bad({"num_features": 0}), Bad({"eps": -1.0}), Bad({"momentum": 1.5}), *NOT_TOKENS, *BAD_MASKS],
+    ),
+    LayerContract(
+        method="normviz.norms.RMSNorm",
+        make=partial(norms.RMSNorm, num_features=6),
+        inputs=tokens(),
+        bad=[Bad({"num_features": 0}), Bad({"eps": -1.0}), *NOT_TOKENS],
+    ),
+    LayerContract(
+        method="normviz.norms.GroupNorm",
+        make=partial(norms.GroupNorm, num_features=6, groups=2),
+        inputs=tokens(),
+        bad=[Bad({"num_features": 0}), Bad({"groups": 4}), Bad({"eps": -1.0}), *NOT_TOKENS],
+    ),
+    LayerContract(
+        method="normviz.norms.FeatureNorm",
+        make=partial(norms.FeatureNorm, num_features=6),
+        inputs=tokens(),
+        bad=[Bad({"num_features": 0}), Bad({"eps": -1.0})],
+    ),
+    LayerContract(
+        method="normviz.norms.NaPMLP",
+        make=partial(norms.NaPMLP, in_dim=6, out_dim=3, hidden=(5, 4)),
+        inputs=batch(),
+        bad=[Bad({"in_dim": 0}), Bad({"out_dim": 0}), Bad({"hidden": (0,)}), Bad({"norm": "batch"})],
+    ),
+    FunctionContract(
+        method="normviz.norms.insert_normalization",
+        inputs=plain_network,
+        tensors=False,
+        bad=[
+            Bad({"norm": "batch"}),
+            Bad({"eps": -1.0}),
+            Bad(inputs=lambda: (nn.Linear(2, 2),), names="model"),
+        ],
+    ),
+    ObjectContract(
+        method="normviz.norms.NormProjector",
+        make=projected,
+        step=ProjectedModel.step,
+        bad=[
+            Bad({"every": 0}),
+            Bad({"scale_offset": "keep"}),
+            Bad({"reg_strength": -1.0}),
+            Bad({"exclude": ("9.weight",)}),
+        ],
+    ),
+]
