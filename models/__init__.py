@@ -9,6 +9,7 @@ from models.convnet import ConvNet
 from models.dqn import DQNAgent, QNetwork
 from models.gpt import GPT
 from models.mlp import MLP
+from models.policy import TokenPolicy
 from models.replay_buffer import ReplayBuffer
 from models.resnet import ResNet, ResNetBlock
 from models.rnn import RNNClassifier, RNNLanguageModel
@@ -28,6 +29,7 @@ __all__ = [
     "ResNet",
     "ResNetBlock",
     "SelfAttention",
+    "TokenPolicy",
     "TransformerBlock",
     "ViT",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import GPT, MLP, ConvNet, ResNet, RNNClassifier, RNNLanguageModel, ViT
+from models import GPT, MLP, ConvNet, ResNet, RNNClassifier, RNNLanguageModel, TokenPolicy, ViT
 
 Factory = Callable[[int], nn.Module] | None
 
@@ -72,6 +72,12 @@ CASES: dict[str, Case] = {
         _tokens,
         nn.RMSNorm,
         (3, 6, 11),
+    ),
+    "policy": Case(
+        lambda norm: TokenPolicy(11, prompt_length=4, response_length=2, num_actions=7, hidden=[8], norm=norm),
+        lambda: torch.randint(7, (3, 6)),
+        nn.LayerNorm,
+        (3, 2, 7),
     ),
     "vit": Case(lambda norm: ViT(dim=8, num_heads=2, norm=norm), _images, nn.LayerNorm, (3, 10)),
     "vit-cls": Case(
