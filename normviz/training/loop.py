@@ -18,13 +18,16 @@ from normviz.frame import Frame, Value
 from normviz.probes.probe import Probe
 from normviz.training.members import Arm, Batch, Member, Stack, build_member
 
-__all__ = ["Batches", "Evaluate", "evaluation_loss", "train"]
+__all__ = ["Batches", "BeforeStep", "Evaluate", "evaluation_loss", "train"]
 
 Batches = Callable[[int, int], Batch]
 """Maps (seed, step) to a batch on the run's device: a pure function, so that every arm sees the same one."""
 
 Evaluate = Callable[[Member], Mapping[str, Value]]
 """Measures a member between two steps, e.g. on validation data; must leave its state untouched."""
+
+BeforeStep = Callable[[Member, int], Mapping[str, Value]]
+"""Acts on a member before its step, e.g. when the task changes; what it returns joins the step's frame."""
 
 
 def train(
@@ -37,6 +40,7 @@ def train(
     probes: Sequence[Probe] = (),
     evaluate: Evaluate | None = None,
     eval_every: int = 25,
+    before_step: BeforeStep | None = None,
     together: bool | None = None,
     on_end: Callable[[list[Member]], object] | None = None,
 ) -> Iterator[Frame]:
@@ -54,6 +58,7 @@ def train(
         probes: measurements, each at its own cadence.
         evaluate: measurement between steps, at step 0, every ``eval_every`` steps, and after the last step.
         eval_every: steps between two evaluations.
+        before_step: called for each member before each of its steps, after an evaluation that falls on the same step.
         together: run the members of an arm in one ``vmap``; default: on CUDA only.
         on_end: called with all members after the last step, e.g. to measure the trained networks.
 
@@ -80,11 +85,11 @@ def train(
             break
         if stacked:
             for stack in stacks:
-                yield from _stacked_step(stack, step, batches, probes)
+                yield from _stacked_step(stack, step, batches, probes, before_step)
         else:
             for member in members:
                 if not member.diverged:
-                    yield _single_step(member, step, batches, probes)
+                    yield _single_step(member, step, batches, probes, before_step)
     if on_end is not None:
         on_end(members)
 
@@ -105,10 +110,16 @@ def _batch(member: Member, step: int, batches: Batches) -> Batch:
     return (member.arm.batches or batches)(member.seed, step)
 
 
-def _single_step(member: Member, step: int, batches: Batches, probes: Sequence[Probe]) -> Frame:
+def _before(before_step: BeforeStep | None, member: Member, step: int) -> dict[str, Value]:
+    return {} if before_step is None or member.diverged else dict(before_step(member, step))
+
+
+def _single_step(
+    member: Member, step: int, batches: Batches, probes: Sequence[Probe], before_step: BeforeStep | None
+) -> Frame:
     due = [probe for probe in probes if step % probe.every == 0]
+    values = _before(before_step, member, step)
     batch = _batch(member, step, batches)
-    values: dict[str, Value] = {}
     with ExitStack() as watching:
         for probe in due:
             watching.enter_context(probe.forward(member.model, values))
@@ -118,10 +129,12 @@ def _single_step(member: Member, step: int, batches: Batches, probes: Sequence[P
     return _finish_step(member, step, float(loss.detach()), due, values)
 
 
-def _stacked_step(stack: Stack, step: int, batches: Batches, probes: Sequence[Probe]) -> Iterator[Frame]:
+def _stacked_step(
+    stack: Stack, step: int, batches: Batches, probes: Sequence[Probe], before_step: BeforeStep | None
+) -> Iterator[Frame]:
     due = [probe for probe in probes if step % probe.every == 0]
+    watched = [_before(before_step, member, step) for member in stack.members]
     member_batches = [_batch(member, step, batches) for member in stack.members]
-    watched: list[dict[str, Value]] = [{} for _ in stack.members]
     if due:
         for member, batch, values in zip(stack.members, member_batches, watched, strict=True):
             _watch_apart(member, batch, due, values)

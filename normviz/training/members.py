@@ -35,6 +35,8 @@ class Arm:
         loss: the training loss.
         schedule: builds a learning-rate schedule over the optimizer, stepped after each update.
         batches: overrides the run's batches for this arm, e.g. for another batch size.
+        prepare: called with the finished member before its first step: attaches hooks to its optimizer, or gives it an
+            optimizer and a schedule that need the network itself.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Arm:
     loss: Loss
     schedule: Callable[[Optimizer], LRScheduler] | None = None
     batches: Callable[[int, int], Batch] | None = None
+    prepare: Callable[[Member], object] | None = None
 
 
 @dataclass(eq=False)
@@ -83,7 +86,10 @@ def build_member(arm: Arm, seed: int, device: torch.device) -> Member:
 
 def _assemble(arm: Arm, seed: int, model: nn.Module) -> Member:
     optimizer = arm.optimizer(model.parameters())
-    return Member(arm, seed, model, optimizer, arm.schedule(optimizer) if arm.schedule else None)
+    member = Member(arm, seed, model, optimizer, arm.schedule(optimizer) if arm.schedule else None)
+    if arm.prepare is not None:
+        arm.prepare(member)
+    return member
 
 
 class Stack:

@@ -144,6 +144,58 @@ def test_evaluation_at_start_interval_and_end() -> None:
     assert [f.step for f in frames if "e" in f.values] == [0, 3, 6, 7]
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_before_step_may_change_the_member_and_adds_to_its_frame(together: bool) -> None:
+    def freeze(member: Member, step: int) -> dict[str, float]:
+        if step == 2:
+            member.optimizer.param_groups[0]["lr"] = 0.0
+        return {"seen": float(step)}
+
+    seen: list[float] = []
+
+    def weight(member: Member) -> dict[str, float]:
+        seen.append(float(member.model.get_parameter("head.weight").detach().square().sum()))
+        return {}
+
+    frames = run(
+        arm("A"), seeds=1, steps=5, before_step=freeze, evaluate=weight, eval_every=1, together=together
+    )
+    assert [f.values["seen"] for f in frames if "seen" in f.values] == [0, 1, 2, 3, 4]
+    assert all("loss" in f.values for f in frames if "seen" in f.values)
+    assert len(set(seen[:3])) == 3, "the rate is set to zero before step 2"
+    assert len(set(seen[2:])) == 1
+
+
+def test_before_step_is_not_called_for_a_diverged_member() -> None:
+    called: list[tuple[str, int]] = []
+    frames = run(
+        arm("wild", "none", lr=1e30),
+        arm("tame"),
+        seeds=1,
+        steps=15,
+        before_step=lambda member, step: called.append((member.arm.name, step)) or {},
+    )
+    last = max(f.step for f in frames if f.arm == "wild")
+    assert max(step for name, step in called if name == "wild") == last < 14
+    assert max(step for name, step in called if name == "tame") == 14
+
+
+def test_prepare_gets_the_finished_member_once() -> None:
+    prepared: list[Member] = []
+
+    def replace(member: Member) -> None:
+        prepared.append(member)
+        member.optimizer = torch.optim.SGD(member.model.parameters(), lr=0.0)
+
+    base = arm("A")
+    still = Arm("A", base.model, base.optimizer, loss, prepare=replace)
+    ended: list[Member] = []
+    run(still, seeds=2, steps=3, on_end=ended.extend)
+    assert prepared == ended
+    fresh = build_member(base, 0, CPU).model.state_dict()
+    assert all(torch.equal(v, fresh[k]) for k, v in ended[0].model.state_dict().items())
+
+
 def test_on_end_gets_the_trained_members() -> None:
     members: list[Member] = []
     run(arm("A"), seeds=2, steps=2, on_end=members.extend)
