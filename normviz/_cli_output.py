@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -88,7 +89,7 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         self._began = time.monotonic()
-        if not self._quiet and self._console.is_terminal:
+        if not self._quiet and _can_redraw(self._console):
             self._live = Live(
                 console=self._console, get_renderable=self._render, refresh_per_second=8, transient=False
             )
@@ -117,6 +118,11 @@ class RunProgress:
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _can_redraw(console: Console) -> bool:
+    """Whether lines can be drawn over; a notebook's shell looks like a terminal but cannot."""
+    return console.is_terminal and not console.is_dumb_terminal and "JPY_PARENT_PID" not in os.environ
 
 
 def verdict_table(claims: Sequence[Claim], verdicts: Mapping[str, Verdict], title: str = "") -> Table:

@@ -109,6 +109,7 @@ def test_pages_and_experiments_are_listed() -> None:
 
 def test_unknown_experiments() -> None:
     with pytest.raises(
-        ValueError, match=r"There is no experiment 'normalization'\. Nearest: normalization-statistics"
+        ValueError,
+        match=r"There is no experiment 'normalization-statistic'\. Nearest: normalization-statistics",
     ):
-        get_experiment("normalization")
+        get_experiment("normalization-statistic")

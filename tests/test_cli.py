@@ -212,7 +212,7 @@ def test_no_torch_before_a_run_starts() -> None:
         (["run"], f"Name an experiment: {', '.join(SLUGS)}."),
         (
             ["run", "normalisation-statistic"],
-            f"There is no experiment 'normalisation-statistic'. Nearest: {REAL}.",
+            f"There is no experiment 'normalisation-statistic'. Nearest: {REAL}",
         ),
         (["run", "no.such.package"], "The experiment package 'no.such.package' cannot be imported"),
         (["run", REAL, "--lerning-rate", "1"], "Nearest: --learning-rate (0.0001 to 0.1)"),
@@ -564,7 +564,9 @@ def test_reproduce_all(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 # -- progress on a terminal --------------------------------------------------------------------------------------------
 
 
-def test_live_progress() -> None:
+def test_live_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     with RunProgress(console, ToyKnobs(steps=10), "Toy [x]") as progress:
         for frame in (
@@ -582,6 +584,24 @@ def test_live_progress() -> None:
     assert "Toy [x]" in text
     assert "step 6 of 10" in text
     assert "loss: a 3, b inf" in text
+
+
+def test_plain_progress_where_nothing_can_be_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("JPY_PARENT_PID", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as environment:
+            environment.delenv("JPY_PARENT_PID", raising=False)
+            environment.setenv("TERM", "xterm")
+            environment.setenv(name, value)
+            console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+            with RunProgress(console, ToyKnobs(steps=10), "Toy") as progress:
+                for step in range(11):
+                    progress.on_frame(Frame(step, "a", 0, {"loss": 1.0}))
+        assert isinstance(console.file, io.StringIO)
+        lines = console.file.getvalue().splitlines()
+        assert [line.partition(",")[0].partition(";")[0] for line in lines] == [
+            "Toy: starting",
+            *(f"Toy: step {step} of 10" for step in (2, 4, 6, 8, 10)),
+        ]
 
 
 # -- app ---------------------------------------------------------------------------------------------------------------
