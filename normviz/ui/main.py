@@ -18,6 +18,12 @@ sections: dict[str, list[st.Page]] = {
     "": [
         st.Page(page_file("home"), title="Home", icon=":material/home:", default=True),
         st.Page(page_file("runs"), title="Runs", icon=":material/history:", url_path="runs"),
+        st.Page(
+            page_file("reproductions"),
+            title="Reproductions",
+            icon=":material/fact_check:",
+            url_path="reproductions",
+        ),
     ]
 }
 for page in PAGES.values():

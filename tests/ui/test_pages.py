@@ -120,3 +120,32 @@ def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage
     assert not any("judged when the run has ended" in i.value for i in app.info)
     assert run.figures()
     assert set(run.verdicts()) == {c.id for c in run.experiment.claims}
+
+
+@pytest.mark.parametrize(("slug", "title"), [("runs", "Runs"), ("reproductions", "Reproductions")])
+def test_pages_over_the_store(slug: str, title: str, open_page: OpenPage) -> None:
+    app = open_page(slug)
+    assert app.title[0].value == title
+    assert not app.exception
+
+
+def test_ledger_prefers_more_seeds_then_newer() -> None:
+    from normviz.claims import Claim
+    from normviz.experiments import Run
+    from normviz.frame import Frame, FrameLog
+    from normviz.ui.ledger import best_verdicts
+
+    experiment = get_experiment(SLUGS[0])
+    claim = next(c for c in experiment.claims if c.id == "layer-same-at-test")
+
+    def run(created: float, seeds: int) -> Run:
+        frames = (Frame(0, "LayerNorm", s, {"train_minus_eval": 0.0}) for s in range(seeds))
+        return Run(experiment, experiment.knobs(), log=FrameLog(frames), created=created)
+
+    def chosen(*runs: Run) -> Run:
+        claims: tuple[Claim, ...] = (claim,)
+        return best_verdicts(claims, list(runs))[claim.id][1]
+
+    old, new, thin = run(1.0, 3), run(2.0, 3), run(3.0, 1)
+    assert chosen(new, old, thin) is new
+    assert best_verdicts((claim,), [run(1.0, 0)]) == {}
