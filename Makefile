@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8501
 
-.PHONY: app test fast lint types bench browser clean
+.PHONY: app test fast lint types bench browser readme clean
 
 app: $(VENV)/app
 	$(BIN)/normviz app --port $(PORT)
@@ -26,6 +26,9 @@ types: $(VENV)/dev
 
 bench: $(VENV)/dev browser
 	$(BIN)/python -m benchmarks
+
+readme: $(VENV)/app
+	$(BIN)/python docs/papers_table.py
 
 browser: $(VENV)/dev
 	$(BIN)/python tests/chromium.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -139,22 +138,10 @@ def verdict_table(claims: Sequence[Claim], verdicts: Mapping[str, Verdict], titl
         table.add_row(
             Text(claim.statement + source),
             Text(claim.paper_figure),
-            Text(f"{_measured(claim, verdict)}: {claim.measured}."),
+            Text(f"{claim.measured_text(verdict)}: {claim.measured}."),
             Text.assemble((f"{mark} {verdict.outcome}", colour), why),
         )
     return table
-
-
-def _measured(claim: Claim, verdict: Verdict) -> str:
-    unit = f" {claim.unit}" if claim.unit else ""
-    seeds = f"{len(verdict.per_seed)} seed{'s' if len(verdict.per_seed) > 1 else ''}"
-    if claim.exact:
-        detail = f"exact, {seeds}"
-    elif math.isinf(verdict.low) and math.isinf(verdict.high):
-        detail = seeds
-    else:
-        detail = f"95 % interval {_number(verdict.low)} to {_number(verdict.high)}, {seeds}"
-    return f"{_number(verdict.estimate)}{unit} ({detail})"
 
 
 def tally(verdicts: Iterable[Verdict]) -> str:

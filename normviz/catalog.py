@@ -5,6 +5,7 @@ The home page, the command line, the README's table and the contract tests all r
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 __all__ = ["PAGES", "PAPERS", "TOPICS", "Page", "Paper", "get_paper", "papers_of_page", "papers_table"]
@@ -376,17 +377,11 @@ def papers_of_page(page: str) -> list[Paper]:
     return [paper for paper in PAPERS.values() if paper.page == page]
 
 
-def papers_table() -> str:
-    """The README's table of papers in Markdown: topic, paper, page, and whether the page is built."""
-    from normviz.experiments import SLUGS
-
+def papers_table(built: Collection[str]) -> str:
+    """A table of all papers in Markdown: topic, paper, page, and whether the page is among those ``built``."""
     lines = ["| topic | paper | page | status |", "|---|---|---|---|"]
-    for paper in sorted(PAPERS.values(), key=lambda p: (list(TOPICS).index(p.topic), p.page not in SLUGS)):
-        status = "built" if paper.page in SLUGS else "planned"
+    for paper in sorted(PAPERS.values(), key=lambda p: (list(TOPICS).index(p.topic), p.page not in built)):
+        status = "built" if paper.page in built else "planned"
         reference = f"[{paper.title}]({paper.url}), {paper.authors.split(',')[0]} et al., {paper.year}"
         lines.append(f"| {TOPICS[paper.topic]} | {reference} | `{paper.page}` | {status} |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(papers_table())  # noqa: T201

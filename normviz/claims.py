@@ -86,6 +86,19 @@ class Claim:
             f"Reproduced if {what} lies {self.side} {self.threshold:g}{' ' + self.unit if self.unit else ''}."
         )
 
+    def measured_text(self, verdict: Verdict) -> str:
+        """The measured number with its unit, interval and number of seeds, in words."""
+        if not verdict.per_seed:
+            return "not measured"
+        seeds = f"{len(verdict.per_seed)} seed{'s' if len(verdict.per_seed) > 1 else ''}"
+        if self.exact:
+            detail = f"exact, {seeds}"
+        elif math.isinf(verdict.low) and math.isinf(verdict.high):
+            detail = seeds
+        else:
+            detail = f"95 % interval {verdict.low:.3g} to {verdict.high:.3g}, {seeds}"
+        return f"{verdict.estimate:.3g}{' ' + self.unit if self.unit else ''} ({detail})"
+
     def verdict(self, log: FrameLog, knobs: Any) -> Verdict:
         """Measure and judge; never raises for a run that is too short, says what is missing instead."""
         per_seed = {s: v for s, v in self.measure(log, knobs).items() if not math.isnan(v)}

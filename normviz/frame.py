@@ -328,7 +328,7 @@ def table_to_frames(table: pa.Table) -> list[Frame]:
     columns = [table.column(n).to_pylist() for n in names]
     arrays = table.column("array").combine_chunks()
     for row, (step, arm, seed, name, scalar, shape, text) in enumerate(zip(*columns, strict=True)):
-        if (step, arm, seed) != key or (name and name in values):
+        if (step, arm, seed) != key or (name and name in values) or not name:
             flush()
             key, values, event = (step, arm, seed), {}, None
         if text is not None:

@@ -247,7 +247,7 @@ def _from_text(control: Control, value: Any) -> Any:
     if control.kind == "choices":
         if isinstance(value, str):
             value = [part for part in value.split(",") if part]
-        return tuple(value) if isinstance(value, Sequence) else value
+        return tuple(dict.fromkeys(value)) if isinstance(value, Sequence) else value
     return value
 
 

@@ -40,7 +40,7 @@ BUILT_IN = "python-docs"
 
 MAX_BYTES = 1_000_000
 MIN_CHARACTERS = 2_000
-"""Bounds of an upload: the shortest text has some validation windows, the longest trains as fast as the built-in."""
+"""Bounds of an upload: the shortest text still has validation windows, the longest trains as fast as the built-in."""
 
 
 _CONTROL_SHARE = 0.01

@@ -241,3 +241,10 @@ def test_the_same_name_twice_at_one_step_stays_two_frames() -> None:
 def test_a_table_of_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match=r"must have the columns .*, got \['x'\]"):
         table_to_frames(pa.table({"x": [1]}))
+
+
+def test_two_events_of_one_moment_are_both_kept() -> None:
+    frames = [Frame(1, "A", 0, {"x": 1.0}, "first"), Frame(1, "A", 0, {"y": 2.0}, "second")]
+    back = table_to_frames(frames_to_table(frames))
+    assert [f.event for f in back] == ["first", "second"]
+    assert [dict(f.values) for f in back] == [{"x": 1.0}, {"y": 2.0}]

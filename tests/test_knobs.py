@@ -213,3 +213,9 @@ def test_every_experiments_knobs(slug: str) -> None:
         if control.kind == "choices":
             everything, _ = schema.parse_leniently({control.name: control.options})
             assert isinstance(everything, schema)
+
+
+def test_a_choice_given_twice_counts_once() -> None:
+    from normviz.experiments.normalization_statistics import Knobs as Real
+
+    assert Real.parse({"norms": "layer,layer,batch"}).norms == ("layer", "batch")

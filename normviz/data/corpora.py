@@ -10,8 +10,9 @@ from normviz.uploads import BUILT_IN, read_text
 
 __all__ = ["load_corpus"]
 
-PARTS = 16
-"""Pieces of an uploaded text, each a topic of its own, so that its batches can be sorted too."""
+MAX_PARTS, PART = 16, 2_000
+"""An uploaded text is cut into at most so many topics of at least so many characters, so that its batches can be
+sorted by topic too and every topic keeps validation windows of 100 characters and more."""
 
 
 @lru_cache(maxsize=8)
@@ -26,4 +27,5 @@ def load_corpus(key: str) -> TextCorpus:
     """
     if key == BUILT_IN:
         return pydoc_topics()
-    return load_text(read_text(key).encode(), name=key, parts=PARTS)
+    text = read_text(key)
+    return load_text(text.encode(), name=key, parts=min(MAX_PARTS, max(1, len(text) // PART)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +36,13 @@ class OutlierFiltration(Probe):
             return
         seen: dict[str, Tensor] = {}
 
-        def watch(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def watch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else kwargs["x"]
             with torch.no_grad():
-                seen["psi"] = args[0].float().square().flatten(0, -2).mean(0)  # (C,)
+                seen["psi"] = x.float().square().flatten(0, -2).mean(0)  # (C,)
                 seen["running"] = module.get_buffer("running_var").clone()
 
-        handle = norm.register_forward_pre_hook(watch)
+        handle = norm.register_forward_pre_hook(watch, with_kwargs=True)
         try:
             yield
         finally:

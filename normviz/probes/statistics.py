@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,13 +44,15 @@ class StatisticsGap(Probe):
         """Compare each norm's input with its running statistics before they are updated."""
         gaps: dict[str, list[float]] = {}
 
-        def watch(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def watch(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
+            mask = args[1] if len(args) > 1 else kwargs.get("pad_mask")
             with torch.no_grad():
-                for name, gap in statistics_gap(norm, *args).items():
+                for name, gap in statistics_gap(norm, x, mask).items():
                     gaps.setdefault(name, []).append(gap)
 
         norms = [module for module in model.modules() if _keeps_statistics(module)]
-        handles = [norm.register_forward_pre_hook(watch) for norm in norms]
+        handles = [norm.register_forward_pre_hook(watch, with_kwargs=True) for norm in norms]
         try:
             yield
         finally:

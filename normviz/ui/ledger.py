@@ -12,7 +12,6 @@ from normviz.claims import Claim, Verdict
 from normviz.engine import RunStore, StoreError
 from normviz.experiments import SLUGS, Run, get_experiment
 from normviz.ui.server import store, store_trouble
-from normviz.ui.verdicts import measured_text
 
 __all__ = ["best_verdicts", "ledger_page"]
 
@@ -49,7 +48,7 @@ def _rows(slug: str, run_ids: tuple[str, ...], _kept: RunStore) -> list[dict[str
                 "claim": claim.statement,
                 "paper": f"{PAPERS[claim.paper].authors.split(',')[0]} et al., {PAPERS[claim.paper].year}",
                 "in the paper": claim.paper_figure,
-                "measured here": measured_text(claim, verdict) if verdict else f"needs {claim.needs}",
+                "measured here": claim.measured_text(verdict) if verdict else f"needs {claim.needs}",
                 "run": f"{run.id}, {datetime.fromtimestamp(run.created):%d %b %H:%M}" if run else "",
             }
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import streamlit as st
@@ -10,27 +9,13 @@ import streamlit as st
 from normviz.catalog import PAPERS
 from normviz.claims import Claim, Verdict
 
-__all__ = ["OUTCOME_STYLE", "draw_verdicts", "measured_text"]
+__all__ = ["OUTCOME_STYLE", "draw_verdicts"]
 
 OUTCOME_STYLE = {
     "reproduced": ("green", ":material/check_circle:"),
     "not reproduced": ("red", ":material/cancel:"),
     "undecided": ("gray", ":material/help:"),
 }
-
-
-def measured_text(claim: Claim, verdict: Verdict) -> str:
-    """The measured number with its interval and the number of seeds, in words."""
-    if not verdict.per_seed:
-        return "not measured"
-    unit = f" {claim.unit}" if claim.unit else ""
-    seeds = f"{len(verdict.per_seed)} seed{'s' if len(verdict.per_seed) > 1 else ''}"
-    text = f"{verdict.estimate:.3g}{unit}"
-    if claim.exact:
-        return f"{text} (exact, {seeds})"
-    if math.isinf(verdict.low) and math.isinf(verdict.high):
-        return f"{text} ({seeds})"
-    return f"{text} (95 % interval {verdict.low:.3g} to {verdict.high:.3g}, {seeds})"
 
 
 def draw_verdicts(claims: tuple[Claim, ...], verdicts: Mapping[str, Verdict]) -> None:
@@ -58,7 +43,7 @@ def _draw(claim: Claim, verdict: Verdict) -> None:
         paper.markdown(f":gray[In the paper]  \n{claim.paper_figure}")
         lines = [
             ":gray[Measured here]",
-            f"**{measured_text(claim, verdict)}**",
+            f"**{claim.measured_text(verdict)}**",
             f":small[{claim.measured[:1].upper()}{claim.measured[1:]}.]",
             f":gray[:small[{claim.rule} {verdict.reason}{' ' + claim.caveat if claim.caveat else ''}]]",
         ]

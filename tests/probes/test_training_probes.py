@@ -130,3 +130,15 @@ def test_compare_inference_of_a_network_with_itself() -> None:
 def test_bad_arguments_are_named(make: object, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         make()  # type: ignore[operator]
+
+
+def test_gap_of_a_norm_called_by_keyword() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(input=x)
+
+    assert "gap/mean" in watch(StatisticsGap(), Model(), torch.randn(5, 3))
