@@ -183,7 +183,7 @@ def performer_features(
     def phi(x: Tensor) -> Tensor:
         x = x * d**-0.25
         features: Tensor = (x @ W.mT - x.square().sum(-1, keepdim=True) / 2).exp()
-        return features * len(W) ** -0.5
+        return features / math.sqrt(W.shape[0])
 
     return phi(q), phi(k)
 

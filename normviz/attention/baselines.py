@@ -100,7 +100,8 @@ def performer_attention(
 ) -> Tensor:
     """FAVOR+: positive random features exp(W x' - |x'|^2/2) / sqrt(m) with x' = x d^(-1/4).
 
-    Close to softmax attention for large m. Not stabilised by a maximum (eps is on the scale of the true similarities): features of long vectors underflow.
+    Close to softmax attention for large m. Not stabilised by a maximum (eps is on the scale of the true similarities):
+    the features of long vectors underflow.
 
     Args:
         q, k, v: as in :func:`linear_attention`.
