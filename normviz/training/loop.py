@@ -1,8 +1,8 @@
 """The one training loop: arms x seeds on the same batches, interleaved, with probes and divergence.
 
 All arms of a seed see the same batches and start from the same random numbers; members advance together, one step
-each in turn, so that all curves grow together. A member whose loss is not finite stops with an event; the others
-go on. On the CPU members run one after another (``vmap`` gains nothing there), on CUDA those of an arm run together.
+each in turn, so that all curves grow together. A member whose loss is not finite, or whose update raises a
+FloatingPointError (a weight is not finite), stops with an event; the others go on. On the CPU members run one after another (``vmap`` gains nothing there), on CUDA those of an arm run together.
 """
 
 from __future__ import annotations
@@ -156,14 +156,20 @@ def _finish_step(
     member: Member, step: int, loss: float, due: Sequence[Probe], values: dict[str, Value]
 ) -> Frame:
     if not math.isfinite(loss):
-        member.diverged = True
-        event = f"diverged at step {step}: the training loss is {loss}"
-        return Frame(step, member.arm.name, member.seed, {"loss": math.inf}, event)
+        return _diverged(member, step, f"the training loss is {loss}")
     for probe in due:
         values.update(probe.gradients(member.model))
-    member.update()
+    try:
+        member.update()
+    except FloatingPointError as error:
+        return _diverged(member, step, str(error))
     values["loss"] = loss
     return Frame(step, member.arm.name, member.seed, values)
+
+
+def _diverged(member: Member, step: int, why: str) -> Frame:
+    member.diverged = True
+    return Frame(step, member.arm.name, member.seed, {"loss": math.inf}, f"diverged at step {step}: {why}")
 
 
 def evaluation_loss(member: Member, batches: Sequence[Batch], *, training_mode: bool = False) -> float:

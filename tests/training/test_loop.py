@@ -168,16 +168,40 @@ def test_before_step_may_change_the_member_and_adds_to_its_frame(together: bool)
 
 def test_before_step_is_not_called_for_a_diverged_member() -> None:
     called: list[tuple[str, int]] = []
+
+    def count(member: Member, step: int) -> dict[str, float]:
+        called.append((member.arm.name, step))
+        return {}
+
     frames = run(
         arm("wild", "none", lr=1e30),
         arm("tame"),
         seeds=1,
         steps=15,
-        before_step=lambda member, step: called.append((member.arm.name, step)) or {},
+        before_step=count,
     )
     last = max(f.step for f in frames if f.arm == "wild")
     assert max(step for name, step in called if name == "wild") == last < 14
     assert max(step for name, step in called if name == "tame") == 14
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_update_that_finds_a_weight_not_finite_ends_its_member_alone(together: bool) -> None:
+    def complain(optimizer: torch.optim.Optimizer, *args: object) -> None:
+        raise FloatingPointError("head.weight is not finite.")
+
+    base = arm("A")
+    bad = Arm(
+        "bad",
+        base.model,
+        base.optimizer,
+        loss,
+        prepare=lambda member: member.optimizer.register_step_post_hook(complain),
+    )
+    frames = run(bad, arm("tame"), seeds=1, steps=4, together=together)
+    assert losses(frames)["bad", 0] == [float("inf")]
+    assert len(losses(frames)["tame", 0]) == 4
+    assert [f.event for f in frames if f.event] == ["diverged at step 0: head.weight is not finite."]
 
 
 def test_prepare_gets_the_finished_member_once() -> None:
