@@ -2,7 +2,8 @@
 
 All arms of a seed see the same batches and start from the same random numbers; members advance together, one step
 each in turn, so that all curves grow together. A member whose loss is not finite, or whose update raises a
-FloatingPointError (a weight is not finite), stops with an event; the others go on. On the CPU members run one after another (``vmap`` gains nothing there), on CUDA those of an arm run together.
+FloatingPointError (a weight is not finite), stops with an event; the others go on. On the CPU members run one after
+another (``vmap`` gains nothing there), on CUDA those of an arm run together.
 """
 
 from __future__ import annotations
