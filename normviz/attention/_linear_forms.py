@@ -37,6 +37,8 @@ def check_heads(q: Tensor, k: Tensor, v: Tensor | None, causal: bool) -> None:
     for name, tensor in tensors.items():
         if tensor.ndim != 4:
             raise ValueError(f"{name} must have shape (B, heads, N, d), got {tuple(tensor.shape)}.")
+        if tensor.shape[2] == 0:
+            raise ValueError(f"{name} must hold at least one token, got shape {tuple(tensor.shape)}.")
     B, h, N, d = q.shape
     M = k.shape[2]
     if k.shape != (B, h, M, d):

@@ -389,6 +389,7 @@ Q = (1, 2, 5, 4)
         (lambda: NormAwareFeatureMap(alpha=math.inf), "alpha must be"),
         (lambda: NormAwareFeatureMap(direction="cos"), "Did you mean 'cosine'"),
         (lambda: norm_aware_linear_attention(*tensors(Q[1:], Q, Q)), "q must have shape"),
+        (lambda: norm_aware_linear_attention(*tensors((1, 2, 0, 4), Q, Q)), "q must hold at least one token"),
         (lambda: norm_aware_linear_attention(*tensors(Q, (2, 2, 5, 4), Q)), "k must have shape"),
         (lambda: norm_aware_linear_attention(*tensors(Q, (1, 1, 5, 4), Q)), "k must have shape"),
         (lambda: norm_aware_linear_attention(*tensors(Q, (1, 2, 5, 3), Q)), "k must have shape"),
