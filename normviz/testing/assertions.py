@@ -163,21 +163,28 @@ def assert_numbers_checked(make: Callable[..., Any], options: Mapping[str, float
 
     Args:
         make: called with one bad option at a time.
-        options: names with their defaults, an int or a float (see :func:`number_options`).
+        options: names with what must be refused (see :func:`number_options`).
 
     Raises:
         AssertionError: one is taken, or refused by another exception than ValueError or TypeError, or not named.
     """
-    for name, default in options.items():
-        value = 1.5 if isinstance(default, int) else math.nan
+    for name, value in options.items():
         error = raised(lambda name=name, value=value: make(**{name: value}))  # type: ignore[misc]
         _check_refusal(error, name, (ValueError, TypeError), f"{name}={value}")
 
 
 def number_options(method: Callable[..., Any]) -> dict[str, float]:
-    """The arguments of a signature whose default is a number (no bool)."""
+    """The arguments of a signature whose default is a number, with a bad value: 1.5 for integers, NaN for the others.
+
+    An argument is an integer if its default is one (no bool) and its annotation does not say ``float``.
+
+    Example:
+        >>> def norm(num_features, groups: int = 4, eps: float = 1, affine: bool = True): ...
+        >>> number_options(norm)
+        {'groups': 1.5, 'eps': nan}
+    """
     return {
-        p.name: p.default
+        p.name: 1.5 if isinstance(p.default, int) and "float" not in str(p.annotation) else math.nan
         for p in inspect.signature(method).parameters.values()
         if isinstance(p.default, int | float) and not isinstance(p.default, bool)
     }

@@ -94,7 +94,7 @@ class Contract:
         return {name: check for name, check in checks.items() if name not in self.skip}
 
     def numbers(self) -> dict[str, float]:
-        """The method's arguments with a number as default."""
+        """The method's arguments with a number as default, each with a value that must be refused."""
         return number_options(resolve(self.method))
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from normviz.catalog import PAPERS
 from normviz.testing.contracts import Contract, in_place
-from normviz.testing.rows import norms, optim, residual, schedules, weighting
+from normviz.testing.rows import attention, norms, optim, residual, schedules, weighting
 
 __all__ = ["TABLE", "catalog_methods", "pending_methods", "rows_of"]
 
-TABLE: list[Contract] = [*norms.ROWS, *optim.ROWS, *residual.ROWS, *schedules.ROWS, *weighting.ROWS]
+TABLE: list[Contract] = [
+    *norms.ROWS,
+    *optim.ROWS,
+    *schedules.ROWS,
+    *attention.ROWS,
+    *residual.ROWS,
+    *weighting.ROWS,
+]
 
 
 def catalog_methods() -> list[str]:

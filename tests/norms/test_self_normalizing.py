@@ -414,9 +414,11 @@ def test_everything_dropped_is_legal():
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, math.nan])
 def test_dropout_rate_range(p):
-    for build in (AlphaDropout, alpha_dropout_affine, lambda r: SelfNormalizingMLP(2, 2, 2, 1, r)):
+    for build in (AlphaDropout, alpha_dropout_affine):
         with pytest.raises(ValueError, match=r"p must be .*\[0, 1\)"):
             build(p)
+    with pytest.raises(ValueError, match=r"dropout must be .*\[0, 1\)"):
+        SelfNormalizingMLP(2, 2, 2, 1, p)
     for bad in (0.0, -1.0):
         with pytest.raises(ValueError, match="fixed_var"):
             AlphaDropout(fixed_var=bad)

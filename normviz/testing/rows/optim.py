@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from normviz import optim
@@ -72,11 +72,6 @@ def matrix() -> Inputs:
 def not_a_matrix() -> Inputs:
     """A vector."""
     return (torch.ones(4),)
-
-
-def multi_norm(X: Tensor) -> Tensor:
-    """Row and spectral norm."""
-    return optim.multi_normalize(X, [optim.RowNorm(), optim.SpectralNorm()])
 
 
 ROWS: list[Contract] = [
@@ -174,6 +169,7 @@ ROWS: list[Contract] = [
         method="normviz.optim.sr_sinkhorn",
         inputs=matrix,
         bad=[Bad({"iters": 0}), Bad({"eps": 0.0}), Bad(inputs=not_a_matrix, names="X")],
+        skip={"device": NO_META},
     ),
     FunctionContract(
         method="normviz.optim.multi_normalize",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 
 from normviz import weighting
-from normviz.testing._values import Inputs
+from normviz.testing._values import Inputs, seeded
 from normviz.testing.assertions import Bad
-from normviz.testing.contracts import Contract, FunctionContract, LayerContract
+from normviz.testing.contracts import Contract, FunctionContract, LayerContract, ObjectContract
 
 __all__ = ["ROWS"]
 
@@ -32,6 +35,36 @@ def losses_and_tokens() -> Inputs:
 def rewards() -> Inputs:
     """0/1 rewards of five questions with four outputs each."""
     return ((torch.rand(5, 4) < torch.rand(5, 1)).float(),)
+
+
+def features() -> Inputs:
+    """Seven features of five samples."""
+    return (torch.randn(5, 7),)
+
+
+def labelled() -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch (x, y) of six samples, four features, three classes."""
+    return torch.randn(6, 4), torch.randint(3, (6,))
+
+
+def storm(**options: Any) -> weighting.STORM:
+    """STORM on a small network with dropout, trained by Adam."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.2), nn.Linear(5, 3))
+    rescaler = weighting.LossRescaler()
+    return weighting.STORM(
+        model,
+        rescaler,
+        torch.optim.Adam(model.parameters(), lr=1e-2),
+        torch.optim.Adam(rescaler.parameters(), lr=1e-2),
+        **{"num_passes": 2, "burn_in": 1, "outer_scale": 0.1, **options},
+    )
+
+
+def storm_step(method: weighting.STORM, i: int) -> Any:
+    """One step of STORM on two random batches, and the parameters after it."""
+    with seeded(i):
+        step = method.step(labelled(), labelled())
+    return [step, copy.deepcopy(method.model), copy.deepcopy(method.rescaler)]
 
 
 NOT_LOSSES = (
@@ -80,6 +113,45 @@ ROWS: list[Contract] = [
         differentiable=False,
         output_dtype=at_least_float32,
         bad=WEIGHTS,
+    ),
+    ObjectContract(
+        method="normviz.weighting.STORM",
+        make=storm,
+        step=storm_step,
+        bad=[
+            Bad({"num_passes": 0}),
+            Bad({"n_inner": 0}),
+            Bad({"unroll": 2}),
+            Bad({"outer_scale": -1.0}),
+            Bad({"combine": "mean"}),
+            Bad({"burn_in": -1}),
+            Bad({"meta_every": 0}),
+        ],
+    ),
+    LayerContract(
+        method="normviz.weighting.LossRescaler",
+        make=weighting.LossRescaler,
+        inputs=features,
+        bad=[
+            Bad({"num_features": 0}),
+            Bad({"hidden": 0}),
+            Bad({"normalize": "sum"}),
+            Bad(inputs=lambda: (torch.zeros(5, 6),), names="features"),
+        ],
+    ),
+    LayerContract(
+        method="normviz.weighting.GCELoss",
+        make=weighting.GCELoss,
+        inputs=lambda: (torch.randn(6, 3), torch.randint(3, (6,))),
+        output_dtype=at_least_float32,
+        bad=[Bad({"q": 0.0}), Bad({"reduction": "median"})],
+    ),
+    LayerContract(
+        method="normviz.weighting.MetaWeightNet",
+        make=partial(weighting.MetaWeightNet, hidden=5),
+        inputs=losses,
+        skip=dict.fromkeys(("float32", "float64", "bfloat16"), "the losses carry no gradient, by the method"),
+        bad=[Bad({"hidden": 0}), Bad(inputs=lambda: (torch.ones(3, 4),), names="losses")],
     ),
     LayerContract(
         method="normviz.weighting.BNPO",
