@@ -5,5 +5,15 @@ from normviz.figures.lines import line_figure, seed_bands
 from normviz.figures.palette import colours, dashes
 from normviz.figures.profiles import profile_figure
 from normviz.figures.ridges import ridge_figure
+from normviz.figures.strips import strips_figure
 
-__all__ = ["Figure", "colours", "dashes", "line_figure", "profile_figure", "ridge_figure", "seed_bands"]
+__all__ = [
+    "Figure",
+    "colours",
+    "dashes",
+    "line_figure",
+    "profile_figure",
+    "ridge_figure",
+    "seed_bands",
+    "strips_figure",
+]

@@ -136,7 +136,7 @@ def _line_spec(
     span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
     x = alt.X("step:Q", title="training step", scale=span, axis=alt.Axis(tickMinStep=1, format="d"))
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
-    axis = alt.Axis(format="~g", tickCount=6)
+    axis = alt.Axis(format="~g" if log_scale else "~r", tickCount=6)
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
     hover = alt.selection_point(
         name="hover", fields=["step"], nearest=True, on="pointermove", clear="pointerout", empty=False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
 from normviz.figures.palette import colours, dashes
@@ -16,6 +17,9 @@ from normviz.figures.vega import specification
 from normviz.frame import FrameLog
 
 __all__ = ["profile_figure"]
+
+REFERENCE = "#a5703f"
+"""Colour of curves that no arm has."""
 
 
 def profile_figure(
@@ -28,6 +32,7 @@ def profile_figure(
     look_for: str,
     arms: Sequence[str] | None = None,
     positions: Sequence[float] | None = None,
+    reference: Mapping[str, Sequence[float]] | None = None,
     log_scale: bool = False,
     step: int | None = None,
     wide: bool = False,
@@ -43,6 +48,7 @@ def profile_figure(
         look_for: see ``title``.
         arms: arms in order (default: those of the log).
         positions: horizontal coordinate of each entry (default 1, 2, 3, …).
+        reference: curves to compare with, by name, e.g. a theory's; one value for each position.
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         step: moment to show; None: the newest.
         wide: see ``title``.
@@ -56,21 +62,15 @@ def profile_figure(
             stack = np.stack([v for v in values if len(v) == len(values[0])]).astype(
                 float
             )  # (seeds, positions)
-            at = (
-                np.arange(1, stack.shape[1] + 1)
-                if positions is None
-                else np.asarray(positions)[: stack.shape[1]]
-            )
-            parts.append(
-                pd.DataFrame(
-                    {"arm": arm, "x": at, "mean": stack.mean(0), "low": stack.min(0), "high": stack.max(0)}
-                )
-            )
+            parts.append(_rows(arm, stack, positions))
+    for curve, values_of in (reference or {}).items():
+        parts.append(_rows(curve, np.asarray(values_of, dtype=float)[None], positions))
     data = (
         pd.concat(parts, ignore_index=True)
         if parts
         else pd.DataFrame(columns=["arm", "x", "mean", "low", "high"])
     )
+    data = data[np.isfinite(data[["low", "high"]].to_numpy(dtype=float)).all(axis=1)]
     if log_scale:
         data = data[data["low"] > 0]
     shown = max((entry.step for entry in entries), default=None)
@@ -81,28 +81,42 @@ def profile_figure(
         ranges = ", ".join(f"{arm} {first:.3g} to {last:.3g}" for arm, first, last in ends.itertuples())
         text = f"Line chart of {y} against {x} at step {shown}. From first to last: {ranges}."
         title = f"{title} (step {shown})"
-    spec = _profile_spec(present, x, y, log_scale)
+    spec = _profile_spec(present, tuple(reference or ()), x, y, log_scale)
     return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
+def _rows(arm: str, stack: NDArray[np.float64], positions: Sequence[float] | None) -> pd.DataFrame:
+    """One row per position from values (seeds, positions)."""
+    length = stack.shape[1]
+    at = np.arange(1, length + 1) if positions is None else np.asarray(positions)[:length]
+    return pd.DataFrame(
+        {"arm": arm, "x": at, "mean": stack.mean(0), "low": stack.min(0), "high": stack.max(0)}
+    )
+
+
 @lru_cache(maxsize=256)
-def _profile_spec(arms: tuple[str, ...], x: str, y: str, log_scale: bool) -> dict[str, Any]:
+def _profile_spec(
+    arms: tuple[str, ...], reference: tuple[str, ...], x: str, y: str, log_scale: bool
+) -> dict[str, Any]:
+    names = [*arms, *reference]
     colour = alt.Color(
         "arm:N",
         title=None,
-        scale=alt.Scale(domain=list(arms), range=colours(arms)),
+        scale=alt.Scale(domain=names, range=[*colours(arms), *[REFERENCE] * len(reference)]),
         legend=alt.Legend(
             orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
         ),
     )
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
-    axis = alt.Axis(format="~g", tickCount=6)
+    axis = alt.Axis(format="~g" if log_scale else "~r", tickCount=6)
     base = alt.Chart().encode(x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False)), color=colour)
     band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q")
     line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=18)).encode(
         y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
         strokeDash=alt.StrokeDash(
-            "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dashes(arms))
+            "arm:N",
+            title=None,
+            scale=alt.Scale(domain=names, range=[*dashes(arms), *[[2, 3]] * len(reference)]),
         ),
         tooltip=[
             alt.Tooltip("arm:N"),

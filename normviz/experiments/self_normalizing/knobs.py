@@ -1,0 +1,177 @@
+"""What can be set on the page *Self-normalizing networks*, and the names of the arms that follow from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from normviz.knobs import Knobs as Base
+from normviz.knobs import knob
+from normviz.norms.selu_moments import selu_parameters
+
+__all__ = ["ALPHA_DROPOUT", "SNN", "ArmKind", "Knobs", "arm_name", "arm_names"]
+
+ArmKind = Literal[
+    "snn", "snn_alpha", "snn_dropout", "snn_he", "relu_bn", "relu_ln", "relu", "relu_lecun", "tanh"
+]
+
+ARMS: dict[str, str] = {
+    "snn": "SNN",
+    "snn_alpha": "SNN, α dropout",
+    "snn_dropout": "SNN, plain dropout",
+    "snn_he": "SNN, He init",
+    "relu_bn": "ReLU + BN",
+    "relu_ln": "ReLU + LN",
+    "relu": "ReLU",
+    "relu_lecun": "ReLU, LeCun init",
+    "tanh": "Tanh",
+}
+SNN, ALPHA_DROPOUT = ARMS["snn"], ARMS["snn_alpha"]
+
+
+class Knobs(Base):
+    """Data, arms, size of the networks, fixed point of the SELU, training length."""
+
+    data: Literal["digits", "breast_cancer", "wine"] = knob(
+        "digits",
+        label="Data",
+        help="What is classified: handwritten digits (64 pixels, 10 classes), breast tumours (30 measurements, 2 "
+        "classes) or wines (13 measurements, 3 classes). Every input column is standardised.",
+        labels={"digits": "Digits", "breast_cancer": "Breast cancer", "wine": "Wine"},
+        section="Experiment",
+    )
+    arms: tuple[ArmKind, ...] = knob(
+        ("snn", "snn_alpha", "relu_bn", "relu_ln", "relu"),
+        label="Networks",
+        help="The arms: the same deep network with each of these, on the same batches. SNN is SELU with LeCun weights; "
+        "ReLU alone, with batch norm (BN) or layer norm (LN) has He's weights; tanh has LeCun's.",
+        labels=ARMS,
+        section="Experiment",
+    )
+    depth: int = knob(
+        32,
+        2,
+        64,
+        label="Hidden layers",
+        help="Depth of every network. The deeper, the more the mean and variance can drift from layer to layer.",
+        section="Network",
+    )
+    second_depth: int = knob(
+        0,
+        0,
+        64,
+        label="Second depth",
+        help="Train every network also with this many hidden layers, to see what depth costs; 0 leaves it out.",
+        section="Network",
+    )
+    width: int = knob(
+        64,
+        16,
+        256,
+        label="Width",
+        help="Units of each hidden layer. The theory adds up many weights per unit: it fits better when this is large.",
+        step=16,
+        section="Network",
+    )
+    dropout: float = knob(
+        0.05,
+        0.0,
+        0.5,
+        label="Dropout rate",
+        help="Share of units dropped in every layer of the arms that have dropout in their name (the paper: 0.05 to "
+        "0.10).",
+        step=0.01,
+        section="Network",
+    )
+    input_scale: float = knob(
+        1.0,
+        0.1,
+        10.0,
+        label="Input scale",
+        help="Factor on the standardised inputs. 1 starts where the theory does; SELU should pull any other scale "
+        "back within a few layers.",
+        log=True,
+        section="Network",
+    )
+    fixed_mean: float = knob(
+        0.0,
+        -0.3,
+        0.3,
+        label="Fixed point: mean",
+        help="Mean that SELU's alpha and lambda are computed to keep, for weights that sum to zero.",
+        step=0.05,
+        section="SELU",
+    )
+    fixed_var: float = knob(
+        1.0,
+        0.25,
+        4.0,
+        label="Fixed point: variance",
+        help="Variance that they are computed to keep. Mean 0 and variance 1 give the paper's SELU.",
+        step=0.05,
+        section="SELU",
+    )
+    learning_rate: float = knob(
+        1e-2,
+        1e-4,
+        1.0,
+        label="Learning rate",
+        help="Step size of plain gradient descent (SGD without momentum), as in the paper.",
+        log=True,
+        section="Training",
+    )
+    batch_size: int = knob(
+        64,
+        4,
+        256,
+        label="Batch size",
+        help="Examples per step; at most as many as there are.",
+        section="Training",
+    )
+    steps: int = knob(
+        320,
+        10,
+        2000,
+        label="Steps",
+        help="Updates of every network; 320 steps are about 15 passes over the digits.",
+        step=10,
+        section="Training",
+    )
+    seeds: int = knob(
+        2,
+        1,
+        5,
+        label="Seeds",
+        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
+        section="Training",
+    )
+
+    def selu(self) -> tuple[float, float]:
+        """SELU's (alpha, lambda) for the fixed point that is set."""
+        return selu_parameters(self.fixed_mean, self.fixed_var, omega=0.0)
+
+    def depths(self) -> tuple[int, ...]:
+        """The depths that are trained, the main one first."""
+        return (self.depth,) if self.second_depth in (0, self.depth) else (self.depth, self.second_depth)
+
+    def work(self) -> float:
+        """Rough floating-point operations; a layer of small width costs its calls, not its products."""
+        per_layer = 5e6 + 6.0 * self.batch_size * self.width**2
+        return len(self.arms) * self.seeds * self.steps * (sum(self.depths()) + 2) * per_layer
+
+    work_limit = 6e12
+
+    def work_advice(self) -> str:
+        """The number of steps that fits."""
+        fits = int(self.steps * self.work_limit / self.work())
+        return f"With these networks and seeds at most {fits} steps fit."
+
+
+def arm_name(kind: str, depth: int | None = None) -> str:
+    """The arm's name on all charts; ``depth`` for the arms of the second depth."""
+    return ARMS[kind] if depth is None else f"{ARMS[kind]}, depth {depth}"
+
+
+def arm_names(knobs: Knobs) -> list[str]:
+    """All arms of a setting, in the order of the legend."""
+    names = [arm_name(kind) for kind in knobs.arms]
+    return names + [arm_name(kind, depth) for depth in knobs.depths()[1:] for kind in knobs.arms]
