@@ -10,7 +10,7 @@ from normviz.validation import nearest
 
 __all__ = ["SLUGS", "Experiment", "Run", "Status", "get_experiment"]
 
-SLUGS: tuple[str, ...] = ("normalization-statistics", "self-normalizing")
+SLUGS: tuple[str, ...] = ("normalization-statistics", "self-normalizing", "sample-reweighting")
 """Slugs of the experiments that can be run, in page order."""
 
 

@@ -62,7 +62,7 @@ def seed_bands(table: pd.DataFrame, *, max_points: int = MAX_POINTS) -> pd.DataF
 
 def line_figure(
     log: FrameLog,
-    series: str | Sequence[str],
+    series: str | Sequence[str] | Mapping[str, str],
     *,
     title: str,
     y: str,
@@ -79,7 +79,8 @@ def line_figure(
 
     Args:
         log: frames to draw.
-        series: a scalar's name, or several names of which each arm has one.
+        series: a scalar's name, or several names of which each arm has one, or a mapping from names to what is
+            appended to the arm's (``{"gap": "", "bound": ", bound"}``) where an arm has several.
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         y: axis title.
         look_for: see ``title``.
@@ -95,6 +96,9 @@ def line_figure(
     names = [series] if isinstance(series, str) else list(series)
     present = tuple(arms) if arms is not None else tuple(log.arms)
     bands = [seed_bands(log.scalars(name)) for name in names]
+    if isinstance(series, Mapping):
+        bands = [band.assign(arm=band["arm"] + end) for band, end in zip(bands, series.values(), strict=True)]
+        present = tuple(arm + end for arm in present for end in series.values())
     data = bands[0] if len(bands) == 1 else pd.concat(bands, ignore_index=True)
     data = data[data["arm"].isin(present)]
     if log_scale:

@@ -1,0 +1,105 @@
+"""Who got the weight: the samples of a batch with the most and the least weight, to be read."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from normviz.experiments.sample_reweighting.knobs import STRATEGY_NAMES, Knobs, arm_names, sources
+from normviz.figures import Figure, colours
+from normviz.figures.vega import specification
+from normviz.frame import ArrayAt, FrameLog
+
+__all__ = ["readable", "sample_rows_figure"]
+
+ROWS = 6
+"""Samples shown at each end."""
+TOLD = 3
+"""Samples at each end in the textual alternative."""
+PITCH = 22
+"""Height of a row in pixels."""
+PAPER, INK = "#f3f3f0", "#1c1c1c"
+"""Rows are light in both themes, so that the same ink can be read on every colour."""
+NO_BREAK = "\N{NO-BREAK SPACE}"
+"""Keeps columns apart: a browser draws several ordinary spaces as one."""
+
+
+def readable(codes: np.ndarray[Any, Any]) -> str:
+    """The text of a row of character codes on one line: line ends as ⏎, tabs and runs of spaces as they are."""
+    return "".join(chr(int(code)) for code in codes).replace("\n", "⏎").replace("\t", " ")
+
+
+def sample_rows_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+    """The text of the samples with the most and the least weight, of the first seed; radio buttons choose the arm."""
+    arms = arm_names(knobs)
+    wanted = ("sample_weight", "sample_loss", "sample_source", "sample_text")
+    newest: dict[str, dict[str, ArrayAt]] = {}
+    for name in wanted:
+        for entry in reversed(log.arrays(name, step)):
+            if entry.arm in arms:
+                newest.setdefault(entry.arm, {})[name] = entry
+    parts = [_rows(arm, found, sources(knobs)) for arm, found in newest.items() if len(found) == len(wanted)]
+    columns = ["arm", "row", "source", "weight", "text"]
+    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    first = next((a for a in arms if a != STRATEGY_NAMES["uniform"]), arms[0])
+    shown = max((f["sample_weight"].step for f in newest.values() if "sample_weight" in f), default=None)
+    title, text = "Who got the weight", "List of samples with their weight; nothing is measured yet."
+    if shown is not None:
+        title = f"Who got the weight (step {shown})"
+        rows = data.loc[data["arm"] == first, "text"].str.replace(NO_BREAK, " ").tolist()
+        most, least = " | ".join(rows[:TOLD]), " | ".join(rows[-TOLD:])
+        text = (
+            f"Samples of a batch at step {shown} as {first} sees them. Most weight: {most}. Least: {least}."
+        )
+    look_for = "Top: most weight, bottom: least. Columns: weight ÷ uniform weight (also the bar), loss, source, text."
+    spec = _rows_spec(tuple(arms), sources(knobs), first)
+    return Figure(title, look_for, text, spec=spec, data=data, wide=True)
+
+
+def _rows(arm: str, found: dict[str, ArrayAt], names: tuple[str, ...]) -> pd.DataFrame:
+    weight = found["sample_weight"].value.astype(float)
+    weight = weight * len(weight)
+    order = np.argsort(-weight, kind="stable")
+    count = min(ROWS, len(order) // 2)
+    chosen = [*enumerate(order[:count]), *enumerate(order[-count:], start=count + 1)]
+    rows = []
+    for row, i in chosen:
+        source = names[int(found["sample_source"].value[i])]
+        loss = float(found["sample_loss"].value[i])
+        text = f"{weight[i]:4.2f} {loss:5.2f} {source:<10} {readable(found['sample_text'].value[i])}"
+        rows.append((arm, row, source, weight[i], text.replace(" ", NO_BREAK)))
+    return pd.DataFrame(rows, columns=["arm", "row", "source", "weight", "text"])
+
+
+@lru_cache(maxsize=64)
+def _rows_spec(arms: tuple[str, ...], names: tuple[str, ...], first: str) -> dict[str, Any]:
+    shown = alt.param(
+        name="shown", value=first, bind=alt.binding_radio(options=list(arms), name="As seen by: ")
+    )
+    row = alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[2 * ROWS + 0.5, -0.5], nice=False))
+    base = alt.Chart().transform_filter("datum.arm == shown").encode(y=row)
+    paper = base.mark_bar(size=PITCH - 2, color=PAPER).encode(x=alt.value(0), x2=alt.value("width"))
+    bar = (
+        base.transform_calculate(zero="0")
+        .mark_bar(size=PITCH - 2, opacity=0.4)
+        .encode(
+            x=alt.X("zero:Q", axis=None, scale=alt.Scale(nice=False)),
+            x2="weight:Q",
+            color=alt.Color(
+                "source:N",
+                title=None,
+                scale=alt.Scale(domain=list(names), range=colours(names)),
+                legend=alt.Legend(orient="top", columns=4, symbolOpacity=1),
+            ),
+        )
+    )
+    text = base.mark_text(
+        align="left", baseline="middle", font="monospace", fontSize=12, color=INK, clip=True
+    ).encode(x=alt.value(6), text="text:N")
+    height = PITCH * (2 * ROWS + 1) + 40
+    chart = alt.layer(paper, bar, text).properties(width="container", height=height)
+    return specification(chart.add_params(shown))

@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from codecs import encode
+
+import numpy as np
+import pytest
+import torch
+
+from normviz.data import TextCorpus
+from normviz.experiments.sample_reweighting import EXPERIMENT, Knobs, run
+from normviz.experiments.sample_reweighting.claims import CLAIMS
+from normviz.experiments.sample_reweighting.devices import device_values
+from normviz.experiments.sample_reweighting.figures import draw
+from normviz.experiments.sample_reweighting.frames import frames
+from normviz.experiments.sample_reweighting.knobs import CONTEXT, STRATEGY_NAMES, TEXT_SOURCES, arm_names
+from normviz.experiments.sample_reweighting.regression import CORRUPTED, REDUNDANT, REGULAR, make_problem
+from normviz.experiments.sample_reweighting.sample_rows import NO_BREAK, readable
+from normviz.experiments.sample_reweighting.text_mixture import TextMixture
+from normviz.experiments.sample_reweighting.weight_curves import SCORES, normalized_losses
+from normviz.frame import Frame, FrameLog
+from normviz.knobs import KnobError
+from normviz.weighting import STRATEGIES, normalize_losses, sample_weights
+
+ALL = tuple(STRATEGY_NAMES)
+CLAIM = {claim.id: claim for claim in CLAIMS}
+LANGUAGE = Knobs()
+REGRESSION = Knobs(task="regression")
+TINY = {"steps": 10, "seeds": 1, "batch_size": 8, "warmup": 2}
+
+
+def log_of(rows: list[tuple[int, str, int, dict[str, object]]]) -> FrameLog:
+    return FrameLog(Frame(*row) for row in rows)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def language() -> FrameLog:
+    return FrameLog(frames(Knobs(strategies=ALL, **TINY), "cpu"))
+
+
+@pytest.fixture(scope="module")
+def regression() -> FrameLog:
+    knobs = Knobs(task="regression", strategies=ALL, steps=40, seeds=2, warmup=3)
+    return FrameLog(frames(knobs, "cpu"))
+
+
+# ------------------------------------------------------------------------------------------------------- knobs
+
+
+def test_defaults_extremes_and_work_limit() -> None:
+    controls = Knobs.controls().values()
+    assert LANGUAGE.work() < Knobs.work_limit
+    for edge in ("low", "high"):
+        values = {c.name: getattr(c, edge) for c in controls if c.kind in ("int", "float")}
+        small = {"steps": 10, "seeds": 1, "batch_size": 8}
+        Knobs.parse({**values, **small})
+    with pytest.raises(KnobError, match="at most"):
+        Knobs.parse({"strategies": ALL, "steps": 1000, "seeds": 5, "batch_size": 64})
+    with pytest.raises(KnobError, match="redundant"):
+        Knobs.parse({"redundant": 0.9})
+
+
+def test_random_knobs_are_accepted_or_refused_with_a_sentence() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        values = {
+            c.name: float(rng.uniform(c.low, c.high))
+            if c.kind == "float"
+            else int(rng.integers(c.low, c.high))
+            for c in Knobs.controls().values()
+            if c.kind in ("int", "float") and c.low is not None and c.high is not None
+        }
+        knobs, rejections = Knobs.parse_leniently(values)
+        assert knobs.work() <= Knobs.work_limit
+        assert all(r.name == "work" for r in rejections)
+
+
+# ----------------------------------------------------------------------------------------------- text of mixed quality
+
+
+@pytest.fixture(scope="module")
+def corpus() -> TextCorpus:
+    text = "the quick brown fox jumps over the lazy dog, twice. " * 40
+    return TextCorpus.from_documents("fox", {"a": text + "A", "b": text.upper()})
+
+
+def test_sources_of_text(corpus: TextCorpus) -> None:
+    mixture = TextMixture(corpus, 20, 200, (0.25, 0.25, 0.25, 0.25), 3)
+    tokens, targets, source = mixture(0, 4)
+    assert tokens.shape == targets.shape == (200, 20)
+    assert torch.equal(tokens[:, 1:], targets[:, :-1])
+    whole = corpus.decode(corpus.tokens)
+    of = {name: tokens[source == i] for i, name in enumerate(TEXT_SOURCES)}
+    for row in of["clean"]:
+        assert corpus.decode(row) in whole
+    assert len({corpus.decode(row) for row in of["duplicated"]}) <= 3
+    for row in of["foreign"]:
+        assert encode(corpus.decode(row), "rot13") in whole
+    assert sum(corpus.decode(row) in whole for row in of["shuffled"]) == 0
+
+
+def test_mixture_is_a_function_of_seed_and_step_with_these_shares(corpus: TextCorpus) -> None:
+    shares = (0.2, 0.5, 0.3, 0.0)
+    mixture = TextMixture(corpus, 10, 400, shares, 2)
+    for a, b in zip(mixture(1, 7), mixture(1, 7), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(mixture(1, 7)[0], mixture(1, 8)[0])
+    counts = torch.bincount(torch.cat([mixture(0, s)[2] for s in range(10)]), minlength=4) / 4000
+    np.testing.assert_allclose(counts.numpy(), shares, atol=0.03)
+    repeated = {corpus.decode(r) for s in range(5) for r in mixture(1, s)[0][mixture(1, s)[2] == 1]}
+    assert len(repeated) == 2
+
+
+def test_held_out_text_was_never_drawn(corpus: TextCorpus) -> None:
+    mixture = TextMixture(corpus, 10, 8, (1, 0, 0, 0), 2)
+    clean, repeated, shuffled, foreign = mixture.held_out(0, 5)
+    val = corpus.windows("val", 10, limit=5)
+    assert torch.equal(clean[0], val.tokens)
+    assert len(repeated[0]) == 2
+    whole = torch.cat([shuffled[0], shuffled[1][:, -1:]], 1)
+    assert torch.equal(whole.sort(1).values, torch.cat([val.tokens, val.targets[:, -1:]], 1).sort(1).values)
+    assert encode(corpus.decode(foreign[0][0]), "rot13") == corpus.decode(val.tokens[0])
+
+
+# ------------------------------------------------------------------------------------------------------------ frames
+
+
+def test_first_frames_come_before_any_work() -> None:
+    first = list(itertools.islice(frames(LANGUAGE, "cpu"), 3))
+    assert [f.step for f in first] == [0, 0, 0]
+    assert first[0].arm == "Uniform"
+    first = list(itertools.islice(frames(REGRESSION, "cpu"), 3))
+    assert [f.arm for f in first] == ["Uniform", "LinUpper", "Quadratic"]
+
+
+def test_language_frames(language: FrameLog) -> None:
+    assert language.arms == list(STRATEGY_NAMES.values())
+    assert not language.events
+    for arm in language.arms:
+        steps = language.scalars("batch_loss")
+        assert sorted(steps.loc[steps["arm"] == arm, "step"]) == list(range(10))
+    table = language.to_dataframe()
+    shares = table[[f"share/{name}" for name in TEXT_SOURCES]].dropna()
+    np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
+    warm = table[table["step"] < 2]
+    assert (warm["weight_log_ratio"].dropna() == 0).all()
+    np.testing.assert_allclose(warm["loss"], warm["batch_loss"], rtol=1e-6)
+    later = table[(table["step"] >= 2) & (table["arm"] == "LinUpper")]["weight_log_ratio"].dropna()
+    assert (later > 0).all()
+
+
+def test_weights_of_logged_samples_follow_from_their_losses(language: FrameLog) -> None:
+    knobs = Knobs(strategies=("linupper",), **{**TINY, "warmup": 0, "r": 0.7})
+    log = FrameLog(frames(knobs, "cpu"))
+    for loss, weight in zip(
+        log.array_history("sample_loss"), log.array_history("sample_weight"), strict=True
+    ):
+        l = loss.value.astype(float)
+        h = (2 * l - l.max() - l.min()) / (l.max() - l.min())
+        e = np.exp(np.minimum(h + 1, 1) / 0.7)
+        np.testing.assert_allclose(weight.value, e / e.sum(), rtol=1e-4)
+
+
+def test_text_travels_as_character_codes(language: FrameLog) -> None:
+    from pydoc_data.topics import topics
+
+    entry = language.arrays("sample_text")[0]
+    source = language.arrays("sample_source")[0].value
+    assert entry.value.shape == (8, CONTEXT)
+    whole = "".join(topics.values()).replace("\n", "⏎").replace("\t", " ")
+    clean = [readable(row) for row, s in zip(entry.value, source, strict=True) if s in (0, 1)]
+    assert clean
+    assert all(text in whole for text in clean)
+
+
+def test_annealed_r_starts_flat() -> None:
+    ratios = {}
+    for schedule in ("constant", "annealed"):
+        knobs = Knobs(strategies=("linupper",), schedule=schedule, **{**TINY, "warmup": 0})
+        log = FrameLog(frames(knobs, "cpu"))
+        ratios[schedule] = log.scalars("weight_log_ratio")["value"].tolist()
+    assert ratios["annealed"][0] == pytest.approx(ratios["constant"][0] / 5, rel=1e-5)
+    assert ratios["annealed"][-1] > ratios["annealed"][0]
+
+
+def test_divergence_stops_one_member_only() -> None:
+    knobs = Knobs(task="regression", strategies=("linupper",), steps=20, seeds=1, samples=16)
+    log = FrameLog(frames(knobs.model_copy(update={"step_size": 400.0}), "cpu"))
+    assert len(log.events) == 1
+    assert "diverged at step" in log.events[0].text
+    assert math.isinf(log.final("loss")["value"].iloc[0])
+
+
+# -------------------------------------------------------------------------------------------------------- regression
+
+
+def test_samples_of_the_problem() -> None:
+    knobs = Knobs(task="regression", samples=40, redundant=0.5, corrupted=0.1, duplicates=4)
+    x, y, source, held_out, theta = make_problem(knobs, 3)
+    assert torch.bincount(source).tolist() == [16, 20, 4]
+    error = (y - x @ theta).abs()
+    assert error[source != CORRUPTED].max() < 1e-12
+    assert error[source == CORRUPTED].min() > 0.1
+    copies = torch.nn.functional.normalize(x[source == REDUNDANT], dim=1)
+    near = (copies @ copies.T > 0.95).sum(1)
+    assert (near == 5).all()
+    lengths = held_out.norm(dim=1)
+    assert lengths.log().std().item() == pytest.approx(0.7, abs=0.06)
+    assert (x[source == REGULAR].norm(dim=1).log().abs() < 4).all()
+
+
+def test_regression_equals_numpy_loop() -> None:
+    knobs = Knobs(
+        task="regression", strategies=("quadratic",), steps=12, seeds=1, samples=20, warmup=4, r=0.3
+    )
+    log = FrameLog(frames(knobs, "cpu"))
+    x, y, _, held_out, theta_true = (t.numpy() for t in make_problem(knobs, 0))
+    theta = np.zeros(x.shape[1])
+    eta = 1 / (x**2).sum(1).max()
+    gaps, expected, bounds = [], [], []
+    for step in range(12):
+        expected.append(0.5 * np.mean((held_out @ (theta - theta_true)) ** 2))
+        residual = x @ theta - y
+        l = 0.5 * residual**2
+        h = (2 * l - l.max() - l.min()) / (l.max() - l.min())
+        e = np.exp((1 - h**2) / 0.3)
+        w = e / e.sum() if step >= 4 else np.full(20, 1 / 20)
+        gaps.append((l, w))
+        theta = theta - eta * (w * residual) @ x
+        correction = np.mean([((b - 1 / 20) * a).sum() for a, b in gaps])
+        bounds.append((theta_true**2).sum() / (2 * eta * (step + 1)) - correction)
+    measured = log.scalars("heldout_loss")["value"].to_numpy()
+    np.testing.assert_allclose(measured[:12], expected, rtol=1e-10)
+    np.testing.assert_allclose(log.scalars("bound")["value"], np.array(bounds)[[0, 5, 10]], rtol=1e-10)
+    assert len(measured) == 13
+
+
+def test_regression_bound_holds_and_linupper_tightens_it(regression: FrameLog) -> None:
+    table = regression.to_dataframe().dropna(subset=["bound"])
+    assert (table["average_gap"] <= table["bound"]).all()
+    saving = table[table["arm"].isin(["LinUpper", "Upper"])]["bound_saving"]
+    assert (saving >= -1e-12).all()
+    assert (table[table["arm"] == "Uniform"]["bound_saving"].abs() < 1e-12).all()
+
+
+def test_corrupted_targets_have_no_bound() -> None:
+    knobs = Knobs(task="regression", strategies=("linupper",), steps=10, seeds=1, corrupted=0.2)
+    log = FrameLog(frames(knobs, "cpu"))
+    assert "bound" not in log.scalar_names
+    assert "heldout_loss" in log.scalar_names
+
+
+# ----------------------------------------------------------------------------------------------------------- devices
+
+
+def test_device_values_by_hand() -> None:
+    losses = torch.tensor([1.0, 2.0, 5.0, 9.0], dtype=torch.float64)
+    values = device_values(losses, "linupper", 0.5, 2)
+    assert values["device_gap"] < 1e-12
+
+    def weights(l: np.ndarray) -> np.ndarray:
+        h = (2 * l - l.max() - l.min()) / (l.max() - l.min())
+        e = np.exp(np.minimum(h + 1, 1) / 0.5)
+        return e / e.sum()
+
+    whole = weights(np.array([1.0, 2, 5, 9]))
+    local = np.concatenate([weights(np.array([1.0, 2])), weights(np.array([5.0, 9]))]) / 2
+    assert values["local_weight_error"] == pytest.approx(0.5 * np.abs(whole - local).sum(), abs=1e-12)
+    assert device_values(losses, "linupper", 0.5, 1)["local_weight_error"] == 0
+    assert device_values(losses, "uniform", 0.5, 4)["local_weight_error"] == pytest.approx(0, abs=1e-12)
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+def test_scores_are_those_of_the_library() -> None:
+    h = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    assert set(STRATEGIES) == set(STRATEGY_NAMES)
+    for name, f in STRATEGIES.items():
+        np.testing.assert_allclose(SCORES[STRATEGY_NAMES[name]](h.numpy()), f(h, 1.0).numpy(), atol=1e-15)
+    losses = np.array([1.0, 2, 3, 5])
+    np.testing.assert_allclose(normalized_losses(losses), normalize_losses(torch.tensor(losses)).numpy())
+    assert not normalized_losses(np.full(3, 2.0)).any()
+
+
+@pytest.mark.parametrize("knobs", [LANGUAGE, REGRESSION])
+def test_figures_of_an_empty_log(knobs: Knobs) -> None:
+    for name, figure in draw(FrameLog(), knobs).items():
+        assert figure.title
+        assert figure.look_for
+        assert figure.alt
+        assert figure.data is not None
+        assert figure.data.empty == (name != "weights")
+
+
+def test_figures_of_a_full_log(language: FrameLog, regression: FrameLog) -> None:
+    for log, knobs in (
+        (language, Knobs(strategies=ALL, **TINY)),
+        (regression, Knobs(task="regression", strategies=ALL, steps=40, seeds=2)),
+    ):
+        for step in (None, 7):
+            for figure in draw(log, knobs, step).values():
+                assert figure.data is not None
+                assert not figure.data.empty
+                assert set(figure.data["arm"].str.partition(",")[0]) <= set(arm_names(knobs))
+                assert "nothing is measured" not in figure.alt
+
+
+def test_browser_computes_the_library_s_weights() -> None:
+    """Vega's softmax, run by vl-convert, against sample_weights."""
+    losses = np.array([1.0, 2.0, 3.0, 5.0, 4.0], dtype=np.float32)
+    values = {"sample_loss": losses, "sample_weight": np.ones(5), "sample_source": np.array([0, 1, 2, 3, 0])}
+    log = log_of([(0, "LinUpper", 0, values)])
+    knobs = Knobs(strategies=("linupper",), r=0.25)
+    svg = draw(log, knobs)["weights"].to_svg()
+    assert "at most e^(1/r) = 54.6" in svg
+    shown = re.findall(r'aria-label="normalised loss h: ([^;]+); weight ÷ uniform weight: ([^;"]+)', svg)
+    points = {(float(h.replace("−", "-")), round(float(w), 3)) for h, w in shown}
+    w = 5 * sample_weights(torch.tensor(losses), "linupper", 0.25)
+    for h, weight in zip(normalized_losses(losses.astype(float)), w.tolist(), strict=True):
+        assert any(abs(h - a) < 1e-3 and abs(weight - b) < 2e-3 for a, b in points), (h, weight)
+
+
+def test_rows_of_samples(language: FrameLog) -> None:
+    figure = draw(language, Knobs(strategies=ALL, **TINY))["samples"]
+    assert figure.data is not None
+    rows = figure.data[figure.data["arm"] == "LinUpper"]
+    assert len(rows) == 8
+    assert rows["row"].tolist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert (rows["weight"].diff().dropna() <= 1e-9).all()
+    assert not rows["text"].str.contains(" ").any()
+    assert rows["text"].str.contains(NO_BREAK).all()
+    assert readable(np.array([72.0, 10.0, 105.0])) == "H⏎i"
+
+
+# ------------------------------------------------------------------------------------------------------------ claims
+
+
+def held_out(values: dict[str, list[float]], step: int = 10) -> FrameLog:
+    return log_of(
+        [
+            (step, arm, seed, {"heldout_loss": v})
+            for arm, per_seed in values.items()
+            for seed, v in enumerate(per_seed)
+        ]
+    )
+
+
+def test_language_claims_by_hand() -> None:
+    log = held_out(
+        {"Uniform": [3.0, 3.1], "LinUpper": [2.5, 2.4], "Quadratic": [2.7, 2.3], "Extremes": [3, 3]}
+    )
+    assert CLAIM["linupper-beats-uniform"].measure(log, LANGUAGE) == pytest.approx({0: -0.5, 1: -0.7})
+    assert CLAIM["linupper-best"].measure(log, LANGUAGE) == pytest.approx({0: -0.2, 1: 0.1})
+    assert CLAIM["quadratic-with-outliers"].measure(log, LANGUAGE) == {}
+    many = Knobs(shuffled=0.1, foreign=0.05)
+    assert CLAIM["quadratic-with-outliers"].measure(log, many) == pytest.approx({0: 0.2, 1: -0.1})
+    for other in (Knobs(redundant=0.4), REGRESSION):
+        assert CLAIM["linupper-beats-uniform"].measure(log, other) == {}
+
+
+def test_regression_claims_by_hand() -> None:
+    curves = {
+        "Uniform": [8.0, 4.0, 2.0, 1.0],
+        "LinUpper": [8.0, 2.0, 1.0, 0.1],
+        "Quadratic": [8.0, 7.0, 5.0, 2.0],
+    }
+    rows = [(s, arm, 0, {"heldout_loss": v}) for arm, c in curves.items() for s, v in enumerate(c)]
+    log = log_of(rows)
+    assert CLAIM["regression-linupper"].measure(log, REGRESSION) == {0: -1.0}
+    assert CLAIM["regression-quadratic"].measure(log, REGRESSION) == {0: math.inf}
+    assert CLAIM["regression-linupper-fastest"].measure(log, REGRESSION) == {}
+    log.append(Frame(3, "Extremes", 0, {"heldout_loss": 5.0}))
+    fastest = CLAIM["regression-linupper-fastest"].measure(log, REGRESSION)
+    assert fastest == pytest.approx({0: -1.0})
+    corrupted = Knobs(task="regression", corrupted=0.1)
+    for name in ("regression-linupper", "regression-quadratic", "regression-linupper-fastest"):
+        assert CLAIM[name].measure(log, corrupted) == {}
+
+
+def test_bound_and_exact_claims_by_hand() -> None:
+    rows = [
+        (0, "LinUpper", 0, {"average_gap": 2.0, "bound": 8.0, "bound_saving": 0.5, "weight_log_ratio": 2.0}),
+        (5, "LinUpper", 0, {"average_gap": 3.0, "bound": 4.0, "bound_saving": 0.25, "weight_log_ratio": 2.5}),
+        (5, "Uniform", 0, {"average_gap": 1.0, "bound": 4.0, "bound_saving": 0.0, "device_gap": 1e-7}),
+    ]
+    log = log_of(rows)
+    assert CLAIM["bound-holds"].measure(log, REGRESSION) == {0: 0.75}
+    assert CLAIM["bound-holds"].verdict(log, REGRESSION).outcome == "reproduced"
+    assert CLAIM["bound-holds"].measure(log, Knobs(task="regression", step_size=1.5)) == {}
+    assert CLAIM["linupper-tightens-bound"].measure(log, REGRESSION) == {0: 0.25}
+    assert CLAIM["bounded-weights"].measure(log, REGRESSION) == {0: pytest.approx(1.0)}
+    assert CLAIM["devices-add-up"].measure(log, REGRESSION) == {0: 1e-7}
+    broken = log_of([(0, "LinUpper", 0, {"weight_log_ratio": 2.6, "average_gap": 2.0, "bound": 1.0})])
+    assert CLAIM["bounded-weights"].verdict(broken, REGRESSION).outcome == "not reproduced"
+    assert CLAIM["bound-holds"].verdict(broken, REGRESSION).outcome == "not reproduced"
+
+
+def test_cost_claim_takes_the_median() -> None:
+    log = log_of([(s, "LinUpper", 0, {"weighting_cost": c}) for s, c in enumerate([0.5, 0.7, 90.0])])
+    assert CLAIM["costs-nothing"].measure(log, LANGUAGE) == {0: 0.7}
+
+
+def test_measured_logs_give_verdicts(language: FrameLog, regression: FrameLog) -> None:
+    verdicts = EXPERIMENT.verdicts(language, Knobs(strategies=ALL, **TINY))
+    assert verdicts["bounded-weights"].outcome == "reproduced"
+    assert verdicts["devices-add-up"].outcome == "reproduced"
+    assert verdicts["linupper-beats-uniform"].per_seed
+    assert 0 < verdicts["costs-nothing"].estimate < 100
+    verdicts = EXPERIMENT.verdicts(regression, Knobs(task="regression", strategies=ALL, steps=40))
+    assert verdicts["bound-holds"].outcome == "reproduced"
+    assert verdicts["linupper-tightens-bound"].outcome == "reproduced"
+    assert all(c.measure(FrameLog(), LANGUAGE) == {} for c in CLAIMS)
+
+
+def test_notebook_call() -> None:
+    result = run(
+        Knobs(task="regression", strategies=("uniform", "linupper"), steps=10, seeds=1), device="cpu"
+    )
+    assert result.status == "done"
+    assert result.log.last_step == 10
+    assert "heldout" in result.figures()
