@@ -23,8 +23,8 @@ __all__ = ["Frame", "Run", "__version__", "get_experiment", "watch"]
 if TYPE_CHECKING:
     from normviz.experiments import get_experiment
     from normviz.experiments.run import Run
-    from normviz.frame import Frame
     from normviz.experiments.watch import watch
+    from normviz.frame import Frame
 
 
 def __getattr__(name: str) -> Any:

@@ -238,7 +238,7 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "alpha-bn", "Test-time Batch Statistics Calibration for Covariate Shift", "You, Li, Zhao", 2021,
             "2110.04065", "shifting-statistics",
-            "norms.calibrate_batchnorm norms.CoreLoss norms.OnlineAdapter",
+            "norms.calibrate_batchnorm adaptive.CoreLoss adaptive.OnlineAdapter",
         ),
         _paper(
             "loan", "Location-aware Adaptive Normalization", "Shams Eddin, Roscher, Gall", 2022, "2212.08208",
@@ -268,7 +268,7 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "adadagrad", "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods",
             "Lau, Liu, Kolar", 2024, "2402.11215", "adaptive-batch-size",
-            "schedules.AdaptiveBatchSize schedules.norm_test",
+            "adaptive.AdaptiveBatchSize adaptive.norm_test",
         ),
         _paper(
             "multi-norm", "Gradient Multi-Normalization for Stateless and Scalable LLM Training",

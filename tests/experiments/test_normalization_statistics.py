@@ -157,6 +157,17 @@ def test_invariance_table_is_counted() -> None:
     assert verdict.estimate == 18
 
 
+def test_invariance_lab_shows_the_papers_table_at_full_strength() -> None:
+    log = ns.run(ns.Knobs(norms=("layer",), **TINY), device="cpu").log
+    figure = ns.EXPERIMENT.figures(log, ns.Knobs(norms=("layer",)))["invariances"]
+    assert figure.data is not None
+    strongest = figure.data[figure.data["k"] == 20].groupby("normaliser", sort=False)["unmoved"].agg(list)
+    assert strongest["batch norm"] == [True, False, True, True, True, False]
+    assert strongest["weight norm"] == [True, False, True, False, False, False]
+    assert strongest["layer norm"] == [True, True, False, True, False, True]
+    assert figure.data.loc[figure.data["k"] == 0, "unmoved"].all()
+
+
 def test_claims_have_distinct_ids_and_known_papers() -> None:
     assert len(CLAIM) == len(CLAIMS)
     assert {c.paper for c in CLAIMS} <= set(ns.EXPERIMENT.papers)

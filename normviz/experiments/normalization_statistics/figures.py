@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from normviz.experiments.normalization_statistics.filtration import filtration_figure
+from normviz.experiments.normalization_statistics.invariance import invariance_figure
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name, arm_names
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
 from normviz.frame import FrameLog
@@ -105,6 +106,8 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     filtered = [arm for arm in trained if arm.startswith(arm_name("unified"))]
     if filtered:
         figures["filtration"] = filtration_figure(log, filtered[-1], last=last, step=step)
+    if "layer" in knobs.norms:
+        figures["invariances"] = invariance_figure(log)
     if knobs.task == "recurrent":
         figures["state"] = profile_figure(
             log,

@@ -16,6 +16,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -24,6 +25,7 @@ from models import GPT, ConvNet, RNNLanguageModel, SelfAttention
 from normviz.data import SupervisedData, TextCorpus, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.normalization_statistics.figures import HISTOGRAM_RANGE
+from normviz.experiments.normalization_statistics.invariance import FACTORS, SHIFTS
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
 from normviz.frame import Frame, Value
 from normviz.norms import (
@@ -31,6 +33,7 @@ from normviz.norms import (
     LayerNormLSTM,
     fuse_into_linear,
     fuse_transformer_block,
+    invariance_gaps,
     invariance_table,
     make_norm,
 )
@@ -72,9 +75,10 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     arms, batches, validation = build(knobs, where)
     if "layer" in knobs.norms:
         for seed in range(knobs.seeds):
-            yield Frame(
-                0, arm_name("layer"), seed, {"invariances_as_in_paper": _invariances_as_in_paper(seed)}
-            )
+            values: dict[str, Value] = {"invariances_as_in_paper": _invariances_as_in_paper(seed)}
+            if seed == 0:
+                values["invariance_gaps"] = _invariance_gaps(seed)
+            yield Frame(0, arm_name("layer"), seed, values)
     trained: list[Member] = []
     yield from train(
         arms,
@@ -140,6 +144,19 @@ def _invariances_as_in_paper(seed: int) -> float:
             for a, b in zip(measured[norm].values(), expected, strict=True)
         )
     )
+
+
+def _invariance_gaps(seed: int) -> npt.NDArray[np.float32]:
+    """Largest change of an output for each normaliser, transformation and strength, on random data in float64."""
+    generator = seeded_generator(seed, 2)
+    shapes = ((16, 5), (8, 5), (5,), (5,))
+    X, W, v, c = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    tables = [
+        invariance_gaps(X, W, delta=factor, v=shift * v, c=shift * c)
+        for factor, shift in zip(FACTORS, SHIFTS, strict=True)
+    ]
+    gaps = [[list(row.values()) for row in table.values()] for table in tables]  # (strengths, 3, 6)
+    return np.moveaxis(np.asarray(gaps, np.float32), 0, -1)
 
 
 def _is_drawn(name: str, module: nn.Module) -> bool:  # noqa: ARG001
