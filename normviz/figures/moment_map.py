@@ -40,7 +40,7 @@ CELLS, ARROWS, PLACES = (36, 24), (18, 13), (48, 36)
 """Grids (columns, rows) of the shading, of the arrows, and of the places where the path can begin."""
 
 FIELD, PATH, FIXED = "#8a8a8a", "#0a85d1", "#c3659c"
-REGIONS = ["norm of J below 1: contracts", "above 1"]
+REGIONS = ["contracts (norm of J < 1)", "does not"]
 
 
 def moment_map_figure() -> Figure:
@@ -154,17 +154,15 @@ def _fixed_point() -> list[Calculation]:
 
 
 def _report() -> list[Calculation]:
-    """Two lines of text for the reader."""
-    point = "format(datum.fmu, '.3f') + ', ' + format(datum.fnu, '.3f')"
-    kind = "(datum.fradius < 1 ? 'attracts' : 'repels')"
+    """Three short lines of text for the reader."""
+    kind = "(datum.fradius < 1 ? ' attracts' : ' repels')"
+    point = f"'fixed point (' + format(datum.fmu, '.3f') + ', ' + format(datum.fnu, '.3f') + ')' + {kind}"
     norms = "'norm of J ' + format(datum.fnorm, '.3f') + ', radius ' + format(datum.fradius, '.3f')"
-    found = f"'fixed point (' + {point} + ') ' + {kind} + ': ' + {norms}"
-    unknown = (
-        "isValid(A) ? 'no fixed point within reach: the path runs away' : 'no SELU has its fixed point there'"
-    )
+    lost = "isValid(A) ? 'no fixed point: the path runs away' : 'no SELU has its fixed point there'"
     return [
         Calculation("line1", "'α = ' + format(A, '.4f') + ', λ = ' + format(L, '.4f')"),
-        Calculation("line2", f"datum.found ? {found} : ({unknown})"),
+        Calculation("line2", f"datum.found ? {point} : ({lost})"),
+        Calculation("line3", f"datum.found ? {norms} : ''"),
     ]
 
 
@@ -211,7 +209,7 @@ def _shading() -> alt.Chart:
         "region:N",
         title=None,
         scale=alt.Scale(domain=REGIONS, range=[CONTRACTS, EXPANDS]),
-        legend=alt.Legend(orient="bottom", symbolOpacity=0.5, labelLimit=240),
+        legend=alt.Legend(orient="bottom", symbolOpacity=0.5, labelLimit=200),
     )
     chart: alt.Chart = shaded.mark_rect(clip=True, strokeWidth=0).encode(
         x=_x("left"),
@@ -279,8 +277,10 @@ def _journey() -> alt.LayerChart:
                 dots,
                 begin.encode(x=_x("t0mu"), y=_y("t0nu")),
                 star.encode(x=_x("fmu"), y=_y("fnu")),
-                text.encode(x=alt.value(0), y=alt.value(-38), text="line1:N"),
-                text.encode(x=alt.value(0), y=alt.value(-20), text="line2:N"),
+                *(
+                    text.encode(x=alt.value(0), y=alt.value(18 * i - 74), text=f"line{i}:N")
+                    for i in (1, 2, 3)
+                ),
             ]
         ).transform_filter("datum.part == 'one'"),
         [*_path(), *_fixed_point(), *_report()],

@@ -129,18 +129,19 @@ def _strips_spec(arms: tuple[str, ...], y: str, value: str, limits: tuple[float,
     axis = alt.Axis(
         values=centres, labelExpr=labels, grid=False, ticks=False, domain=False, labelLimit=150, labelAngle=0
     )
-    colour = alt.Color(
+    colours = alt.Scale(
+        type="log", domain=[limits[0], 1, limits[1]], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True
+    )
+    fill = alt.Fill(
         "value:Q",
         title=value,
-        scale=alt.Scale(
-            type="log", domain=[limits[0], 1, limits[1]], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True
-        ),
-        legend=alt.Legend(orient="top", gradientLength=220, format="~g", titleLimit=260),
+        scale=colours,
+        legend=alt.Legend(type="gradient", orient="top", gradientLength=220, format="~g", titleLimit=260),
     )
     scale = alt.Scale(domain=[0, max(len(arms), 1)], nice=False)
     cells = (
         alt.Chart()
-        .mark_rect(strokeWidth=0)
+        .mark_rect(strokeWidth=0.7)
         .encode(
             x=alt.X("left:Q", title="training step, one strip per arm", scale=scale, axis=axis),
             x2="right:Q",
@@ -151,7 +152,8 @@ def _strips_spec(arms: tuple[str, ...], y: str, value: str, limits: tuple[float,
                 axis=alt.Axis(grid=False, tickMinStep=1),
             ),
             y2="high:Q",
-            color=colour,
+            fill=fill,
+            stroke=alt.Stroke("value:Q", scale=colours, legend=None),  # closes the seams between cells
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("step:Q", title="step", format="d"),

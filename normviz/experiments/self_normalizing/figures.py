@@ -14,7 +14,7 @@ from normviz.norms.selu_moments import iterate_moment_map
 
 __all__ = ["HISTOGRAM_RANGE", "THEORY", "draw", "drawn_layers"]
 
-HISTOGRAM_RANGE = (-3.0, 3.0)
+HISTOGRAM_RANGE = (-4.0, 4.0)
 THEORY = "theory of SNN"
 VARIANCES = (0.1, 10.0)
 """Ends of the colours of the variance."""
@@ -121,9 +121,9 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
             "activations",
             low=HISTOGRAM_RANGE[0],
             high=HISTOGRAM_RANGE[1],
-            title="Activations in some layers",
-            x="value",
-            look_for="SELU's units pile up at its floor of −1.76 but their spread stays the same from layer to layer.",
+            title="What enters the activation, in some layers",
+            x="value (summed inputs of a unit, after the norm if there is one)",
+            look_for="The theory assumes a bell of width 1 in every layer. A spike or a flat line has gone astray.",
             layer_names=[f"layer {layer}" for layer in drawn_layers(knobs.depth)],
             arms=[arm_name(kind) for kind in knobs.arms],
             step=step,

@@ -47,7 +47,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
 
     data = _load(knobs).to(where)
     every = max(1, knobs.steps // SNAPSHOTS)
-    drawn = {f"blocks.{layer - 1}" for layer in drawn_layers(knobs.depth)}
+    drawn = {f"blocks.{layer - 1}.norm" for layer in drawn_layers(knobs.depth)}
     yield from train(
         [
             _arm(kind, depth, arm_name(kind, depth if depth != knobs.depth else None), knobs, data)
