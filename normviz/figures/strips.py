@@ -20,6 +20,8 @@ MAX_CELLS = 6000
 """Most cells of a chart: older snapshots are thinned out evenly above it."""
 GAP = 0.06
 """Space between two strips, as a share of a strip's width."""
+OVERLAP = 0.03
+"""By how much a cell reaches over the next one, so that no seam shows."""
 
 
 def strips_figure(
@@ -106,9 +108,9 @@ def _strip(index: int, entries: list[ArrayAt], last: int, first: int) -> pd.Data
             "step": np.repeat(steps, len(positions)),
             "at": at,
             "left": index + np.repeat(np.minimum(steps, last) * shift, len(positions)),
-            "right": index + np.repeat(np.minimum(ends, last) * shift, len(positions)),
+            "right": index + np.repeat(np.minimum(ends, last) * shift, len(positions)) + OVERLAP / 10,
             "low": at - 0.5,
-            "high": at + 0.5,
+            "high": at + 0.5 + OVERLAP,
             "value": values.ravel(),
         }
     )
@@ -129,19 +131,18 @@ def _strips_spec(arms: tuple[str, ...], y: str, value: str, limits: tuple[float,
     axis = alt.Axis(
         values=centres, labelExpr=labels, grid=False, ticks=False, domain=False, labelLimit=150, labelAngle=0
     )
-    colours = alt.Scale(
-        type="log", domain=[limits[0], 1, limits[1]], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True
-    )
-    fill = alt.Fill(
+    colour = alt.Color(
         "value:Q",
         title=value,
-        scale=colours,
-        legend=alt.Legend(type="gradient", orient="top", gradientLength=220, format="~g", titleLimit=260),
+        scale=alt.Scale(
+            type="log", domain=[limits[0], 1, limits[1]], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True
+        ),
+        legend=alt.Legend(orient="top", gradientLength=220, format="~g", titleLimit=260),
     )
     scale = alt.Scale(domain=[0, max(len(arms), 1)], nice=False)
     cells = (
         alt.Chart()
-        .mark_rect(strokeWidth=0.7)
+        .mark_rect(strokeWidth=0)
         .encode(
             x=alt.X("left:Q", title="training step, one strip per arm", scale=scale, axis=axis),
             x2="right:Q",
@@ -152,8 +153,7 @@ def _strips_spec(arms: tuple[str, ...], y: str, value: str, limits: tuple[float,
                 axis=alt.Axis(grid=False, tickMinStep=1),
             ),
             y2="high:Q",
-            fill=fill,
-            stroke=alt.Stroke("value:Q", scale=colours, legend=None),  # closes the seams between cells
+            color=colour,
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("step:Q", title="step", format="d"),

@@ -26,8 +26,8 @@ def test_cells_lie_side_by_side_and_reach_to_the_next_snapshot() -> None:
     assert len(data) == 2 * 3 * 2  # arms x snapshots x layers, one seed
     first = data[(data["arm"] == "A") & (data["step"] == 0) & (data["at"] == 2)].iloc[0]
     assert first["value"] == 2.0
-    assert (first["low"], first["high"]) == (1.5, 2.5)
-    assert (first["left"], first["right"]) == (0.0, pytest.approx(0.94 * 10 / 20))
+    assert (first["low"], first["high"]) == (1.5, pytest.approx(2.5, abs=0.04))
+    assert (first["left"], first["right"]) == (0.0, pytest.approx(0.94 * 10 / 20, abs=0.004))
     second_arm = data[data["arm"] == "B"]
     assert second_arm["left"].min() == 1.0
     assert second_arm["right"].max() <= 2.0
