@@ -30,11 +30,13 @@ class Exact:
         title: heading of the section.
         text: Markdown above the charts.
         figures: makes the charts, by name.
+        panel: draws widgets and what follows from them below the charts, for what the browser cannot compute by itself.
     """
 
     title: str
     text: str
     figures: Callable[[], Mapping[str, Figure]]
+    panel: Callable[[], None] | None = None
 
 
 def experiment_page(
@@ -102,6 +104,8 @@ def experiment_page(
         st.header(exact.title, anchor="exact")
         st.markdown(exact.text)
         figure_grid(exact.figures(), key=f"{slug}-exact")
+        if exact.panel is not None:
+            exact.panel()
 
     st.header("Do the papers' claims hold here?", anchor="claims")
     if run.live:

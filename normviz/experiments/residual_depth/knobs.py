@@ -1,0 +1,202 @@
+"""What can be set on the page *Residual depth*, and the names of the arms that follow from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from normviz.knobs import Knobs as Base
+from normviz.knobs import knob
+from normviz.residual.counting import residual_scale
+
+__all__ = ["SMALL", "Knobs", "MethodName", "Rate", "arm_name", "arm_names", "scaled", "sweep_name"]
+
+MethodName = Literal["plain", "inv_sqrt", "inv", "skipinit", "fixup", "batchnorm", "layernorm", "custom"]
+Rate = Literal["0.003", "0.01", "0.03", "0.1"]
+
+METHODS: dict[str, str] = {
+    "plain": "λ = 1",
+    "inv_sqrt": "λ = 1/√n",
+    "inv": "λ = 1/n",
+    "skipinit": "SkipInit",
+    "fixup": "Fixup",
+    "batchnorm": "BatchNorm",
+    "layernorm": "LayerNorm",
+    "custom": "λ as set",
+}
+SCALED = ("plain", "inv_sqrt", "inv", "custom")
+"""Methods that are nothing but a scale."""
+
+SMALL = "λ → 0"
+"""The arm that shows how the remainder of the expansion falls as the scale goes to 0."""
+
+
+class Knobs(Base):
+    """Task, depth, methods, training length."""
+
+    task: Literal["training", "expansion", "sweep"] = knob(
+        "training",
+        label="Task",
+        help="Train deep towers with every method; or take towers apart into their levels while modules are stacked, "
+        "without training; or train one tower with many scales λ.",
+        labels={"training": "Train", "expansion": "Take apart", "sweep": "Sweep the scale"},
+        section="Experiment",
+    )
+    methods: tuple[MethodName, ...] = knob(
+        ("plain", "inv_sqrt", "inv", "skipinit", "fixup", "batchnorm"),
+        label="Methods",
+        help="The arms. λ multiplies every branch; SkipInit learns its multiplier from 0; Fixup starts the last layer "
+        "of every branch at 0; BatchNorm and LayerNorm sit inside the branch. The sweep does not use it.",
+        labels=METHODS,
+        section="Experiment",
+    )
+    depth: int = knob(
+        64,
+        2,
+        256,
+        label="Depth n",
+        help="Number of residual modules. Each has two layers, so 64 modules are 128 layers.",
+        unit="modules",
+        section="Experiment",
+    )
+    scale: float = knob(
+        0.05,
+        0.001,
+        2.0,
+        label="λ as set",
+        help="The scale of the method of that name.",
+        log=True,
+        section="Experiment",
+    )
+    width: int = knob(
+        32,
+        8,
+        128,
+        label="Width",
+        help="Numbers in the stream that runs through the tower, and units inside a branch.",
+        step=8,
+        section="Network",
+    )
+    activation: Literal["relu", "tanh", "gelu"] = knob(
+        "relu",
+        label="Activation",
+        help="Inside the branches. ReLU has a kink: its expansion is that of the straight piece around each example.",
+        labels={"relu": "ReLU", "tanh": "tanh", "gelu": "GELU"},
+        section="Network",
+    )
+    learning_rates: tuple[Rate, ...] = knob(
+        ("0.01",),
+        label="Learning rates",
+        help="SGD with momentum 0.9. With several, every method is trained with each: which method is best depends on "
+        "the rate. The sweep uses the first.",
+        section="Training",
+    )
+    batch_size: int = knob(
+        64, 8, 256, label="Batch size", help="Digits per step.", step=8, section="Training"
+    )
+    steps: int = knob(
+        100, 10, 1000, label="Steps", help="Updates of every network.", step=10, section="Training"
+    )
+    seeds: int = knob(
+        2,
+        1,
+        5,
+        label="Seeds",
+        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
+        section="Training",
+    )
+    order: int = knob(
+        6,
+        1,
+        12,
+        label="Highest level",
+        help="Levels of the expansion that are computed: level k holds the paths through exactly k modules.",
+        section="Expansion",
+    )
+    modules: Literal["branches", "linear"] = knob(
+        "linear",
+        label="Modules taken apart",
+        help="Taken apart only: linear maps with independent normal weights, for which the theory is exact, or the "
+        "two-layer branches that are trained.",
+        labels={"linear": "Linear maps", "branches": "Branches"},
+        section="Expansion",
+    )
+    tied: bool = knob(
+        False,
+        label="Same module everywhere",
+        help="Taken apart only: one module at every place of the tower, so that its paths add up instead of averaging "
+        "out.",
+        section="Expansion",
+    )
+    sweep_points: int = knob(
+        7,
+        3,
+        13,
+        label="Scales in the sweep",
+        help="Sweep only: number of scales from 1/n to 1, equally spaced on a log axis.",
+        section="Sweep",
+    )
+
+    def lambdas(self) -> list[float]:
+        """The sweep's scales, ascending."""
+        return [float(v) for v in np.geomspace(1 / self.depth, 1.0, self.sweep_points)]
+
+    def scale_of(self, method: str, depth: int | None = None) -> float:
+        """λ of a method that is nothing but a scale, at a depth (default: the tower's)."""
+        if method == "custom":
+            return self.scale
+        return residual_scale(depth or self.depth, "one" if method == "plain" else method)
+
+    def total_steps(self) -> int:
+        """Updates, or modules stacked when towers are taken apart."""
+        return self.depth if self.task == "expansion" else self.steps
+
+    def work(self) -> float:
+        """Rough floating-point operations; a branch this small costs its calls, not its products."""
+        return self._per_module() * (self.depth + 2)
+
+    def _per_module(self) -> float:
+        branch = 5e6 + 12.0 * self.batch_size * self.width**2
+        if self.task == "expansion":
+            return len(arm_names(self)) * self.seeds * 40 * branch * (self.order + 1)
+        return len(arm_names(self)) * self.seeds * self.steps * branch
+
+    work_limit = 6e12
+
+    def work_advice(self) -> str:
+        """The greatest depth that fits."""
+        fits = int(self.work_limit / self._per_module()) - 2
+        if fits >= 2:
+            return f"With these methods, rates, seeds and steps a depth of at most {fits} fits."
+        steps = int(self.steps * self.work_limit / (4 * self._per_module()))
+        return f"With these methods, rates and seeds at most {steps} steps fit, at depth 2."
+
+
+def scaled(knobs: Knobs) -> list[str]:
+    """The chosen methods that are nothing but a scale; the three rules if none was chosen."""
+    return [m for m in knobs.methods if m in SCALED] or ["plain", "inv_sqrt", "inv"]
+
+
+def arm_name(method: str, rate: str | None = None) -> str:
+    """The arm's name on all charts; ``rate`` when several are trained."""
+    return METHODS[method] if rate is None else f"{METHODS[method]}, rate {rate}"
+
+
+def sweep_name(lam: float) -> str:
+    """The arm of one scale of the sweep."""
+    return f"λ = {lam:.3g}"
+
+
+def arm_names(knobs: Knobs) -> list[str]:
+    """All arms of a setting, in the order of the legend."""
+    if knobs.task == "sweep":
+        return [sweep_name(lam) for lam in knobs.lambdas()]
+    if knobs.task == "expansion":
+        return [*(arm_name(method) for method in scaled(knobs)), SMALL]
+    several = len(knobs.learning_rates) > 1
+    return [
+        arm_name(method, rate if several else None)
+        for rate in knobs.learning_rates
+        for method in knobs.methods
+    ]

@@ -1,0 +1,455 @@
+"""The experiment behind the page *Residual depth*: what it trains, takes apart, draws, claims and writes out."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import combinations, islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from normviz.experiments import residual_depth as rd
+from normviz.experiments.residual_depth.claims import CLAIMS
+from normviz.experiments.residual_depth.figures import levels_theory
+from normviz.experiments.residual_depth.frames import depths
+from normviz.experiments.residual_depth.knobs import METHODS, SMALL, arm_names
+from normviz.experiments.residual_depth.symbolic import LARGEST_TERMS, largest_order, written_out
+from normviz.figures.path_levels import level_growth_figure, level_weights_figure
+from normviz.figures.responses import response_figure
+from normviz.figures.theories import theory_figure
+from normviz.frame import Frame, FrameLog
+from normviz.knobs import KnobError
+from normviz.probes import ResidualStream
+from normviz.residual import build_tower
+from normviz.residual.counting import path_count, tree_count
+
+CLAIM = {claim.id: claim for claim in CLAIMS}
+TINY: dict[str, Any] = {"steps": 10, "seeds": 1, "depth": 4, "width": 8, "batch_size": 8, "order": 3}
+
+
+def test_first_frames_come_at_once() -> None:
+    frames = list(islice(rd.EXPERIMENT.frames(rd.Knobs(), "cpu"), 3))
+    assert [frame.step for frame in frames] == [0, 0, 0]
+
+
+def test_every_method_trains() -> None:
+    run = rd.run(rd.Knobs(methods=tuple(METHODS), learning_rates=("0.003",), **TINY), device="cpu")
+    assert run.status == "done"
+    assert run.log.arms == arm_names(run.knobs) == list(METHODS.values())
+    assert (run.log.scalars("loss").groupby("arm").size() == 10).all()
+    assert not run.log.events
+    for name, figure in run.figures().items():
+        assert figure.data is not None, name
+        assert len(figure.data), name
+        assert "nothing is measured yet" not in figure.alt
+    assert run.log.arrays("signal_by_layer", 0)[0].value.shape == (5,)
+    assert {e.arm for e in run.log.arrays("stream_gradient")} == set(METHODS.values())
+
+
+def test_every_rate_makes_arms_of_its_own() -> None:
+    run = rd.run(rd.Knobs(methods=("inv", "fixup"), learning_rates=("0.003", "0.01"), **TINY), device="cpu")
+    assert run.log.arms == [
+        "λ = 1/n, rate 0.003",
+        "Fixup, rate 0.003",
+        "λ = 1/n, rate 0.01",
+        "Fixup, rate 0.01",
+    ]
+
+
+def test_start_of_the_training_is_what_the_methods_say() -> None:
+    log = rd.run(
+        rd.Knobs(methods=("plain", "inv_sqrt", "inv", "skipinit", "fixup", "custom"), scale=0.5, **TINY),
+        device="cpu",
+    ).log
+    start = {entry.arm: entry.value for entry in log.arrays("signal_by_layer", 0)}
+    for arm in ("SkipInit", "Fixup"):
+        np.testing.assert_array_equal(start[arm], start[arm][0])
+    loss = log.scalars("validation_loss")
+    fixup = loss[(loss["arm"] == "Fixup") & (loss["step"] == 0)]["value"].item()
+    assert fixup == pytest.approx(math.log(10), rel=1e-5)
+    first = {entry.arm: entry.value[0] for entry in log.arrays("effective_scale", 0)}
+    assert first["λ = 1/√n"] == pytest.approx(first["λ = 1"] / 2, rel=1e-5)
+    assert first["λ = 1/n"] == pytest.approx(first["λ = 1"] / 4, rel=1e-5)
+    assert first["λ as set"] == pytest.approx(first["λ = 1"] * 0.5, rel=1e-5)
+    alphas = log.array_history("alphas")
+    assert not alphas[0].value.any()
+    assert alphas[-1].value.all()
+
+
+def test_a_tower_that_explodes_ends_alone() -> None:
+    knobs = rd.Knobs(methods=("plain", "inv"), learning_rates=("0.1",), **{**TINY, "depth": 48, "width": 16})
+    log = rd.run(knobs, device="cpu").log
+    assert [event.arm for event in log.events] == ["λ = 1"]
+    assert log.events[0].text.startswith("diverged at step")
+    assert log.scalars("loss").groupby("arm").size()["λ = 1/n"] == 10
+
+
+@pytest.mark.parametrize("modules", ["linear", "branches"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_taken_apart(modules: str, tied: bool) -> None:
+    knobs = rd.Knobs(
+        task="expansion", modules=modules, tied=tied, activation="tanh", **{**TINY, "depth": 5, "order": 6}
+    )
+    run = rd.run(knobs, device="cpu")
+    assert run.status == "done"
+    assert run.log.arms == ["λ = 1", "λ = 1/√n", "λ = 1/n", SMALL]
+    assert run.log.last_step == 5
+    assert sorted({e.step for e in run.log.array_history("levels")}) == [1, 2, 3, 4, 5]
+    assert all(figure.data is not None and len(figure.data) for figure in run.figures().values())
+    for entry in run.log.arrays("truncation"):
+        if modules == "linear":
+            assert entry.value[5:] == pytest.approx(0, abs=1e-6)
+        assert entry.value.shape == (7,)
+    slopes = run.log.arrays("slopes")[0].value
+    assert np.abs(slopes - np.arange(1, 6)).max() < 0.35
+
+
+def test_relu_branches_taken_apart_without_a_warning() -> None:
+    run = rd.run(rd.Knobs(task="expansion", modules="branches", **TINY), device="cpu")
+    assert run.status == "done"
+
+
+def test_levels_of_one_linear_tower_are_those_of_its_paths() -> None:
+    """The measured sizes against an enumeration in NumPy."""
+    from normviz.experiments.residual_depth.frames import _Growing
+
+    knobs = rd.Knobs(task="expansion", **TINY)
+    tower = _Growing(knobs, 0)
+    weights = [m.get_parameter("weight").detach().numpy() for m in tower.modules]
+    x = tower.x.numpy()
+    values = tower.compare(4, "inv_sqrt", tower.levels(4))
+    for k in range(4):
+        total = np.zeros_like(x)
+        for path in combinations(weights, k):
+            h = x
+            for weight in path:
+                h = h @ weight.T
+            total += h
+        size = 0.5**k * np.linalg.norm(total, axis=1).mean() / np.linalg.norm(x, axis=1).mean()
+        assert float(np.asarray(values["levels"])[k]) == pytest.approx(size, rel=1e-6)
+
+
+def test_sweep() -> None:
+    knobs = rd.Knobs(task="sweep", sweep_points=3, **TINY)
+    run = rd.run(knobs, device="cpu")
+    assert knobs.lambdas() == pytest.approx([0.25, 0.5, 1.0])
+    assert run.log.arms == ["λ = 0.25", "λ = 0.5", "λ = 1"]
+    data = run.figures()["complexity"].data
+    assert data is not None
+    assert data["x"].tolist() == pytest.approx([0.25, 0.5, 1.0])
+
+
+def test_same_seed_same_numbers() -> None:
+    knobs = rd.Knobs(methods=("inv", "fixup"), **TINY)
+    first, second = (rd.run(knobs, device="cpu").log.scalars("loss")["value"].to_numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_levels_theory_is_the_root_of_the_count_or_the_count() -> None:
+    independent = levels_theory(10, 0.1, 3, 2.0, 2.0)
+    coherent = levels_theory(10, 0.1, 3, 4.0, 9.0, coherent=True)
+    for k in range(4):
+        assert independent[k] == pytest.approx(math.sqrt(math.comb(10, k) * 0.02**k))
+        assert coherent[k] == pytest.approx(math.comb(10, k) * 0.1**k * (2 * 3 ** (k - 1) if k else 1))
+
+
+def test_depths_reach_both_ends() -> None:
+    assert depths(3) == [1, 2, 3]
+    assert depths(256)[0] == 1
+    assert depths(256)[-1] == 256
+
+
+# ------------------------------------------------------------------------------------------------ bounds
+
+
+def test_too_deep_is_refused_with_the_greatest_depth_that_fits() -> None:
+    asked: dict[str, Any] = {"depth": 256, "steps": 300, "seeds": 5, "learning_rates": "0.01,0.03,0.1"}
+    with pytest.raises(KnobError, match=r"a depth of at most \d+ fits") as refused:
+        rd.Knobs.parse(asked)
+    found = re.search(r"at most (\d+) fits", str(refused.value))
+    assert found
+    fits = int(found[1])
+    assert rd.Knobs.parse({**asked, "depth": fits}).depth == fits
+    with pytest.raises(KnobError):
+        rd.Knobs.parse({**asked, "depth": fits + 1})
+
+
+@pytest.mark.parametrize(
+    "bad", [{"depth": 257}, {"depth": 1}, {"order": 13}, {"sweep_points": 14}, {"scale": 3}]
+)
+def test_out_of_bounds_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(KnobError, match="it takes"):
+        rd.Knobs.parse(bad)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    task=st.sampled_from(["training", "expansion", "sweep"]),
+    depth=st.integers(2, 256),
+    seeds=st.integers(1, 5),
+    steps=st.integers(1, 100).map(lambda k: 10 * k),
+    methods=st.sets(st.sampled_from(sorted(METHODS)), min_size=1).map(tuple),
+)
+def test_random_knobs_are_accepted_or_refused_in_a_sentence(**values: Any) -> None:
+    knobs, refused = rd.Knobs.parse_leniently(values)
+    assert all("fit" in rejection.sentence for rejection in refused)
+    assert len(set(arm_names(knobs))) == len(arm_names(knobs))
+    assert all(figure.title for figure in rd.EXPERIMENT.figures(FrameLog(), knobs).values())
+
+
+@pytest.mark.parametrize("task", ["training", "expansion", "sweep"])
+def test_figures_of_an_empty_log_say_so(task: str) -> None:
+    for figure in rd.EXPERIMENT.figures(FrameLog(), rd.Knobs(task=task)).values():
+        assert "nothing is measured yet" in figure.alt
+
+
+# ------------------------------------------------------------------------------------------------ claims
+
+
+def accuracies(final: dict[str, list[float]]) -> FrameLog:
+    return FrameLog(
+        Frame(step, arm, seed, {"validation_accuracy": 10.0 if step == 0 else value})
+        for arm, values in final.items()
+        for seed, value in enumerate(values)
+        for step in (0, 100)
+    )
+
+
+def test_accuracy_claims() -> None:
+    knobs = rd.Knobs()
+    log = accuracies(
+        {
+            "λ = 1": [10, 11],
+            "λ = 1/√n": [94, 95],
+            "λ = 1/n": [90, 92],
+            "BatchNorm": [91, 90],
+        }
+    )
+    assert CLAIM["unscaled-fails"].verdict(log, knobs).per_seed == {0: -37.0, 1: -36.5}
+    assert CLAIM["scaling-trains"].verdict(log, knobs).per_seed == {0: 90.0, 1: 92.0}
+    assert CLAIM["root-beats-inverse"].verdict(log, knobs).per_seed == {0: 4.0, 1: 3.0}
+    assert CLAIM["norm-beats-inverse"].verdict(log, knobs).per_seed == {0: 1.0, 1: -2.0}
+    assert CLAIM["norm-beats-inverse"].verdict(log, knobs).outcome == "undecided"
+    shallow = rd.Knobs(depth=32)
+    assert CLAIM["scaling-trains"].verdict(log, shallow).outcome == "undecided"
+
+
+def test_accuracy_claims_take_the_best_rate() -> None:
+    knobs = rd.Knobs(learning_rates=("0.01", "0.1"))
+    log = accuracies(
+        {
+            "λ = 1, rate 0.01": [10],
+            "λ = 1/√n, rate 0.01": [90],
+            "λ = 1/n, rate 0.01": [80],
+            "λ = 1, rate 0.1": [60],
+            "λ = 1/√n, rate 0.1": [88],
+            "λ = 1/n, rate 0.1": [95],
+        }
+    )
+    assert CLAIM["unscaled-fails"].verdict(log, knobs).per_seed == {0: 16.0}
+    assert CLAIM["scaling-trains"].verdict(log, knobs).per_seed == {0: 90.0}
+    assert CLAIM["root-beats-inverse"].verdict(log, knobs).per_seed == {0: -5.0}
+
+
+def test_growth_claims() -> None:
+    def grown(arm: str, seed: int, orders: float) -> Frame:
+        return Frame(0, arm, seed, {"signal_by_layer": np.array([2.0, 5.0, 2.0 * 10**orders])})
+
+    log = FrameLog(
+        grown(arm, seed, orders + 0.01 * seed)
+        for arm, orders in (("λ = 1", 6.0), ("λ = 1/√n", 0.4), ("λ = 1/n", 0.0))
+        for seed in (0, 1)
+    )
+    knobs = rd.Knobs()
+    assert CLAIM["unscaled-explodes"].verdict(log, knobs).estimate == pytest.approx(6.005, rel=1e-5)
+    assert CLAIM["scaled-stays"].verdict(log, knobs).estimate == pytest.approx(0.405, rel=1e-4)
+    infinite = FrameLog([Frame(0, "λ = 1", 0, {"signal_by_layer": np.array([1.0, np.inf])})])
+    assert CLAIM["unscaled-explodes"].verdict(infinite, knobs).estimate == math.inf
+
+
+def test_normalization_claim_measures_the_slope() -> None:
+    module = np.arange(1, 65)
+    log = FrameLog([Frame(0, "BatchNorm", 0, {"effective_scale": 0.8 * module**-0.3})])
+    verdict = CLAIM["norm-is-a-small-scale"].verdict(log, rd.Knobs())
+    assert verdict.per_seed[0] == pytest.approx(0.2, abs=1e-5)
+
+
+def test_few_levels_and_faster_fit() -> None:
+    errors = np.array([1, 0.5, 0.2, 0.05, 0.01, 0.002, 0.0003])
+    log = FrameLog(
+        [
+            Frame(32, "λ = 1/n", 0, {"truncation": errors * 2}),
+            Frame(64, "λ = 1/n", 0, {"truncation": errors}),
+        ]
+    )
+    assert CLAIM["few-levels"].verdict(log, rd.Knobs(task="expansion")).per_seed[0] == pytest.approx(0.002)
+    losses = FrameLog(
+        Frame(step, arm, 0, {"loss": value + step})
+        for arm, value in (("λ = 1/√n", 0.1), ("λ = 1/n", 0.4))
+        for step in range(20)
+    )
+    assert CLAIM["root-fits-faster"].verdict(losses, rd.Knobs()).per_seed[0] == pytest.approx(-0.3)
+    assert not CLAIM["root-fits-faster"].verdict(losses, rd.Knobs(learning_rates=("0.1",))).per_seed
+
+
+def test_hump_compares_the_inside_with_the_ends_that_trained() -> None:
+    knobs = rd.Knobs(task="sweep", depth=16, sweep_points=5)
+    values = [1.0, 20.0, 100.0, 10.0, 1e30]
+    frames = [
+        Frame(0, arm, 0, {"complexity": value}) for arm, value in zip(arm_names(knobs), values, strict=True)
+    ]
+    frames.append(Frame(1, arm_names(knobs)[-1], 0, {"loss": math.inf}, "diverged at step 1: loss is inf"))
+    verdict = CLAIM["complexity-hump"].verdict(FrameLog(frames), knobs)
+    assert verdict.per_seed[0] == pytest.approx(1.0)
+    rising = CLAIM["complexity-hump"].verdict(FrameLog(frames[:-1]), knobs)
+    assert rising.per_seed[0] == pytest.approx(-28.0)
+
+
+def test_theorem_claims_hold_and_would_fail() -> None:
+    log = rd.run(rd.Knobs(methods=("inv",), **{**TINY, "seeds": 2}), device="cpu").log
+    assert CLAIM["path-counts"].verdict(log, rd.Knobs()).outcome == "reproduced"
+    assert CLAIM["remainder-order"].verdict(log, rd.Knobs()).estimate < 0.35
+    wrong = FrameLog([Frame(0, "λ = 1/n", 0, {"theorem/level_error": 0.1})])
+    assert CLAIM["path-counts"].verdict(wrong, rd.Knobs()).outcome == "not reproduced"
+
+
+def test_claims_have_distinct_ids_and_known_papers() -> None:
+    assert len(CLAIM) == len(CLAIMS)
+    assert {claim.paper for claim in CLAIMS} <= set(rd.EXPERIMENT.papers)
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def test_stream_probe_against_the_tower() -> None:
+    tower = build_tower(3, dim=5, in_dim=4, num_classes=2, method="inv", seed=1)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    probe = ResidualStream(lambda model: [*tower.blocks, tower.get_submodule("decoder")])
+    values: dict[str, Any] = {}
+    with probe.forward(tower, values):
+        out = tower(x)
+    out.square().sum().backward()
+    values |= probe.gradients(tower)
+    stream = tower.features(x)
+    kept = [h.detach() for h in stream]
+    norms = [float(h.norm(dim=1).mean()) for h in kept]
+    assert values["signal_by_layer"] == pytest.approx(norms, rel=1e-5)
+    moved = [float((b - a).norm(dim=1).mean()) / n for a, b, n in zip(kept, kept[1:], norms, strict=False)]
+    assert values["effective_scale"] == pytest.approx(moved, rel=1e-4)
+    grads = torch.autograd.grad(tower.get_submodule("decoder")(stream[-1]).square().sum(), stream)
+    assert values["stream_gradient"] == pytest.approx([float(g.norm()) for g in grads], rel=1e-5)
+
+
+def test_stream_probe_without_gradient_measures_the_signal_alone() -> None:
+    tower = build_tower(2, dim=3, in_dim=4)
+    probe = ResidualStream(lambda _: list(tower.blocks))
+    values: dict[str, Any] = {}
+    with torch.no_grad(), probe.forward(tower, values):
+        tower(torch.ones(2, 4))
+    assert probe.gradients(tower) == {}
+    assert values["signal_by_layer"].shape == (2,)
+    nothing: dict[str, Any] = {}
+    with ResidualStream(lambda _: [nn.Identity()]).forward(tower, nothing):
+        pass
+    assert nothing == {}
+
+
+@pytest.mark.parametrize(
+    ("n", "order", "kind"), [(3, 3, "affine"), (6, 6, "affine"), (4, 3, "smooth"), (2, 6, "smooth")]
+)
+def test_written_out_has_all_paths_or_trees(n: int, order: int, kind: Any) -> None:
+    for level in written_out(n, order, kind):
+        count = path_count if kind == "affine" else tree_count
+        assert len(level.terms) == len(set(level.terms)) == count(n, level.order)
+
+
+def test_written_out_third_level_of_three_modules() -> None:
+    smooth = written_out(3, 3, "smooth")[3]
+    assert set(smooth.terms) == {
+        "f_{3}'[f_{2}'[f_{1}]]",
+        "f_{3}''[f_{1},f_{2}]",
+        r"\tfrac{1}{2}f_{2}''[f_{1},f_{1}]",
+        r"\tfrac{1}{2}f_{3}''[f_{1},f_{1}]",
+        r"\tfrac{1}{2}f_{3}''[f_{2},f_{2}]",
+    }
+    assert written_out(3, 2)[2].terms == ("W_{2} f_{1}", "W_{3} f_{1}", "W_{3} f_{2}")
+    assert written_out(1, 2, "smooth")[2].latex == "0"
+
+
+def test_written_out_refuses_what_does_not_fit() -> None:
+    fits = largest_order(5, "smooth")
+    assert tree_count(5, fits) <= LARGEST_TERMS < tree_count(5, fits + 1)
+    with pytest.raises(ValueError, match=rf"at most {fits} for n = 5 smooth modules, got {fits + 1}"):
+        written_out(5, fits + 1, "smooth")
+    with pytest.raises(ValueError, match="at most 3 for n = 3 affine"):
+        written_out(3, 4)
+    with pytest.raises(ValueError, match="n must be"):
+        written_out(9, 1)
+
+
+def test_theory_figure_keeps_what_is_inside_the_limits() -> None:
+    log = FrameLog(Frame(0, "A", seed, {"v": np.array([1.0, 10.0 + seed, np.inf, 1e9])}) for seed in (0, 1))
+    figure = theory_figure(
+        log,
+        "v",
+        {"A": [1.0, 9.0, 8.0, 7.0]},
+        title="T",
+        x="x",
+        y="y",
+        look_for="l",
+        arms=["A"],
+        limits=(0.1, 1e6),
+    )
+    assert figure.data is not None
+    measured = figure.data[figure.data["kind"] == "measured"]
+    assert measured["mean"].tolist() == [1.0, 10.5]
+    assert (measured["low"].tolist(), measured["high"].tolist()) == ([1.0, 10.0], [1.0, 11.0])
+    assert figure.data[figure.data["kind"] == "theory"]["mean"].tolist() == [1.0, 9.0, 8.0, 7.0]
+    assert figure.title == "T (step 0)"
+    assert "<svg" in figure.to_svg()
+
+
+def test_response_figure_marks_what_diverged() -> None:
+    log = FrameLog(
+        [
+            Frame(0, "a", 0, {"v": 1.0}),
+            Frame(5, "a", 0, {"v": 3.0}),
+            Frame(5, "a", 1, {"v": 5.0}),
+            Frame(0, "b", 0, {"v": 2.0}),
+            Frame(1, "b", 0, {"loss": math.inf}, "diverged at step 1: loss is inf"),
+        ]
+    )
+    common: dict[str, Any] = {"title": "T", "x": "x", "y": "y", "look_for": "l"}
+    figure = response_figure(log, "v", {"a": 0.1, "b": 1.0}, marks={"m": 0.3}, **common)
+    assert figure.data is not None
+    assert figure.data["diverged"].tolist() == [False, True]
+    assert figure.data["mean"].tolist()[0] == 4.0
+    assert "1: diverged" in figure.alt
+    assert "<svg" in figure.to_svg()
+    early = response_figure(log, "v", {"a": 0.1, "b": 1.0}, step=0, **common)
+    assert early.data is not None
+    assert early.data["mean"].tolist() == [1.0, 2.0]
+
+
+def test_closed_form_figures_draw() -> None:
+    for figure in (level_weights_figure(), level_growth_figure()):
+        assert "<svg" in figure.to_svg()
+        assert figure.data is not None
+        assert figure.data.isna().sum().sum() == 0
+
+
+def test_level_weights_figure_computes_counts_and_weights() -> None:
+    """The report that the chart writes, evaluated by Vega, against Python's integers."""
+    svg = level_weights_figure().to_svg()
+    assert "2^32 = 4,294,967,296" in svg
+    assert f"exactly 3 modules: {math.comb(32, 3)}" in svg
+    total = (1 + 32**-0.5) ** 32
+    assert f"together {total:.3f}" in svg
+    mean, spread = 32 * 32**-0.5 / (1 + 32**-0.5), math.sqrt(32 * 32**-0.5) / (1 + 32**-0.5)
+    assert f"{mean:.1f} ± {spread:.1f}" in svg
