@@ -10,7 +10,12 @@ from normviz.validation import nearest
 
 __all__ = ["SLUGS", "Experiment", "Run", "Status", "get_experiment"]
 
-SLUGS: tuple[str, ...] = ("normalization-statistics", "self-normalizing", "sample-reweighting")
+SLUGS: tuple[str, ...] = (
+    "normalization-statistics",
+    "self-normalizing",
+    "sample-reweighting",
+    "residual-depth",
+)
 """Slugs of the experiments that can be run, in page order."""
 
 

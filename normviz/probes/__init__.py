@@ -22,6 +22,7 @@ from normviz.probes.spectrum import (
     update_spectrum,
 )
 from normviz.probes.statistics import StatisticsGap
+from normviz.probes.stream import ResidualStream
 
 __all__ = [
     "ActivationHistogram",
@@ -30,6 +31,7 @@ __all__ = [
     "LayerMoments",
     "OutlierFiltration",
     "Probe",
+    "ResidualStream",
     "SpectrumValues",
     "StatisticsGap",
     "UpdateRecord",
