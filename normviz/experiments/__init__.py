@@ -14,7 +14,10 @@ SLUGS: tuple[str, ...] = (
     "normalization-statistics",
     "self-normalizing",
     "sample-reweighting",
+    "noisy-labels",
+    "effective-learning-rate",
     "residual-depth",
+    "attention-entropy",
 )
 """Slugs of the experiments that can be run, in page order."""
 

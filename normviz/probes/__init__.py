@@ -1,6 +1,12 @@
 """Measurements on activations, gradients, updates and attention maps, one file per paper or concept."""
 
 from normviz.probes.activations import ActivationHistogram
+from normviz.probes.attention import (
+    AttentionEntropy,
+    attention_rows,
+    entropy_norm_correlation,
+    row_entropy,
+)
 from normviz.probes.depth import LayerGradients, LayerMoments
 from normviz.probes.filtration import OutlierFiltration
 from normviz.probes.gradients import GradientNorm
@@ -26,6 +32,7 @@ from normviz.probes.stream import ResidualStream
 
 __all__ = [
     "ActivationHistogram",
+    "AttentionEntropy",
     "GradientNorm",
     "LayerGradients",
     "LayerMoments",
@@ -37,13 +44,16 @@ __all__ = [
     "UpdateRecord",
     "UpdateSpectrum",
     "allocated_bytes",
+    "attention_rows",
     "col_norm_cv",
     "compare_inference",
     "condition_number",
     "cosine",
     "effective_rank",
+    "entropy_norm_correlation",
     "optimizer_state_bytes",
     "rms",
+    "row_entropy",
     "row_norm_cv",
     "singular_values",
     "stable_rank",

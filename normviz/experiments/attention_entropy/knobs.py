@@ -1,0 +1,192 @@
+"""What can be set on the page *Attention entropy*, and the names of the arms that follow from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from normviz.knobs import Knobs as Base
+from normviz.knobs import knob
+
+__all__ = ["ARMS", "SIDES", "KindName", "Knobs", "arm_name", "arm_names"]
+
+KindName = Literal["softmax", "elu1", "relu", "focused", "performer", "pola", "nala_cosine", "nala_sign"]
+
+ARMS: dict[str, str] = {
+    "softmax": "Softmax",
+    "elu1": "elu+1",
+    "relu": "ReLU",
+    "focused": "FLatten",
+    "performer": "Performer",
+    "pola": "PolaFormer",
+    "nala_cosine": "NaLa cosine",
+    "nala_sign": "NaLa sign",
+}
+"""Names on all charts, by the kinds of :func:`normviz.attention.attention_weights`."""
+
+SIDES = ("4", "8", "12", "16")
+
+
+class Knobs(Base):
+    """Task, kernels, size of the network, training length."""
+
+    task: Literal["pixels", "text"] = knob(
+        "pixels",
+        label="Task",
+        help="Handwritten digits, where every pixel is a token and all tokens see each other; or the next character of "
+        "a text, where a token sees only those before it.",
+        labels={"pixels": "Digits, one token per pixel", "text": "Text, next character"},
+        section="Experiment",
+    )
+    kinds: tuple[KindName, ...] = knob(
+        ("softmax", "elu1", "relu", "nala_cosine"),
+        label="Attention",
+        help="The arms: the same transformer with each of these kernels between the same projections, on the same "
+        "batches. All but softmax are linear in the number of tokens.",
+        labels=ARMS,
+        section="Experiment",
+    )
+    lam: float = knob(
+        3.0,
+        1.0,
+        6.0,
+        label="NaLa power λ",
+        help="The keys are raised to this power, the directions of the queries to λ(τ + tanh|q|). The paper has 3.",
+        step=0.5,
+        section="NaLaFormer",
+    )
+    tau: float = knob(
+        0.5,
+        0.1,
+        2.0,
+        label="NaLa floor τ",
+        help="The power of a query of length zero is λτ. Below λτ = 1 a coordinate at zero has an infinite gradient.",
+        step=0.1,
+        section="NaLaFormer",
+    )
+    alpha: float = knob(
+        20.0,
+        1.0,
+        100.0,
+        label="NaLa steepness α",
+        help="Cosine form: how fast the angle of a coordinate swings from -45° to 45° at zero. The sign form is the "
+        "limit of steep angles.",
+        step=1.0,
+        section="NaLaFormer",
+    )
+    learning_rate: float = knob(
+        3e-3,
+        1e-4,
+        3e-2,
+        label="Learning rate",
+        help="Step size of AdamW.",
+        log=True,
+        section="Training",
+    )
+    batch_size: int = knob(
+        50,
+        4,
+        128,
+        label="Batch size",
+        help="Images or texts per step.",
+        section="Training",
+    )
+    steps: int = knob(
+        80, 10, 1000, label="Steps", help="Updates of every network.", step=10, section="Training"
+    )
+    seeds: int = knob(
+        2,
+        1,
+        5,
+        label="Seeds",
+        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
+        section="Training",
+    )
+    depth: int = knob(2, 1, 8, label="Blocks", help="Transformer blocks.", section="Network")
+    width: Literal["16", "32", "64"] = knob(
+        "32", label="Width", help="Channels of a token, shared by two heads.", section="Network"
+    )
+    side: Literal["4", "8", "12", "16"] = knob(
+        "8",
+        label="Image side",
+        unit="pixels",
+        help="Digits only: the 8 × 8 images are resized to this side; the number of tokens is its square.",
+        section="Network",
+    )
+    context: int = knob(
+        64,
+        8,
+        256,
+        label="Text length",
+        unit="characters",
+        help="Text only: tokens of a sequence.",
+        step=8,
+        section="Network",
+    )
+    longest: Literal["1024", "2048", "4096", "8192"] = knob(
+        "4096",
+        label="Longest sequence that is timed",
+        unit="tokens",
+        help="After the training the attention alone is timed, from 512 tokens to this many.",
+        section="Time and memory",
+    )
+    corpus: str = knob(
+        "python-docs",
+        high=40,
+        label="Text",
+        help="Text only: python-docs, or the key of a text file that was uploaded here.",
+        section="Data",
+    )
+
+    work_limit = 4e12
+
+    def tokens(self) -> int:
+        """Length of a sequence."""
+        return int(self.side) ** 2 if self.task == "pixels" else self.context
+
+    def members(self) -> int:
+        """Networks that are trained."""
+        return len(self.kinds) * self.seeds
+
+    def work(self) -> float:
+        """Rough floating-point operations of the training: projections, features and explicit maps, three passes."""
+        n, c = self.tokens(), int(self.width)
+        per_token = 2 * self.depth * (12 * c * c + 4 * c * n)
+        return 3.0 * self.members() * self.steps * self.batch_size * n * per_token
+
+    def _fitting(self) -> list[str]:
+        """For each size, the largest value with which the rest of the setting fits."""
+        limit, found = self.work_limit, []
+
+        def fits(**change: object) -> bool:
+            return self.model_copy(update=change).work() <= limit
+
+        depths = [d for d in range(self.depth, 0, -1) if fits(depth=d)]
+        if depths:
+            found.append(f"{depths[0]} block{'s' if depths[0] > 1 else ''}")
+        if self.task == "pixels":
+            sides = [s for s in reversed(SIDES) if int(s) <= int(self.side) and fits(side=s)]
+            found += [f"a side of {sides[0]} pixels"] if sides else []
+        else:
+            lengths = [n for n in range(self.context, 7, -8) if fits(context=n)]
+            found += [f"a text length of {lengths[0]}"] if lengths else []
+        steps = int(self.steps * limit / self.work())
+        if steps >= 10:
+            found.append(f"{steps} steps")
+        return found
+
+    def work_advice(self) -> str:
+        """The largest depth, length or resolution, and number of steps, each of which fits alone."""
+        found = self._fitting()
+        if not found:
+            return "Lower several of: steps, seeds, batch size, blocks, width and the number of tokens."
+        return f"What fits, one change at a time: at most {', or '.join(found)}."
+
+
+def arm_name(kind: str) -> str:
+    """The arm's name on all charts."""
+    return ARMS[kind]
+
+
+def arm_names(knobs: Knobs) -> list[str]:
+    """All arms of a setting, in the order of the legend."""
+    return [arm_name(kind) for kind in knobs.kinds]
