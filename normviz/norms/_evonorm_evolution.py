@@ -13,6 +13,7 @@ import numpy as np
 
 from normviz.norms._evonorm_graph import Graph, Node
 from normviz.norms._evonorm_layer import GraphLayer2d, layer_factory
+from normviz.norms._evonorm_pareto import pareto_front
 from normviz.norms._evonorm_rejection import (
     Anchor,
     Progress,
@@ -26,7 +27,7 @@ from normviz.norms._evonorm_rejection import (
 )
 from normviz.validation import check_choice, check_integer, check_real
 
-__all__ = ["VERDICTS", "Candidate", "Event", "EvolutionSearch", "Proposal", "dominates", "pareto_front"]
+__all__ = ["VERDICTS", "Candidate", "Event", "EvolutionSearch", "Proposal"]
 
 VERDICTS = ("accepted", "constant", "nan", "quality", "stability", "error")
 """Every verdict a candidate can get: accepted, or the reason of its rejection."""
@@ -80,28 +81,6 @@ class _Outcome(NamedTuple):
     verdict: str
     scores: tuple[float, ...] | None = None
     message: str | None = None
-
-
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Pareto dominance, larger is better: a_j >= b_j for all j and a_j > b_j for some j.
-
-    Raises:
-        ValueError: the vectors differ in length.
-    """
-    if len(a) != len(b):
-        raise ValueError(f"a and b must have the same length, got {len(a)} and {len(b)}.")
-    pairs = list(zip(a, b, strict=True))
-    return all(p >= q for p, q in pairs) and any(p > q for p, q in pairs)
-
-
-def pareto_front(scores: Sequence[Sequence[float]]) -> list[int]:
-    """Ascending indices of the vectors that no other dominates; equal vectors are all kept.
-
-    Example:
-        >>> pareto_front([(0.9, 0.1), (0.5, 0.5), (0.4, 0.5), (0.9, 0.1)])
-        [0, 1, 3]
-    """
-    return [i for i, a in enumerate(scores) if not any(dominates(b, a) for b in scores)]
 
 
 class EvolutionSearch:

@@ -2,27 +2,19 @@ r"""A searched graph as a Python file of its own that needs nothing but torch.""
 
 from __future__ import annotations
 
-import inspect
+import ast
 import keyword
-from collections.abc import Callable
-
-from torch import Tensor
+from functools import lru_cache
+from pathlib import Path
 
 from normviz.norms._evonorm_graph import FIRST_NODE, Graph
-from normviz.norms._evonorm_layer import buffer_name
-from normviz.norms._evonorm_primitives import (
-    AGGREGATIONS,
-    guarded_div,
-    is_batch_op,
-    moment,
-    signed_log,
-    signed_sqrt,
-)
+from normviz.norms._evonorm_language import AGGREGATIONS, buffer_name, is_batch_op
 from normviz.validation import check_integer, check_real
 
 __all__ = ["graph_to_python"]
 
-HELPERS: dict[str, Callable[..., Tensor]] = {"div": guarded_div, "log": signed_log, "sqrt": signed_sqrt}
+HELPERS = {"div": "guarded_div", "log": "signed_log", "sqrt": "signed_sqrt"}
+"""Guarded operations -> their functions in :mod:`normviz.norms._evonorm_primitives`."""
 EXPRESSIONS = {
     "add": "{0} + {1}",
     "mul": "{0} * {1}",
@@ -137,7 +129,7 @@ def graph_to_python(
     ops = [node.op for node in nodes]
     functions = [f for op, f in HELPERS.items() if op in ops]
     if any(op in AGGREGATIONS for op in ops):
-        functions.insert(0, moment)
+        functions.insert(0, "moment")
 
     names = ["x", "zeros", "v0", "v1"] + [f"n{i}" for i, _ in enumerate(nodes, FIRST_NODE)]
     used = {i for node in nodes for i in node.inputs}
@@ -156,7 +148,7 @@ def graph_to_python(
         init.insert(1, '    raise ValueError(f"groups must divide {num_features}, got {groups}.")')
 
     parts = [HEADER.format(formula=graph.to_formula())]
-    parts += [f"\n\n{inspect.getsource(f)}" for f in functions]
+    parts += [f"\n\n{_source(f)}\n" for f in functions]
     parts.append(CLASS_HEAD.format(name=class_name, groups=groups, eps=eps, momentum=momentum))
     parts += [f"        {line}\n" for line in init]
     parts.append(FORWARD_HEAD)
@@ -165,6 +157,16 @@ def graph_to_python(
     if any(is_batch_op(op) for op in ops):
         parts.append(BATCH_MOMENT)
     return "".join(parts)
+
+
+@lru_cache(maxsize=8)
+def _source(function: str) -> str:
+    """Text of a function beside this file, read without importing it: exporting needs no torch."""
+    text = Path(__file__).with_name("_evonorm_primitives.py").read_text(encoding="utf-8")
+    found = next(n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef) and n.name == function)
+    source = ast.get_source_segment(text, found)
+    assert source is not None
+    return source
 
 
 def _per_channel(parameter: str) -> str:

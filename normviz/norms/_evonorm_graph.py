@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from normviz.norms._evonorm_primitives import PRIMITIVES, is_batch_op, ops_of
+from normviz.norms._evonorm_language import ARITIES, is_batch_op, ops_of
 from normviz.validation import check_choice, check_integer
 
 __all__ = ["EVONORM_GRAPHS", "FIRST_NODE", "LEAVES", "Graph", "Node"]
@@ -158,21 +158,21 @@ class Graph:
 
 def _checked_node(own_id: int, node: Iterable[Any], batch_dependent: bool) -> Node:
     op, inputs = node
-    check_choice(f"op of node {own_id}", op, PRIMITIVES)
+    check_choice(f"op of node {own_id}", op, ARITIES)
     if is_batch_op(op) and not batch_dependent:
         raise ValueError(
             f"op of node {own_id} must not use batch statistics (batch_dependent=False), got {op!r}."
         )
     ids = tuple(check_integer(f"inputs of node {own_id}", i, 0, own_id - 1) for i in inputs)
-    if len(ids) != PRIMITIVES[op].arity:
-        raise ValueError(f"{op!r} of node {own_id} takes {PRIMITIVES[op].arity} input(s), got {len(ids)}.")
+    if len(ids) != ARITIES[op]:
+        raise ValueError(f"{op!r} of node {own_id} takes {ARITIES[op]} input(s), got {len(ids)}.")
     return Node(op, ids)
 
 
 def _random_node(rng: np.random.Generator, own_id: int, batch_dependent: bool) -> Node:
     ops = ops_of(batch_dependent)
     op = ops[int(rng.integers(len(ops)))]
-    return Node(op, tuple(int(rng.integers(own_id)) for _ in range(PRIMITIVES[op].arity)))
+    return Node(op, tuple(int(rng.integers(own_id)) for _ in range(ARITIES[op])))
 
 
 def _graph(batch_dependent: bool, *nodes: tuple[str, tuple[int, ...]]) -> Graph:

@@ -9,16 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from normviz.norms._evonorm_graph import FIRST_NODE, Graph, Node
-from normviz.norms._evonorm_primitives import AGGREGATIONS, PRIMITIVES, is_batch_op, moment
+from normviz.norms._evonorm_language import AGGREGATIONS, buffer_name, is_batch_op
+from normviz.norms._evonorm_primitives import PRIMITIVES, moment
 from normviz.norms.evonorm import check_images, per_channel, widened
 from normviz.validation import check_integer, check_real
 
-__all__ = ["GraphLayer2d", "buffer_name", "layer_factory"]
-
-
-def buffer_name(node_id: int, op: str) -> str:
-    """Name of the running moment of a batch aggregation, by its canonical id."""
-    return f"running_{op}_{node_id}"
+__all__ = ["GraphLayer2d", "layer_factory"]
 
 
 class GraphLayer2d(nn.Module):

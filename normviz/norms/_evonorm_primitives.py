@@ -24,17 +24,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-__all__ = [
-    "AGGREGATIONS",
-    "PRIMITIVES",
-    "Primitive",
-    "guarded_div",
-    "is_batch_op",
-    "moment",
-    "ops_of",
-    "signed_log",
-    "signed_sqrt",
-]
+from normviz.norms._evonorm_language import AGGREGATIONS, ARITIES
+
+__all__ = ["PRIMITIVES", "Primitive", "guarded_div", "moment", "signed_log", "signed_sqrt"]
 
 
 def moment(kind: str, a: Tensor, index: str, groups: int = 8) -> Tensor:
@@ -115,42 +107,22 @@ def _aggregate(*inputs: Tensor, kind: str, index: str, eps: float = 1e-5, groups
     return m.expand_as(a)  # (N, C, H, W)
 
 
-MOMENTS = {"mean": "mean", "rms": "mean_square", "std": "variance"}
-INDEX_SETS = ("bwh", "whc", "wh", "whg")
-
-AGGREGATIONS: dict[str, tuple[str, str]] = {
-    f"{short}_{index}": (kind, index) for index in INDEX_SETS for short, kind in MOMENTS.items()
-}
-"""Name of each aggregation -> (moment, index set)."""
+_FUNCTIONS: dict[str, PrimitiveFn] = {
+    "add": _elementwise(torch.add),
+    "mul": _elementwise(torch.mul),
+    "div": _guarded(guarded_div),
+    "max": _elementwise(torch.maximum),
+    "neg": _elementwise(torch.neg),
+    "sigmoid": _elementwise(torch.sigmoid),
+    "tanh": _elementwise(torch.tanh),
+    "exp": _elementwise(torch.exp),
+    "log": _guarded(signed_log),
+    "abs": _elementwise(torch.abs),
+    "square": _elementwise(torch.square),
+    "sqrt": _guarded(signed_sqrt),
+} | {name: partial(_aggregate, kind=kind, index=index) for name, (kind, index) in AGGREGATIONS.items()}
 
 PRIMITIVES: dict[str, Primitive] = {
-    name: Primitive(name, arity, fn)
-    for name, arity, fn in [
-        ("add", 2, _elementwise(torch.add)),
-        ("mul", 2, _elementwise(torch.mul)),
-        ("div", 2, _guarded(guarded_div)),
-        ("max", 2, _elementwise(torch.maximum)),
-        ("neg", 1, _elementwise(torch.neg)),
-        ("sigmoid", 1, _elementwise(torch.sigmoid)),
-        ("tanh", 1, _elementwise(torch.tanh)),
-        ("exp", 1, _elementwise(torch.exp)),
-        ("log", 1, _guarded(signed_log)),
-        ("abs", 1, _elementwise(torch.abs)),
-        ("square", 1, _elementwise(torch.square)),
-        ("sqrt", 1, _guarded(signed_sqrt)),
-    ]
-} | {
-    name: Primitive(name, 1, partial(_aggregate, kind=kind, index=index))
-    for name, (kind, index) in AGGREGATIONS.items()
+    name: Primitive(name, arity, _FUNCTIONS[name]) for name, arity in ARITIES.items()
 }
 """The 24 operations a graph may use: 12 element-wise, 12 aggregations."""
-
-
-def is_batch_op(op: str) -> bool:
-    """Whether the operation mixes the samples of a batch."""
-    return op.endswith("_bwh")
-
-
-def ops_of(batch_dependent: bool) -> list[str]:
-    """Names a graph may draw from: all 24, or the 21 that leave every sample on its own."""
-    return [op for op in PRIMITIVES if batch_dependent or not is_batch_op(op)]

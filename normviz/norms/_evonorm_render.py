@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from normviz.norms._evonorm_graph import FIRST_NODE, Graph
-from normviz.norms._evonorm_primitives import AGGREGATIONS
+from normviz.norms._evonorm_language import AGGREGATIONS
 
 if TYPE_CHECKING:
     import sympy

@@ -35,12 +35,11 @@ from normviz.norms._evonorm_evolution import (
     Event,
     EvolutionSearch,
     Proposal,
-    dominates,
-    pareto_front,
 )
 from normviz.norms._evonorm_export import graph_to_python
 from normviz.norms._evonorm_graph import EVONORM_GRAPHS, Graph, Node
 from normviz.norms._evonorm_layer import GraphLayer2d, layer_factory
+from normviz.norms._evonorm_pareto import dominates, pareto_front
 from normviz.norms._evonorm_primitives import PRIMITIVES, Primitive
 from normviz.norms._evonorm_rejection import (
     Anchor,

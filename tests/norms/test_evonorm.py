@@ -351,7 +351,7 @@ def test_b_series_is_bounded_by_the_batch_std(kind, seed, shift, scale):
     x = torch.randn(3, 2, 2, 2, generator=g, dtype=torch.float64) * scale + shift
     y = make_evonorm(kind, 2).double()(x)
     left = np.sqrt(x.numpy().var(axis=(0, 2, 3), keepdims=True) + 1e-5)
-    assert (y.detach().numpy() ** 2 <= (x.numpy() / left) ** 2 + 1e-9).all()
+    assert (y.detach().abs().numpy() <= np.abs(x.numpy() / left) * (1 + 1e-9)).all()  # shift >> scale cancels
 
 
 # ---- torch
