@@ -49,7 +49,7 @@ def texts(book: Any) -> list[str]:
 
 
 def test_three_ways_in() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["command_line", "quickstart", "watch_your_model"]
+    assert {path.stem for path in NOTEBOOKS} >= {"command_line", "quickstart", "watch_your_model"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

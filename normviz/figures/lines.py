@@ -74,6 +74,7 @@ def line_figure(
     wide: bool = False,
     unit: str = "",
     last: int = 0,
+    ceiling: float = math.inf,
 ) -> Figure:
     """A figure with one line per arm.
 
@@ -92,6 +93,7 @@ def line_figure(
         wide: see ``title``.
         unit: unit in the textual alternative.
         last: last step of the run, so that the axis does not move while it grows; 0: as far as the data go.
+        ceiling: means above it are left out, so that an arm that explodes does not flatten the others.
     """
     names = [series] if isinstance(series, str) else list(series)
     present = tuple(arms) if arms is not None else tuple(log.arms)
@@ -103,6 +105,8 @@ def line_figure(
     data = data[data["arm"].isin(present)]
     if log_scale:
         data = data[data["low"] > 0]
+    if math.isfinite(ceiling):
+        data = data[data["mean"] <= ceiling]
     measured = set(data["arm"])
     spec = dict(
         _line_spec(present, tuple(a for a in present if a in measured), y, log_scale, zero_line, last)

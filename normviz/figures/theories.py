@@ -108,7 +108,7 @@ def _theory_spec(
     limits: tuple[float, float] | None,
 ) -> dict[str, Any]:
     legend = alt.Legend(
-        orient="top", symbolType="stroke", symbolSize=240, columns=3, labelLimit=170, symbolOpacity=1
+        orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
     )
     colour = alt.Color(
         "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=colours(arms)), legend=legend

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 from normviz.experiments import residual_depth as rd
 from normviz.experiments.residual_depth.claims import CLAIMS
@@ -20,13 +18,8 @@ from normviz.experiments.residual_depth.figures import levels_theory
 from normviz.experiments.residual_depth.frames import depths
 from normviz.experiments.residual_depth.knobs import METHODS, SMALL, arm_names
 from normviz.experiments.residual_depth.symbolic import LARGEST_TERMS, largest_order, written_out
-from normviz.figures.path_levels import level_growth_figure, level_weights_figure
-from normviz.figures.responses import response_figure
-from normviz.figures.theories import theory_figure
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
-from normviz.probes import ResidualStream
-from normviz.residual import build_tower
 from normviz.residual.counting import path_count, tree_count
 
 CLAIM = {claim.id: claim for claim in CLAIMS}
@@ -327,39 +320,6 @@ def test_claims_have_distinct_ids_and_known_papers() -> None:
 # ------------------------------------------------------------------------------------------------ parts
 
 
-def test_stream_probe_against_the_tower() -> None:
-    tower = build_tower(3, dim=5, in_dim=4, num_classes=2, method="inv", seed=1)
-    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    probe = ResidualStream(lambda model: [*tower.blocks, tower.get_submodule("decoder")])
-    values: dict[str, Any] = {}
-    with probe.forward(tower, values):
-        out = tower(x)
-    out.square().sum().backward()
-    values |= probe.gradients(tower)
-    stream = tower.features(x)
-    kept = [h.detach() for h in stream]
-    norms = [float(h.norm(dim=1).mean()) for h in kept]
-    assert values["signal_by_layer"] == pytest.approx(norms, rel=1e-5)
-    moved = [float((b - a).norm(dim=1).mean()) / n for a, b, n in zip(kept, kept[1:], norms, strict=False)]
-    assert values["effective_scale"] == pytest.approx(moved, rel=1e-4)
-    grads = torch.autograd.grad(tower.get_submodule("decoder")(stream[-1]).square().sum(), stream)
-    assert values["stream_gradient"] == pytest.approx([float(g.norm()) for g in grads], rel=1e-5)
-
-
-def test_stream_probe_without_gradient_measures_the_signal_alone() -> None:
-    tower = build_tower(2, dim=3, in_dim=4)
-    probe = ResidualStream(lambda _: list(tower.blocks))
-    values: dict[str, Any] = {}
-    with torch.no_grad(), probe.forward(tower, values):
-        tower(torch.ones(2, 4))
-    assert probe.gradients(tower) == {}
-    assert values["signal_by_layer"].shape == (2,)
-    nothing: dict[str, Any] = {}
-    with ResidualStream(lambda _: [nn.Identity()]).forward(tower, nothing):
-        pass
-    assert nothing == {}
-
-
 @pytest.mark.parametrize(
     ("n", "order", "kind"), [(3, 3, "affine"), (6, 6, "affine"), (4, 3, "smooth"), (2, 6, "smooth")]
 )
@@ -391,65 +351,3 @@ def test_written_out_refuses_what_does_not_fit() -> None:
         written_out(3, 4)
     with pytest.raises(ValueError, match="n must be"):
         written_out(9, 1)
-
-
-def test_theory_figure_keeps_what_is_inside_the_limits() -> None:
-    log = FrameLog(Frame(0, "A", seed, {"v": np.array([1.0, 10.0 + seed, np.inf, 1e9])}) for seed in (0, 1))
-    figure = theory_figure(
-        log,
-        "v",
-        {"A": [1.0, 9.0, 8.0, 7.0]},
-        title="T",
-        x="x",
-        y="y",
-        look_for="l",
-        arms=["A"],
-        limits=(0.1, 1e6),
-    )
-    assert figure.data is not None
-    measured = figure.data[figure.data["kind"] == "measured"]
-    assert measured["mean"].tolist() == [1.0, 10.5]
-    assert (measured["low"].tolist(), measured["high"].tolist()) == ([1.0, 10.0], [1.0, 11.0])
-    assert figure.data[figure.data["kind"] == "theory"]["mean"].tolist() == [1.0, 9.0, 8.0, 7.0]
-    assert figure.title == "T (step 0)"
-    assert "<svg" in figure.to_svg()
-
-
-def test_response_figure_marks_what_diverged() -> None:
-    log = FrameLog(
-        [
-            Frame(0, "a", 0, {"v": 1.0}),
-            Frame(5, "a", 0, {"v": 3.0}),
-            Frame(5, "a", 1, {"v": 5.0}),
-            Frame(0, "b", 0, {"v": 2.0}),
-            Frame(1, "b", 0, {"loss": math.inf}, "diverged at step 1: loss is inf"),
-        ]
-    )
-    common: dict[str, Any] = {"title": "T", "x": "x", "y": "y", "look_for": "l"}
-    figure = response_figure(log, "v", {"a": 0.1, "b": 1.0}, marks={"m": 0.3}, **common)
-    assert figure.data is not None
-    assert figure.data["diverged"].tolist() == [False, True]
-    assert figure.data["mean"].tolist()[0] == 4.0
-    assert "1: diverged" in figure.alt
-    assert "<svg" in figure.to_svg()
-    early = response_figure(log, "v", {"a": 0.1, "b": 1.0}, step=0, **common)
-    assert early.data is not None
-    assert early.data["mean"].tolist() == [1.0, 2.0]
-
-
-def test_closed_form_figures_draw() -> None:
-    for figure in (level_weights_figure(), level_growth_figure()):
-        assert "<svg" in figure.to_svg()
-        assert figure.data is not None
-        assert figure.data.isna().sum().sum() == 0
-
-
-def test_level_weights_figure_computes_counts_and_weights() -> None:
-    """The report that the chart writes, evaluated by Vega, against Python's integers."""
-    svg = level_weights_figure().to_svg()
-    assert "2^32 = 4,294,967,296" in svg
-    assert f"exactly 3 modules: {math.comb(32, 3)}" in svg
-    total = (1 + 32**-0.5) ** 32
-    assert f"together {total:.3f}" in svg
-    mean, spread = 32 * 32**-0.5 / (1 + 32**-0.5), math.sqrt(32 * 32**-0.5) / (1 + 32**-0.5)
-    assert f"{mean:.1f} ± {spread:.1f}" in svg

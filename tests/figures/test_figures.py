@@ -131,3 +131,14 @@ def test_a_figure_is_one_kind() -> None:
         Figure("t", "l", "a")
     with pytest.raises(ValueError, match="either spec with data or plotly"):
         Figure("t", "l", "a", spec={})
+
+
+def test_line_figure_leaves_out_what_is_above_its_ceiling() -> None:
+    log = FrameLog(
+        Frame(step, arm, 0, {"loss": value})
+        for arm, values in (("LayerNorm", [3.0, 2.0]), ("BatchNorm", [1e14, 5.0]))
+        for step, value in enumerate(values)
+    )
+    figure = line_figure(log, "loss", title="T", y="y", look_for="l", log_scale=True, ceiling=100)
+    assert figure.data is not None
+    assert sorted(figure.data["mean"]) == [2.0, 3.0, 5.0]

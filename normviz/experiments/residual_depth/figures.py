@@ -24,6 +24,8 @@ from normviz.residual.counting import log_level_weights
 
 __all__ = ["draw", "levels_theory", "module_sizes"]
 
+CEILING = 100.0
+"""Greatest loss that is drawn: an exploding tower starts at 10¹⁴."""
 HE_POWER = 2.0
 """E|f(h)|^2 / |h|^2 of a branch of two He layers with a ReLU between, and the same for its Jacobian."""
 
@@ -128,7 +130,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             "validation_accuracy",
             title="Accuracy on held-out digits",
             y="per cent",
-            look_for="λ = 1 stops at once. Who learns without any normalization, and how far from BatchNorm?",
+            look_for="λ = 1 diverges before it has a line. Who learns without normalization, how far from BatchNorm?",
             arms=arms,
             step=step,
             last=last,
@@ -143,6 +145,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             log_scale=True,
             step=step,
             last=last,
+            ceiling=CEILING,
         ),
         "signal": theory_figure(
             log,
@@ -206,6 +209,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             log_scale=True,
             step=step,
             last=last,
+            ceiling=1e3 * CEILING,
         ),
     }
     if "skipinit" in knobs.methods:
@@ -369,5 +373,6 @@ def _sweep(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
             log_scale=True,
             step=step,
             last=knobs.steps,
+            ceiling=CEILING,
         ),
     }
