@@ -1,6 +1,7 @@
 """What does linear attention lose when it forgets the norm of the query?"""
 
-from normviz.ui import Maths, experiment_page
+from normviz.figures.query_norm import entropy_curves_figure, query_row_figure
+from normviz.ui import Exact, Maths, experiment_page
 from normviz.ui.corpus import corpus_widget
 
 INTRO = r"""
@@ -45,6 +46,20 @@ costs count.
 they need those data and days of training. The paper's networks add convolutions and rotary embeddings, and keep softmax
 in their last two stages; here is the kernel alone.
 """
+
+EXACT = Exact(
+    "One row, by hand",
+    r"""
+Here nothing is trained. On the left one query looks at 24 random keys; drag $|q|$ and watch the rows. Softmax goes from
+an even look to a single bar. ReLU and FLatten do not move at all. NaLa moves between $|q| = 0$ and 2, and stands still
+beyond: set τ to 0.1 and λ to 5 to give it the widest range. Its two forms differ only if α is small, when the angles of
+small coordinates are not yet far apart.
+
+On the right the same over many rows: the mean entropy at every norm. All scores are plain products $q\cdot k$; real
+softmax attention divides by $\sqrt d$, which stretches its curve to the right.
+""",
+    lambda: {"row": query_row_figure(), "curves": entropy_curves_figure()},
+)
 
 MATHS = (
     Maths(
@@ -107,4 +122,5 @@ experiment_page(
     reading=READING,
     maths=MATHS,
     widgets={"corpus": corpus_widget},
+    exact=EXACT,
 )

@@ -16,8 +16,8 @@ from normviz.frame import FrameLog
 
 __all__ = ["attention_maps_figure"]
 
-SIZE = 150
-"""Side of a map in pixels."""
+GAP = 0.06
+"""Space between two maps, as a share of a map's width."""
 
 
 def attention_maps_figure(
@@ -42,8 +42,8 @@ def attention_maps_figure(
         wide: see ``title``.
     """
     entries = {e.arm: e for e in reversed(log.arrays(name, step)) if e.arm in arms}
-    parts = [_cells(arm, entries[arm].value) for arm in arms if arm in entries]
-    columns = ["arm", "row", "column", "weight", "share"]
+    parts = [_cells(i, arm, entries[arm].value) for i, arm in enumerate(arms) if arm in entries]
+    columns = ["arm", "row", "column", "left", "right", "top", "bottom", "weight", "share"]
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     if parts:
         shown = max(e.step for e in entries.values())
@@ -55,36 +55,55 @@ def attention_maps_figure(
     return Figure(title, look_for, text, spec=_maps_spec(tuple(arms)), data=data, wide=wide)
 
 
-def _cells(arm: str, weights: np.ndarray) -> pd.DataFrame:
-    row, column = np.indices(weights.shape)
+def _cells(index: int, arm: str, weights: np.ndarray) -> pd.DataFrame:
+    row, column = (a.ravel() for a in np.indices(weights.shape))
+    rows, columns = weights.shape
     return pd.DataFrame(
         {
             "arm": arm,
-            "row": row.ravel(),
-            "column": column.ravel(),
+            "row": row + 1,
+            "column": column + 1,
+            "left": (index + column * (1 - GAP) / columns).round(5),
+            "right": (index + (column + 1) * (1 - GAP) / columns).round(5),
+            "top": (row / rows).round(5),
+            "bottom": ((row + 1) / rows).round(5),
             "weight": weights.ravel().astype(float).round(5),
-            "share": (weights.ravel() * weights.shape[1]).astype(float).round(3),
+            "share": (weights.ravel() * columns).astype(float).round(3),
         }
     )
 
 
 @lru_cache(maxsize=64)
 def _maps_spec(arms: tuple[str, ...]) -> dict[str, Any]:
-    axis = alt.Axis(ticks=False, labels=False, grid=False, domain=False)
+    centres = [i + (1 - GAP) / 2 for i in range(len(arms))]
+    labels = "[" + ", ".join(repr(arm) for arm in arms) + "][floor(datum.value)]"
+    names = alt.Axis(
+        values=centres, labelExpr=labels, orient="top", grid=False, ticks=False, domain=False, labelLimit=110
+    )
+    down = alt.Axis(labels=False, grid=False, ticks=False, domain=False)
     chart = (
         alt.Chart()
         .mark_rect(strokeWidth=0)
         .encode(
-            x=alt.X("column:O", title="token that is looked at", axis=axis, scale=alt.Scale(padding=0)),
-            y=alt.Y("row:O", title="token that looks", axis=axis, scale=alt.Scale(padding=0)),
+            x=alt.X(
+                "left:Q",
+                title="token that is looked at",
+                scale=alt.Scale(domain=[0, max(len(arms), 1)], nice=False),
+                axis=names,
+            ),
+            x2="right:Q",
+            y=alt.Y(
+                "top:Q",
+                title="token that looks",
+                scale=alt.Scale(domain=[1, 0], nice=False),
+                axis=down,
+            ),
+            y2="bottom:Q",
             color=alt.Color(
                 "share:Q",
                 title="weight over an even look",
                 scale=alt.Scale(type="sqrt", scheme="viridis", domain=[0, 8], clamp=True),
-                legend=alt.Legend(orient="top", gradientLength=220, titleLimit=260),
-            ),
-            facet=alt.Facet(
-                "arm:N", sort=list(arms), title=None, columns=4, header=alt.Header(labelFontSize=12)
+                legend=alt.Legend(orient="bottom", gradientLength=220, titleLimit=260),
             ),
             tooltip=[
                 alt.Tooltip("arm:N"),
@@ -93,6 +112,6 @@ def _maps_spec(arms: tuple[str, ...]) -> dict[str, Any]:
                 alt.Tooltip("weight:Q", format=".4f"),
             ],
         )
-        .properties(width=SIZE, height=SIZE)
+        .properties(width="container", height=300)
     )
     return specification(chart)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from normviz.attention import attention_weights
+from normviz.attention import attention_weights, positive_sequence_entropy
 from normviz.experiments.attention_entropy import EXPERIMENT, Knobs
 from normviz.experiments.attention_entropy.closed_forms import (
     cpu_seconds,
@@ -27,6 +27,7 @@ from normviz.experiments.attention_entropy.frames import pooled
 from normviz.experiments.attention_entropy.kernels import LinearKernel, RecurrentKernel
 from normviz.experiments.attention_entropy.knobs import ARMS, arm_names
 from normviz.experiments.attention_entropy.scales import FUSED, NORMS, lengths
+from normviz.figures.query_norm import entropy_curves, query_row_figure
 from normviz.frame import Frame, FrameLog
 
 CLAIMS = {claim.id: claim for claim in EXPERIMENT.claims}
@@ -272,9 +273,61 @@ def test_weights_and_entropy_agree_with_a_loop() -> None:
         assert weights[i, j] == pytest.approx(row[j] / 3 / (sum(row) / 3 + 1e-6), rel=1e-9)
 
 
+@pytest.mark.parametrize(("steepness", "kind"), [(0, "nala_sign"), (5, "nala_cosine"), (20, "nala_cosine")])
+def test_curves_in_the_browser_are_those_of_the_kernels(steepness: int, kind: str) -> None:
+    """At tau = 1/2 the power of the norm r is lam (1/2 + tanh r): the curve's entropy must be the kernel's at r."""
+    table = (
+        entropy_curves().query("`keys` == 16 and lam == 2 and steepness == @steepness").dropna(subset="power")
+    )
+    norm = 0.6931  # tanh is 0.6: power 2.2
+    at = table.iloc[(table["power"] - 2.2).abs().argmin()]
+    measured = []
+    for draw in range(2):
+        rng = np.random.default_rng((draw, 16))
+        d = rng.normal(size=(60, 16))
+        q = torch.tensor(norm * d / np.linalg.norm(d, axis=1, keepdims=True))[None, None]
+        k = torch.tensor(rng.normal(size=(16, 16)))[None, None]
+        options = {"alpha": float(steepness)} if steepness else {}
+        weights = attention_weights(q, k, kind, lam=2.0, **options)
+        measured.append(float(positive_sequence_entropy(weights).mean()))
+    assert at["entropy"] == pytest.approx(np.mean(measured), abs=2e-3)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("softmax", "Softmax"), ("elu1", "elu+1"), ("relu", "ReLU")])
+def test_plain_curves_are_those_of_the_kernels(kind: str, name: str) -> None:
+    table = entropy_curves().query("`keys` == 16 and kind == @name")
+    measured = []
+    for draw in range(2):
+        rng = np.random.default_rng((draw, 16))
+        d = rng.normal(size=(60, 16))
+        q = torch.tensor(4.0 * d / np.linalg.norm(d, axis=1, keepdims=True))[None, None]
+        k = torch.tensor(rng.normal(size=(16, 16)))[None, None]
+        options = {"scale": 1.0} if kind == "softmax" else {}
+        measured.append(float(positive_sequence_entropy(attention_weights(q, k, kind, **options)).mean()))
+    assert table["entropy"].iloc[-1] == pytest.approx(np.mean(measured), abs=1e-3)
+
+
+def test_row_in_the_browser_has_the_entropies_of_the_kernels() -> None:
+    """The drawing program evaluates the expressions; its labels tell the entropies at |q| = 1, query 1."""
+    figure = query_row_figure()
+    found = dict(re.findall(r">([^<>]+), entropy ([0-9.]+)<", figure.to_svg()))
+    assert figure.data is not None
+    one = figure.data[figure.data["query"] == 1].sort_values("rank", kind="stable")
+    q = torch.tensor(one["d"].to_numpy().reshape(24, 8)[:1].copy())[None, None]
+    k = torch.tensor(one["k"].to_numpy().reshape(24, 8).copy())[None, None]
+    kinds = {"Softmax": "softmax", "elu+1": "elu1", "ReLU": "relu", "FLatten": "focused"}
+    kinds |= {"NaLa cosine": "nala_cosine", "NaLa sign": "nala_sign"}
+    assert found.keys() == kinds.keys()
+    for name, kind in kinds.items():
+        options = {"scale": 1.0} if kind == "softmax" else {}
+        entropy = positive_sequence_entropy(attention_weights(q, k, kind, **options))
+        assert float(found[name]) == pytest.approx(float(entropy), abs=0.011)
+
+
 def test_server_side_loads_no_torch() -> None:
     code = (
         "import sys; from normviz.experiments.attention_entropy import EXPERIMENT, Knobs; from normviz.frame import "
-        "FrameLog; EXPERIMENT.figures(FrameLog(), Knobs()); sys.exit('torch' in sys.modules)"
+        "FrameLog; EXPERIMENT.figures(FrameLog(), Knobs()); import normviz.figures.query_norm; "
+        "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
