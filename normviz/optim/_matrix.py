@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
 from normviz.validation import check_real
@@ -34,6 +35,7 @@ __all__ = [
     "check_matrix",
     "check_rates",
     "evaluate",
+    "fused_adamw",
     "matrix_batches",
     "matrix_shape",
     "own_group",
@@ -43,6 +45,12 @@ __all__ = [
 ]
 
 Group = dict[str, Any]
+
+WIDE = (torch.float32, torch.float64)
+"""Dtypes that are computed in as they are; half types are promoted."""
+
+CPU_BATCH = 2**18
+"""Entries of one batch on the CPU: more would leave its caches between two operations (measured with 2 MB of L2)."""
 
 
 # ------------------------------------------------------------------------------------------------ checks
@@ -101,6 +109,8 @@ def refuse_unusual(p: Tensor, owner: str) -> None:
     """
     if p.grad is None:
         return
+    if p.dtype in WIDE and p.grad.dtype in WIDE and p.grad.layout == torch.strided:
+        return
     if p.is_complex() or p.grad.is_complex():
         raise RuntimeError(
             f"{owner} does not support complex parameters, got {p.dtype} of shape {tuple(p.shape)}."
@@ -146,7 +156,7 @@ def evaluate(closure: Callable[[], float] | None) -> float | None:
 
 def at_least_float32(X: Tensor) -> Tensor:
     """``X`` in a type with at least float32's precision (half types are promoted, float64 stays)."""
-    return X.to(torch.promote_types(X.dtype, torch.float32))
+    return X if X.dtype in WIDE else X.to(torch.promote_types(X.dtype, torch.float32))
 
 
 def matrix_shape(X: Tensor) -> tuple[int, int]:
@@ -156,7 +166,7 @@ def matrix_shape(X: Tensor) -> tuple[int, int]:
 
 def as_matrix(X: Tensor) -> Tensor:
     """``X`` as (out, rest): a convolution kernel (out, in, h, w) becomes (out, in*h*w)."""
-    return X.reshape(matrix_shape(X))
+    return X if X.ndim == 2 else X.reshape(matrix_shape(X))
 
 
 class MatrixBatch(NamedTuple):
@@ -171,7 +181,9 @@ class MatrixBatch(NamedTuple):
     grads: list[Tensor]
 
     def stack(self, tensors: Sequence[Tensor]) -> Tensor:
-        """``tensors`` (one per parameter) flattened to matrices and stacked to (k, m, n)."""
+        """``tensors`` (one per parameter) flattened to matrices and stacked to (k, m, n); a single one is a view."""
+        if len(tensors) == 1:
+            return as_matrix(tensors[0]).unsqueeze(0)  # (1, m, n)
         return torch.stack([as_matrix(t) for t in tensors])  # (k, m, n)
 
     @property
@@ -180,23 +192,30 @@ class MatrixBatch(NamedTuple):
         return self.stack(self.grads)
 
 
-def matrix_batches(params: Iterable[Tensor], grads: Iterable[Tensor] | None = None) -> Iterator[MatrixBatch]:
+def matrix_batches(
+    params: Iterable[Tensor], grads: Iterable[Tensor] | None = None, cpu_entries: int = CPU_BATCH
+) -> Iterator[MatrixBatch]:
     """Sort parameters into batches of equal matrix shape, dtype and device, in order of first appearance.
 
     Args:
         params: parameters with ndim >= 2.
         grads: one per parameter (default: their ``.grad``, which must then be there).
+        cpu_entries: on the CPU, a batch holds at most so many entries, but at least one matrix.
     """
     batches: dict[tuple[object, ...], MatrixBatch] = {}
     params = list(params)
     for p, g in zip(
         params, grads if grads is not None else [cast(Tensor, p.grad) for p in params], strict=True
     ):
-        key = (matrix_shape(p), p.dtype, p.device)
+        key = (p.shape if p.ndim == 2 else matrix_shape(p), p.dtype, p.device)
         batch = batches.setdefault(key, MatrixBatch([], []))
         batch.params.append(p)
         batch.grads.append(g)
-    yield from batches.values()
+    for batch in batches.values():
+        first = batch.params[0]
+        size = max(1, cpu_entries // max(1, first.numel())) if first.is_cpu else len(batch.params)
+        for start in range(0, len(batch.params), size):
+            yield MatrixBatch(batch.params[start : start + size], batch.grads[start : start + size])
 
 
 def add_to_parameters(
@@ -229,7 +248,7 @@ def adamw_step(
     eps: float,
     weight_decay: float = 0.0,
 ) -> None:
-    """One step of AdamW (torch.optim.AdamW's arithmetic) on ``params``, all at once.
+    """One step of torch's own AdamW on ``params``, all at once.
 
     m <- b1 m + (1 - b1) g ;  v <- b2 v + (1 - b2) g^2 ;  W <- W (1 - lr wd) ;
     W <- W - lr/(1 - b1^t) * m / (sqrt(v)/sqrt(1 - b2^t) + eps).
@@ -246,25 +265,61 @@ def adamw_step(
             state[p]["step"] = torch.tensor(0.0)
             state[p]["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
             state[p]["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    weights = list(params)
-    grads = [cast(Tensor, p.grad) for p in params]
-    steps = [state[p]["step"] for p in params]
-    exp_avg = [state[p]["exp_avg"] for p in params]
-    exp_avg_sq = [state[p]["exp_avg_sq"] for p in params]
-    beta1, beta2 = betas
+    fused_adamw(
+        params,
+        [cast(Tensor, p.grad) for p in params],
+        [state[p]["exp_avg"] for p in params],
+        [state[p]["exp_avg_sq"] for p in params],
+        [state[p]["step"] for p in params],
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+    )
 
-    torch._foreach_add_(steps, 1.0)
-    if weight_decay != 0.0:
-        torch._foreach_mul_(weights, 1 - lr * weight_decay)
-    torch._foreach_lerp_(exp_avg, grads, 1 - beta1)
-    torch._foreach_mul_(exp_avg_sq, beta2)
-    torch._foreach_addcmul_(exp_avg_sq, grads, grads, 1 - beta2)
 
-    counts = [float(step) for step in steps]
-    denominator = torch._foreach_sqrt(exp_avg_sq)
-    torch._foreach_div_(denominator, [math.sqrt(1 - beta2**t) for t in counts])
-    torch._foreach_add_(denominator, eps)
-    torch._foreach_addcdiv_(weights, exp_avg, denominator, [-lr / (1 - beta1**t) for t in counts])
+def fused_adamw(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    steps: Sequence[Tensor],
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """torch.optim.AdamW's update in place; on the CPU by its fused kernel, which reads and writes memory once.
+
+    Args:
+        params, grads, exp_avgs, exp_avg_sqs: tensors of equal shapes, place by place.
+        steps: 0-dim counters on the CPU, one per parameter; counted up by one.
+        lr, betas, eps, weight_decay: as in torch.optim.AdamW.
+    """
+    fused = all(_fusible(t) for t in (*params, *grads, *exp_avgs, *exp_avg_sqs))
+    adamw(
+        list(params),
+        list(grads),
+        list(exp_avgs),
+        list(exp_avg_sqs),
+        [],
+        list(steps),
+        foreach=not fused,
+        fused=fused,
+        amsgrad=False,
+        beta1=betas[0],
+        beta2=betas[1],
+        lr=lr,
+        weight_decay=weight_decay,
+        eps=eps,
+        maximize=False,
+    )
+
+
+def _fusible(t: Tensor) -> bool:
+    """Whether torch's fused CPU kernel may take ``t``. It reads memory in order, whatever the strides say."""
+    return t.is_cpu and t.is_contiguous() and t.dtype in WIDE and type(t) in (Tensor, torch.nn.Parameter)
 
 
 # ---------------------------------------------------------------------------------------------- base class

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ def widen(name: str, X: Tensor) -> Tensor:
     return at_least_float32(X)
 
 
-def full_precision(X: Tensor) -> torch.autocast:
+def full_precision(X: Tensor) -> AbstractContextManager[object]:
     """A context in which matrix products on ``X``'s device keep their dtype even inside an autocast region."""
-    return torch.autocast(X.device.type, enabled=False)
+    kind = X.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

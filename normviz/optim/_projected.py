@@ -29,6 +29,7 @@ from normviz.optim._matrix import (
     check_betas,
     check_rates,
     evaluate,
+    fused_adamw,
     matrix_batches,
     refuse_unusual,
     tensors_of,
@@ -43,14 +44,21 @@ __all__ = [
     "Basis",
     "ProjectedOptimizer",
     "SingularProjector",
+    "Slots",
+    "add_back",
     "linear_weight_groups",
     "project",
     "project_back",
     "projection_side",
     "singular_basis",
+    "stacked",
+    "unstacked",
 ]
 
 PROJ_TYPES = ("std", "reverse_std", "left", "right", "full")
+
+Slots = Sequence[tuple[Tensor, dict[str, Any]]]
+"""Parameters with their state, looked up once: ``Optimizer.state`` hashes the tensor, at the cost of a small kernel."""
 
 Basis = tuple[Tensor, ...]
 """(A,) on the left, (B,) on the right, (A, B) for "full"; each may carry leading batch axes."""
@@ -59,7 +67,20 @@ Basis = tuple[Tensor, ...]
 BASIS_KEYS = {"left": ("basis",), "right": ("basis",), "full": ("basis_left", "basis_right")}
 
 
+CPU_BATCH = 2**16
+"""Entries of one batch on the CPU: beyond, stacking the matrices costs more than batched products save."""
+
 # -------------------------------------------------------------------------------------------- projection
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """Matrices (m, n) as (k, m, n); a single one as it is."""
+    return tensors[0] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def unstacked(X: Tensor) -> list[Tensor]:
+    """The matrices of :func:`stacked`."""
+    return [X] if X.ndim == 2 else list(X.unbind(0))
 
 
 def projection_side(proj_type: str, m: int, n: int) -> str:
@@ -96,25 +117,39 @@ def singular_basis(X: Tensor, side: str, rank: int | None = None, label: str = "
 
 
 def project(G: Tensor, side: str, basis: Basis) -> Tensor:
-    """Coordinates of G (..., m, n) in the basis: A^T G, G B^T or A^T G B^T."""
+    """Coordinates of G (..., m, n), up to one leading axis, in the basis: A^T G, G B^T or A^T G B^T."""
+    product = torch.bmm if G.ndim == 3 else torch.mm
     with full_precision(G):
         if side == "left":
-            return basis[0].mT @ G  # (..., r, n)
+            return product(basis[0].mT, G)  # (..., r, n)
         if side == "right":
-            return G @ basis[0].mT  # (..., m, r)
+            return product(G, basis[0].mT)  # (..., m, r)
         A, B = basis
-        return A.mT @ G @ B.mT  # (..., r, r)
+        return product(product(A.mT, G), B.mT)  # (..., r, r)
 
 
 def project_back(R: Tensor, side: str, basis: Basis) -> Tensor:
-    """The matrix (..., m, n) whose coordinates are R: A R, R B or A R B."""
+    """The matrix (..., m, n), up to one leading axis, whose coordinates are R: A R, R B or A R B."""
+    product = torch.bmm if R.ndim == 3 else torch.mm
     with full_precision(R):
         if side == "left":
-            return basis[0] @ R
+            return product(basis[0], R)
         if side == "right":
-            return R @ basis[0]
+            return product(R, basis[0])
         A, B = basis
-        return A @ R @ B
+        return product(product(A, R), B)
+
+
+def add_back(
+    X: Tensor, R: Tensor, side: str, basis: Basis, alpha: float, *, out: Tensor | None = None
+) -> Tensor:
+    """X + alpha project_back(R) for X (m, n) or (k, m, n), into ``out`` (may be X) if given."""
+    add_product, product = (torch.baddbmm, torch.bmm) if X.ndim == 3 else (torch.addmm, torch.mm)
+    with full_precision(X):
+        if side == "left":
+            return add_product(X, basis[0], R, alpha=alpha, out=out)
+        left, right = (R, basis[0]) if side == "right" else (product(basis[0], R), basis[1])
+        return add_product(X, left, right, alpha=alpha, out=out)
 
 
 class SingularProjector:
@@ -236,7 +271,7 @@ class ProjectedOptimizer(Optimizer):
         check_rates(group["lr"], group.get("weight_decay", 0.0))
         check_real("eps", group["eps"], 0.0, math.inf, high_open=True)
 
-    def rule(self, group: Group, params: Sequence[Tensor], R: Sequence[Tensor]) -> list[Tensor]:
+    def rule(self, group: Group, slots: Slots, R: Sequence[Tensor]) -> list[Tensor]:
         """The elementwise rule: update the averages in ``state`` with R, return the normalised directions N."""
         raise NotImplementedError
 
@@ -244,64 +279,88 @@ class ProjectedOptimizer(Optimizer):
         """eta of step t = 1, 2, ...: the learning rate, with the bias corrections where the rule has any."""
         raise NotImplementedError
 
-    def projected_step(self, group: Group, batch: MatrixBatch, t: int) -> None:
+    def projected_step(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
         """Step t = 0, 1, ... (count before it) of equal-shaped matrices."""
         raise NotImplementedError
 
-    def plain_step(self, group: Group, params: Sequence[Tensor], t: int) -> None:
+    def plain_step(self, group: Group, slots: Slots, t: int) -> None:
         """Step t = 0, 1, ... of parameters of any shape without a basis: W <- W - eta N, then decay."""
-        G = [at_least_float32(cast(Tensor, p.grad)) for p in params]
-        self.apply(group, params, self.rule(group, params, G), t + 1)
+        G = [at_least_float32(cast(Tensor, p.grad)) for p, _ in slots]
+        self.apply(group, slots, self.rule(group, slots, G), t + 1)
 
-    def apply(self, group: Group, params: Sequence[Tensor], D: Sequence[Tensor], t: int) -> None:
-        """W <- W - eta D, then W <- W - lr wd W; the counters become t."""
-        weights = list(params)
-        directions = [d.reshape(p.shape) for d, p in zip(D, params, strict=True)]
-        torch._foreach_add_(weights, directions, alpha=-self.step_size(group, t))
+    def apply(self, group: Group, slots: Slots, D: Sequence[Tensor], t: int, scale: float = 1.0) -> None:
+        """W <- W - eta scale D, then W <- W - lr wd W; the counters become t."""
+        weights = [p for p, _ in slots]
+        directions = [
+            d if d.shape == p.shape else d.reshape(p.shape) for d, p in zip(D, weights, strict=True)
+        ]
+        torch._foreach_add_(weights, directions, alpha=-self.step_size(group, t) * scale)
+        self.finish(group, slots, t)
+
+    def finish(self, group: Group, slots: Slots, t: int) -> None:
+        """W <- W - lr wd W; the counters become t."""
         weight_decay = group.get("weight_decay", 0.0)
         if weight_decay > 0:
-            torch._foreach_mul_(weights, 1 - group["lr"] * weight_decay)
-        for p in params:
-            self.state[p]["step"] = t
+            torch._foreach_mul_([p for p, _ in slots], 1 - group["lr"] * weight_decay)
+        for _, state in slots:
+            state["step"] = t
 
-    def stored(self, key: str, params: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-        """state[key] of each parameter in at least float32, created as zeros of the shape of ``like``."""
-        for p, x in zip(params, like, strict=True):
-            if key not in self.state[p]:
-                self.state[p][key] = torch.zeros_like(x, dtype=p.dtype, memory_format=torch.contiguous_format)
-        return [at_least_float32(self.state[p][key]) for p in params]
+    def stored(self, key: str, slots: Slots, like: Sequence[Tensor]) -> list[Tensor]:
+        """state[key] of each parameter, created as zeros of the shape of ``like``, in at least float32.
 
-    def blend(
-        self, key: str, params: Sequence[Tensor], X: Sequence[Tensor], keep: float, add: float
-    ) -> list[Tensor]:
-        """keep * state[key] + add * X for each parameter; state[key] itself keeps its value."""
-        new = torch._foreach_mul(self.stored(key, params, X), keep)
-        torch._foreach_add_(new, list(X), alpha=add)
-        return list(new)
+        That is the state itself, or a wider copy of a half type, which :meth:`store` writes back.
+        """
+        for (p, state), x in zip(slots, like, strict=True):
+            if key not in state:
+                state[key] = torch.zeros_like(x, dtype=p.dtype, memory_format=torch.contiguous_format)
+        return [at_least_float32(state[key]) for _, state in slots]
 
-    def store(self, key: str, params: Sequence[Tensor], X: Sequence[Tensor]) -> None:
+    def store(self, key: str, slots: Slots, X: Sequence[Tensor]) -> None:
         """state[key] <- X in place, rounded to the parameter's dtype."""
-        torch._foreach_copy_([self.state[p][key] for p in params], list(X))
+        for (_, state), x in zip(slots, X, strict=True):
+            if state[key] is not x:
+                state[key].copy_(x)
 
-    def bases(
-        self, group: Group, params: Sequence[Tensor], X: Tensor, side: str, t: int, rank: int | None = None
-    ) -> Basis:
-        """The stacked bases of ``params``, recomputed from X (k, m, n) where due: t mod T == 0 or none yet.
+    def average(self, key: str, slots: Slots, X: Sequence[Tensor], beta: float) -> list[Tensor]:
+        """state[key] <- beta state[key] + (1 - beta) X, and its value in at least float32."""
+        kept = self.stored(key, slots, X)
+        torch._foreach_lerp_(kept, list(X), 1 - beta)
+        self.store(key, slots, kept)
+        return kept
+
+    def average_square(self, key: str, slots: Slots, X: Sequence[Tensor], beta: float) -> list[Tensor]:
+        """state[key] <- beta state[key] + (1 - beta) X^2, and its value in at least float32."""
+        return self.average(key, slots, torch._foreach_mul(list(X), list(X)), beta)
+
+    def basis_due(self, group: Group, slots: Slots, side: str, t: int) -> bool:
+        """Whether a basis is to be computed before step t: t mod T == 0, or a parameter has none yet."""
+        key = BASIS_KEYS[side][0]
+        return t % group["update_proj_gap"] == 0 or any(key not in state for _, state in slots)
+
+    def refresh(
+        self, group: Group, slots: Slots, X: Sequence[Tensor], side: str, t: int, rank: int | None = None
+    ) -> None:
+        """Recompute the bases that are due before step t from the matrices X.
 
         Raises:
             RuntimeError: X holds nan or inf where a basis is due (before anything is changed).
         """
         keys = BASIS_KEYS[side]
-        fresh: dict[Tensor, Basis] = {}
-        for p, x in zip(params, X, strict=True):
-            if t % group["update_proj_gap"] == 0 or keys[0] not in self.state[p]:
+        fresh: list[tuple[Tensor, dict[str, Any], Basis]] = []
+        for (p, state), x in zip(slots, X, strict=True):
+            if t % group["update_proj_gap"] == 0 or keys[0] not in state:
                 index = next(i for i, q in enumerate(group["params"]) if q is p)
                 label = f"the matrix to decompose for parameter {index} of shape {tuple(p.shape)}"
-                fresh[p] = singular_basis(x, side, rank, label)
-        for p, basis in fresh.items():
+                fresh.append((p, state, singular_basis(x, side, rank, label)))
+        for p, state, basis in fresh:
             for key, vectors in zip(keys, basis, strict=True):
-                self.state[p][key] = vectors.to(p.dtype)
-        return tuple(at_least_float32(torch.stack([self.state[p][key] for p in params])) for key in keys)
+                state[key] = vectors.to(p.dtype)
+
+    def bases(self, slots: Slots, side: str) -> Basis:
+        """The stacked bases in at least float32."""
+        return tuple(
+            at_least_float32(stacked([state[key] for _, state in slots])) for key in BASIS_KEYS[side]
+        )
 
     def add_param_group(self, param_group: Group) -> None:
         """Check a group completely, then add it (see ``torch.optim.Optimizer.add_param_group``).
@@ -342,16 +401,17 @@ class ProjectedOptimizer(Optimizer):
             for p in group["params"]:
                 refuse_unusual(p, type(self).__name__)
         for group in self.param_groups:
-            by_step: dict[int, list[Tensor]] = {}
+            by_step: dict[int, list[tuple[Tensor, dict[str, Any]]]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    by_step.setdefault(self.state[p].get("step", 0), []).append(p)
-            for t, params in by_step.items():
+                    state = self.state[p]
+                    by_step.setdefault(state.get("step", 0), []).append((p, state))
+            for t, slots in by_step.items():
                 if self.is_projected(group):
-                    for batch in matrix_batches(params):
-                        self.projected_step(group, batch, t)
+                    for batch in matrix_batches((p for p, _ in slots), cpu_entries=CPU_BATCH):
+                        self.projected_step(group, batch, [(p, self.state[p]) for p in batch.params], t)
                 else:
-                    self.plain_step(group, params, t)
+                    self.plain_step(group, slots, t)
         return loss
 
 
@@ -369,23 +429,47 @@ class AdamRule(ProjectedOptimizer):
         super().check_group(group)
         check_betas(group["betas"])
 
-    def rule(self, group: Group, params: Sequence[Tensor], R: Sequence[Tensor]) -> list[Tensor]:
+    def rule(self, group: Group, slots: Slots, R: Sequence[Tensor]) -> list[Tensor]:
         """N = m/(sqrt(v) + eps) with both moments of R."""
         beta1, _ = group["betas"]
-        m = self.blend("exp_avg", params, R, beta1, 1 - beta1)
-        self.store("exp_avg", params, m)
-        return self.divide_by_rms(group, params, m, R)
+        m = self.average("exp_avg", slots, R, beta1)
+        return list(torch._foreach_div(m, self.divisor(group, slots, R)))
 
-    def divide_by_rms(
-        self, group: Group, params: Sequence[Tensor], M: Sequence[Tensor], R: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """v <- b2 v + (1 - b2) R^2 ; N = M/(sqrt(v) + eps)."""
+    def divisor(self, group: Group, slots: Slots, R: Sequence[Tensor]) -> list[Tensor]:
+        """v <- b2 v + (1 - b2) R^2 ; sqrt(v) + eps."""
         _, beta2 = group["betas"]
-        v = self.blend("exp_avg_sq", params, torch._foreach_mul(list(R), list(R)), beta2, 1 - beta2)
-        self.store("exp_avg_sq", params, v)
-        denominator = torch._foreach_sqrt(v)
-        torch._foreach_add_(denominator, group["eps"])
-        return list(torch._foreach_div(list(M), denominator))
+        divisor = torch._foreach_sqrt(self.average_square("exp_avg_sq", slots, R, beta2))
+        torch._foreach_add_(divisor, group["eps"])
+        return list(divisor)
+
+    def plain_step(self, group: Group, slots: Slots, t: int) -> None:
+        """W <- W - eta N, then decay, by torch's AdamW.
+
+        Its step is lr'/(1 - b1^t) m / (sqrt(v)/sqrt(1 - b2^t) + eps'), which is eta N for eps' = eps/sqrt(1 - b2^t)
+        and lr' = eta (1 - b1^t)/sqrt(1 - b2^t).
+        """
+        beta1, beta2 = group["betas"]
+        root = math.sqrt(1 - beta2 ** (t + 1))
+        params = [p for p, _ in slots]
+        G = [cast(Tensor, p.grad) for p in params]
+        m, v = (self.stored(key, slots, G) for key in ("exp_avg", "exp_avg_sq"))
+        wide = [at_least_float32(p) for p in params]
+        fused_adamw(
+            wide,
+            [at_least_float32(g) for g in G],
+            m,
+            v,
+            torch.full((len(wide),), float(t)).unbind(),
+            lr=self.step_size(group, t + 1) * (1 - beta1 ** (t + 1)) / root,
+            betas=group["betas"],
+            eps=group["eps"] / root,
+        )
+        self.store("exp_avg", slots, m)
+        self.store("exp_avg_sq", slots, v)
+        for p, w in zip(params, wide, strict=True):
+            if p is not w:
+                p.copy_(w)
+        self.finish(group, slots, t + 1)
 
     def step_size(self, group: Group, t: int) -> float:
         """lr sqrt(1 - b2^t)/(1 - b1^t), or lr without ``correct_bias``."""

@@ -12,10 +12,10 @@ W, G are (m, n); t counts steps from 0; T = update_proj_gap.
 
     paper                                       code
     M <- b1 M + (1-b1) G                        Conda.projected_step, `exp_avg`
-    every T steps: M = U S V^T, basis on the    ProjectedOptimizer.bases, singular_basis; `basis`
+    every T steps: M = U S V^T, basis on the    ProjectedOptimizer.refresh, singular_basis; `basis`
       short side (U for m < n, else V)
     G' = U^T G, M' = U^T M  (or G V, M V)       project
-    V <- b2 V + (1-b2) G'^2  (elementwise)      AdamRule.divide_by_rms, `exp_avg_sq`
+    V <- b2 V + (1-b2) G'^2  (elementwise)      AdamRule.divisor, `exp_avg_sq`
     D = scale * U M'/(sqrt(V) + eps)            project_back
     W <- W - eta D, then W <- W - lr wd W       ProjectedOptimizer.apply, AdamRule.step_size
 
@@ -32,15 +32,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from normviz.optim._matrix import Group, MatrixBatch, at_least_float32
+from normviz.optim._matrix import Group, MatrixBatch, as_matrix, at_least_float32
 from normviz.optim._projected import (
     PROJ_TYPES,
     AdamRule,
     SingularProjector,
+    Slots,
     linear_weight_groups,
     project,
     project_back,
     projection_side,
+    stacked,
+    unstacked,
 )
 from normviz.validation import check_choice, check_integer, check_real
 
@@ -179,20 +182,22 @@ class Conda(AdamRule):
         if self.is_projected(group):
             _check_projection(group["update_proj_gap"], group["scale"], group["proj_type"])
 
-    def projected_step(self, group: Group, batch: MatrixBatch, t: int) -> None:
+    def projected_step(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
         """One step of equal-shaped matrices in the basis of their momentum."""
-        params = batch.params
-        G = at_least_float32(batch.G)  # (k, m, n)
+        grads = [at_least_float32(as_matrix(g)) for g in batch.grads]
         beta1, _ = group["betas"]
-        M = torch.stack(self.blend("exp_avg", params, G.unbind(0), beta1, 1 - beta1))  # (k, m, n)
-        side = projection_side(group["proj_type"], *G.shape[1:])
-        basis = self.bases(group, params, M, side, t)
-        self.store("exp_avg", params, M.unbind(0))
+        side = projection_side(group["proj_type"], *grads[0].shape)
+        if self.basis_due(group, slots, side, t):
+            # The momentum is computed apart: if it has no basis, nothing has changed.
+            ahead = torch._foreach_lerp(self.stored("exp_avg", slots, grads), grads, 1 - beta1)
+            self.refresh(group, slots, ahead, side, t)
+        M = self.average("exp_avg", slots, grads, beta1)
+        basis = self.bases(slots, side)
 
-        Mp, Gp = project(M, side, basis), project(G, side, basis)
-        N = torch.stack(self.divide_by_rms(group, params, Mp.unbind(0), Gp.unbind(0)))
-        D = group["scale"] * project_back(N, side, basis)  # (k, m, n)
-        self.apply(group, params, D.unbind(0), t + 1)
+        N, Gp = project(stacked(M), side, basis), project(stacked(grads), side, basis)  # (k, m, n)
+        torch._foreach_div_(unstacked(N), self.divisor(group, slots, unstacked(Gp)))
+        D = project_back(N, side, basis)  # (k, m, n)
+        self.apply(group, slots, unstacked(D), t + 1, group["scale"])
 
 
 def conda_param_groups(

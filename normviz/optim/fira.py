@@ -27,7 +27,7 @@ factor for the whole matrix (the released code fails there); and those of :mod:`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from normviz.optim._matrix import Group, at_least_float32
-from normviz.optim._projected import AdamRule, Basis, linear_weight_groups, project_back
+from normviz.optim._projected import AdamRule, Basis, Slots, add_back, linear_weight_groups
 from normviz.optim.galore import (
     GaLoreAdamW,
     GaLoreRMSProp,
@@ -92,13 +92,12 @@ def _check_gamma(gamma: object) -> None:
         check_real("gamma", gamma, 1.0)
 
 
-def _limit(S: Tensor, s: Tensor, prev: Tensor, gamma: float | None) -> tuple[Tensor, Tensor]:
-    """(S/q, s/q) with q = max(s/(prev + 1e-8), gamma)/gamma; q = 1 where prev is 0 or without a limit."""
+def _excess(s: Tensor, prev: Tensor, gamma: float | None) -> Tensor:
+    """q = max(s/(prev + 1e-8), gamma)/gamma; 1 where prev is 0 or without a limit."""
     if gamma is None or math.isinf(gamma):  # the formula would give inf/inf
-        return S, s
+        return torch.ones_like(s)
     q = torch.clamp(s / (prev + 1e-8), min=gamma) / gamma
-    q = torch.where(prev == 0, torch.ones_like(q), q)
-    return S / q, s / q
+    return q.masked_fill(prev == 0, 1.0)
 
 
 class NormGrowthLimiter:
@@ -139,8 +138,8 @@ class NormGrowthLimiter:
         s = torch.linalg.vector_norm(wide)
         if prev is None:
             return S, s
-        limited, norm = _limit(wide, s, torch.as_tensor(prev, dtype=s.dtype, device=s.device), self.gamma)
-        return limited.to(S.dtype), norm
+        q = _excess(s, torch.as_tensor(prev, dtype=s.dtype, device=s.device), self.gamma)
+        return (wide / q).to(S.dtype), s / q
 
     def __repr__(self) -> str:
         return f"NormGrowthLimiter(gamma={self.gamma})"
@@ -157,22 +156,24 @@ class _FiraDirection(LowRankOptimizer):
     def direction(
         self,
         group: Group,
-        params: Sequence[Tensor],
+        slots: Slots,
         G: Tensor,
         R: Tensor,
         N: Tensor,
         side: str,
         basis: Basis,
-    ) -> Tensor:
-        inside = super().direction(group, params, G, R, N, side, basis)  # (k, m, n)
+    ) -> tuple[Tensor, float]:
         alpha = group["alpha"] if group["residual"] == "official" else 1.0
-        S = norm_scaling_factor(N, R, side) * (G - alpha * project_back(R, side, basis))
-        s = torch.linalg.vector_norm(S, dim=(-2, -1), keepdim=True)  # (k, 1, 1)
+        S = add_back(G, R, side, basis, -alpha)  # (k, m, n), before its factors phi and 1/q
+        phi = norm_scaling_factor(N, R, side)  # (k, 1, n), (k, m, 1) or (k, 1, 1)
+        lengths = torch.linalg.vector_norm(S, dim=_NORM_AXES[side], keepdim=True)
+        s = torch.linalg.vector_norm(phi * lengths, dim=(-2, -1), keepdim=True)  # (k, 1, 1)
         # Zero at the start, which the limiter reads as "no previous norm".
-        prev = torch.stack(self.stored("limiter_norm", params, s.flatten().unbind(0)))
-        S, s = _limit(S, s, prev.view_as(s), group["gamma"])
-        self.store("limiter_norm", params, s.flatten().unbind(0))
-        return inside + S
+        prev = torch.stack(self.stored("limiter_norm", slots, s.flatten().unbind(0)))
+        q = _excess(s, prev.view_as(s), group["gamma"])
+        self.store("limiter_norm", slots, (s / q).flatten().unbind(0))
+        S.mul_(phi / q)
+        return add_back(S, N, side, basis, group["alpha"], out=S), 1.0
 
 
 class FiraAdamW(AdamRule, _FiraDirection):

@@ -9,7 +9,7 @@ decay, which the released code accepts and ignores.
 W, G are (m, n); r = rank; T = update_proj_gap; t counts steps from 0.
 
     paper                                        code
-    every T steps: G = U S V^T, P = U_r or       ProjectedOptimizer.bases, singular_basis; `basis`
+    every T steps: G = U S V^T, P = U_r or       ProjectedOptimizer.refresh, singular_basis; `basis`
       V_r^T on the short side
     R = P^T G (r, n)  or  G P^T (m, r)           project
     N = Adam or RMSProp direction of R           AdamRule.rule, RMSPropRule.rule
@@ -29,16 +29,19 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from normviz.optim._matrix import Group, MatrixBatch, at_least_float32, matrix_shape
+from normviz.optim._matrix import Group, MatrixBatch, as_matrix, at_least_float32, matrix_shape
 from normviz.optim._projected import (
     PROJ_TYPES,
     AdamRule,
     Basis,
     ProjectedOptimizer,
     SingularProjector,
+    Slots,
     project,
     project_back,
     projection_side,
+    stacked,
+    unstacked,
 )
 from normviz.validation import check_choice, check_integer, check_real
 
@@ -150,29 +153,30 @@ class LowRankOptimizer(ProjectedOptimizer):
             for index, p in enumerate(group["params"]):
                 _warn_if_clipped(group["rank"], matrix_shape(p), f"parameter {index}")
 
-    def projected_step(self, group: Group, batch: MatrixBatch, t: int) -> None:
+    def projected_step(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
         """One step of equal-shaped matrices in the leading singular directions of their gradients."""
-        params = batch.params
-        G = at_least_float32(batch.G)  # (k, m, n)
-        side = projection_side(group["proj_type"], *G.shape[1:])
-        basis = self.bases(group, params, G, side, t, group["rank"])
+        grads = [at_least_float32(as_matrix(g)) for g in batch.grads]
+        side = projection_side(group["proj_type"], *grads[0].shape)
+        if self.basis_due(group, slots, side, t):
+            self.refresh(group, slots, grads, side, t, group["rank"])
+        G, basis = stacked(grads), self.bases(slots, side)  # (k, m, n)
         R = project(G, side, basis)  # (k, r, n), (k, m, r) or (k, r, r)
-        N = torch.stack(self.rule(group, params, R.unbind(0)))
-        D = self.direction(group, params, G, R, N, side, basis)  # (k, m, n)
-        self.apply(group, params, D.unbind(0), t + 1)
+        N = stacked(self.rule(group, slots, unstacked(R)))
+        D, scale = self.direction(group, slots, G, R, N, side, basis)  # (k, m, n)
+        self.apply(group, slots, unstacked(D), t + 1, scale)
 
     def direction(
         self,
         group: Group,
-        params: Sequence[Tensor],  # noqa: ARG002
+        slots: Slots,  # noqa: ARG002
         G: Tensor,  # noqa: ARG002
         R: Tensor,  # noqa: ARG002
         N: Tensor,
         side: str,
         basis: Basis,
-    ) -> Tensor:
-        """alpha P N (k, m, n): nothing outside the subspace."""
-        return float(group["alpha"]) * project_back(N, side, basis)
+    ) -> tuple[Tensor, float]:
+        """P N (k, m, n) and its factor alpha: nothing outside the subspace."""
+        return project_back(N, side, basis), float(group["alpha"])
 
 
 class RMSPropRule(ProjectedOptimizer):
@@ -191,22 +195,23 @@ class RMSPropRule(ProjectedOptimizer):
         if group.get("weight_decay", 0.0) > 0:
             raise ValueError(f"weight_decay must be 0 for RMSProp, got {group['weight_decay']!r}.")
 
-    def rule(self, group: Group, params: Sequence[Tensor], R: Sequence[Tensor]) -> list[Tensor]:
+    def rule(self, group: Group, slots: Slots, R: Sequence[Tensor]) -> list[Tensor]:
         """N of RMSProp, with the momentum in it."""
         beta, momentum = group["beta"], group["momentum"]
-        v = self.blend("square_avg", params, torch._foreach_mul(list(R), list(R)), beta, 1 - beta)
-        self.store("square_avg", params, v)
+        v = self.average_square("square_avg", slots, R, beta)
         if group["centered"]:
-            a = self.blend("grad_avg", params, R, beta, 1 - beta)
-            self.store("grad_avg", params, a)
+            a = self.average("grad_avg", slots, R, beta)
             v = list(torch._foreach_addcmul(v, a, a, value=-1))
             torch._foreach_clamp_min_(v, 0.0)  # v - a^2 is a variance, but rounding can push it below 0
         denominator = torch._foreach_sqrt(v)
         torch._foreach_add_(denominator, group["eps"])
         N = list(torch._foreach_div(list(R), denominator))
         if momentum > 0:
-            N = self.blend("momentum_buffer", params, N, momentum, 1.0)
-            self.store("momentum_buffer", params, N)
+            buffers = self.stored("momentum_buffer", slots, N)
+            torch._foreach_mul_(buffers, momentum)
+            torch._foreach_add_(buffers, N)
+            self.store("momentum_buffer", slots, buffers)
+            N = buffers
         return N
 
     def step_size(self, group: Group, t: int) -> float:  # noqa: ARG002

@@ -51,7 +51,7 @@ from normviz.optim._matrix import (
     refuse_unusual,
     tensors_of,
 )
-from normviz.optim._precision import widen
+from normviz.optim._precision import full_precision, widen
 from normviz.optim.matrix_norms import (
     ColumnNorm,
     FrobeniusNorm,
@@ -75,6 +75,9 @@ __all__ = [
     "multi_normalize_fixed_point",
     "sr_sinkhorn",
 ]
+
+NEGLIGIBLE = 1e-30
+"""Squares below this are zero in SR-Sinkhorn's sums, so that no factor overflows in float32."""
 
 
 def check_norms(norms: Sequence[MatrixNorm]) -> tuple[MatrixNorm, ...]:
@@ -193,6 +196,10 @@ def sr_sinkhorn(X: Tensor, iters: int = 5, eps: float = 1e-8) -> Tensor:
     This is Sinkhorn's iteration on the squared entries (row sums n, column sums m), with the signs kept. After
     finitely many iterations the columns are exact and the rows approximate; ||X||_F = sqrt(mn) throughout.
 
+    Every iterate is Diag(d) Y Diag(c) with Y the row-normalised X, so only the vectors d and c are iterated: the norms
+    are ||row i|| = d_i sqrt(sum_j Y_ij^2 c_j^2) and alike for columns. It is multi_normalize(X, (RowNorm(),
+    ColumnNorm())) at a fraction of its memory traffic; entries of Y below 1e-15 count as zero in these sums.
+
     Args:
         X: matrices (..., m, n).
         iters: L (5, public implementations of the paper).
@@ -205,7 +212,24 @@ def sr_sinkhorn(X: Tensor, iters: int = 5, eps: float = 1e-8) -> Tensor:
         >>> sr_sinkhorn(torch.tensor([[3.0, -0.5]]))
         tensor([[ 1., -1.]])
     """
-    return multi_normalize(X, (RowNorm(), ColumnNorm()), iters, eps)
+    check_integer("iters", iters, 1)
+    check_real("eps", eps, 0.0, low_open=True)
+    Y = RowNorm().project(widen("X", X), eps)  # (..., m, n), the first row step
+    m, n = Y.shape[-2:]
+    with full_precision(Y):
+        S = Y.square()
+        S = torch.where(S < NEGLIGIBLE, 0.0, S)
+        d, c = torch.ones_like(Y[..., :1]), torch.ones_like(Y[..., :1, :])  # (..., m, 1), (..., 1, n)
+        for cycle in range(iters):
+            if cycle:
+                d = d * balance(d * (S @ c.mT.square()).sqrt(), n, eps)
+            c = c * balance(c * (d.mT.square() @ S).sqrt(), m, eps)
+    return (Y * d * c).to(X.dtype)
+
+
+def balance(lengths: Tensor, count: int, eps: float) -> Tensor:
+    """sqrt(count) / max(lengths, eps), the factor to L2 norm sqrt(count); 1 for rows or columns that are zero."""
+    return torch.where(lengths == 0, 1.0, math.sqrt(count) / lengths.clamp(min=eps))
 
 
 class MultiNormGD(Optimizer):

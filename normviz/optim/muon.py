@@ -7,7 +7,7 @@ are batched here, and ``ns_dtype`` chooses the precision of the iteration (torch
 
     M <- mu M + (1 - mu) g                                     ``momentum_direction``
     u  = (1 - mu) g + mu M  (Nesterov)  or  M
-    O  = NewtonSchulz(u)                                       ``newton_schulz``
+    O  = NewtonSchulz(u)                                       ``newton_schulz.orthogonalize``
     W <- W (1 - lr wd) ;  W <- W - lr f(m, n) O                ``lr_factor`` is f
 """
 
@@ -36,7 +36,7 @@ from normviz.optim.newton_schulz import (
     MUON_COEFFICIENTS,
     check_coefficients,
     check_newton_schulz,
-    newton_schulz,
+    orthogonalize,
 )
 from normviz.validation import check_choice, check_real
 
@@ -172,13 +172,13 @@ class Muon(Optimizer):
                 u = batch.stack(
                     momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
                 )  # (k, m, n)
-                O = newton_schulz(
+                O = orthogonalize(
                     at_least_float32(u),
                     group["ns_steps"],
                     group["ns_coefficients"],
                     group["eps"],
                     group["ns_dtype"],
-                    eps_mode="clamp",
+                    "clamp",
                 )
                 m, n = batch.params[0].shape
                 step_size = lr * lr_factor(group["adjust_lr_fn"], m, n)

@@ -26,6 +26,7 @@ from normviz.validation import check_choice, check_integer, check_real
 __all__ = ["MUON_COEFFICIENTS", "newton_schulz"]
 
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NS_EPS = 1e-7
 
 
 def check_newton_schulz(
@@ -56,14 +57,15 @@ def newton_schulz(
     G: Tensor,
     steps: int = 5,
     coefficients: tuple[float, float, float] = MUON_COEFFICIENTS,
-    eps: float = 1e-7,
+    eps: float = NS_EPS,
     dtype: torch.dtype | None = None,
     eps_mode: str = "add",
 ) -> Tensor:
     """Orthogonalise matrices approximately: U S V^T -> U S' V^T with S' near the identity.
 
-    X = G / (||G||_F + eps), transposed if it is tall, so that the Gram matrix A = X X^T is the small one; then
-    ``steps`` times X <- a X + (b A + c A A) X. Zero stays zero; added zero rows or columns change nothing else.
+    X = G / (||G||_F + eps); then ``steps`` times X <- a X + (b A + c A A) X with A = X X^T, or for a tall matrix, whose
+    small Gram matrix is A = X^T X, X <- a X + X (b A + c A A): the same X. Zero stays zero; added zero rows or columns
+    change nothing else.
 
     Args:
         G: matrices (..., m, n); leading axes are a batch.
@@ -92,18 +94,29 @@ def newton_schulz(
     check_coefficients(coefficients)
     check_real("eps", eps, 0.0, math.inf, high_open=True)
     check_choice("eps_mode", eps_mode, ("add", "clamp"))
+    return orthogonalize(G, steps, coefficients, eps, dtype, eps_mode)
+
+
+def orthogonalize(
+    G: Tensor,
+    steps: int,
+    coefficients: tuple[float, float, float],
+    eps: float,
+    dtype: torch.dtype | None,
+    eps_mode: str,
+) -> Tensor:
+    """:func:`newton_schulz` with arguments that were checked before."""
     a, b, c = coefficients
     m, n = G.shape[-2:]
+    tall = m > n
     with full_precision(G):
         X = G.to(dtype or iteration_dtype(G)).reshape(math.prod(G.shape[:-2]), m, n)  # (batch, m, n)
-        if m > n:
-            X = X.mT
+        # bfloat16 products of a batch of one take torch's slow path on the CPU.
+        X, add_product = (X[0], torch.addmm) if len(X) == 1 else (X, torch.baddbmm)
         norm = X.norm(dim=(-2, -1), keepdim=True)  # (batch, 1, 1)
         X = X / (norm + eps if eps_mode == "add" else norm.clamp(min=eps))
         for _ in range(steps):
-            A = X @ X.mT
-            B = torch.baddbmm(A, A, A, beta=b, alpha=c)  # b A + c A A
-            X = torch.baddbmm(X, B, X, beta=a)  # a X + B X
-        if m > n:
-            X = X.mT
+            A = X.mT @ X if tall else X @ X.mT
+            B = add_product(A, A, A, beta=b, alpha=c)  # b A + c A A
+            X = add_product(X, *((X, B) if tall else (B, X)), beta=a)  # a X + B X or a X + X B
     return X.reshape(G.shape).to(G.dtype)

@@ -8,8 +8,8 @@ root, and rescales so that the size of the whole is kept.
 
     1. M <- b1 M + (1 - b1) g ;  u = (1 - b1) g + b1 M (Nesterov) or M       ``momentum_direction``
     3. O = NewtonSchulz(u)                                                   ``newton_schulz``
-    4. v <- b2 v + (1 - b2) mean_j O_ij^2,  one number per row               ``neuron_normalize``
-    5. H = O / (sqrt(v) + eps)                                               ``neuron_normalize``
+    4. v <- b2 v + (1 - b2) mean_j O_ij^2,  one number per row               ``row_divisors``
+    5. H = O / (sqrt(v) + eps)                                               ``row_divisors``
     6. H <- factor * H                                                       ``rescale_factor``
     7. W <- W (1 - lr wd) ;  W <- W - lr H                                   ``NorMuon``
 
@@ -62,7 +62,13 @@ from normviz.optim._sharding import (
     share_updates,
 )
 from normviz.optim.muon import Muon, momentum_direction
-from normviz.optim.newton_schulz import check_newton_schulz, newton_schulz
+from normviz.optim.newton_schulz import (
+    MUON_COEFFICIENTS,
+    NS_EPS,
+    check_newton_schulz,
+    newton_schulz,
+    orthogonalize,
+)
 from normviz.validation import check_choice, check_real
 
 if TYPE_CHECKING:
@@ -106,13 +112,20 @@ def neuron_normalize(O: Tensor, v: Tensor, beta2: float, eps: float = 1e-10) -> 
         raise ValueError(
             f"v must have shape (..., {O.shape[-2]}, 1) beside O {tuple(O.shape)}, got {tuple(v.shape)}."
         )
-    v_new = beta2 * v_wide + (1 - beta2) * wide.square().mean(-1, keepdim=True)  # (..., m, 1)
-    return (wide / (v_new.sqrt() + eps)).to(O.dtype), v_new.to(v.dtype)
+    divisor, v_new, _ = row_divisors(wide, v_wide, beta2, eps)
+    return (wide / divisor).to(O.dtype), v_new.to(v.dtype)
 
 
-def squared_norms(O: Tensor, H: Tensor) -> Tensor:
-    """||O||_F^2 and ||H||_F^2 of each matrix: two (..., m, n) -> (2, ..., 1, 1)."""
-    return torch.stack([X.square().sum(dim=(-2, -1), keepdim=True) for X in (O, H)])
+def row_divisors(O: Tensor, v: Tensor, beta2: float, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """sqrt(v_new) + eps, v_new and ||O_i||^2 of each row, three (..., m, 1): steps 4 and 5 without touching O again."""
+    squares = torch.linalg.vector_norm(O, dim=-1, keepdim=True).square()
+    v_new = beta2 * v + (1 - beta2) / O.shape[-1] * squares
+    return v_new.sqrt() + eps, v_new, squares
+
+
+def squared_norms(squares: Tensor, divisor: Tensor) -> Tensor:
+    """||O||_F^2 and ||H||_F^2 from ||O_i||^2 and the divisors of the rows: two (..., m, 1) -> (2, ..., 1, 1)."""
+    return torch.stack([squares, squares / divisor.square()]).sum(-2, keepdim=True)
 
 
 def rescale_factor(squared: Tensor, scale: str, eps: float, m: int, n: int, rows: int) -> Tensor:
@@ -304,16 +317,15 @@ class NorMuon(MatrixOptimizer):
         )  # (k, rows, n)
         whole = at_least_float32(transport.gather(u))  # (owned, m, n)
         O = transport.scatter(
-            newton_schulz(whole, group["ns_steps"], dtype=group["ns_dtype"])
+            orthogonalize(whole, group["ns_steps"], MUON_COEFFICIENTS, NS_EPS, group["ns_dtype"], "add")
         )  # (k, rows, n)
-        H, v_new = neuron_normalize(
-            O, torch.stack(v), group["beta2"], group["eps"]
-        )  # (k, rows, n), (k, rows, 1)
+        kept = at_least_float32(torch.stack(v))
+        divisor, v_new, squares = row_divisors(O, kept, group["beta2"], group["eps"])  # (k, rows, 1)
         torch._foreach_copy_(v, list(v_new.unbind(0)))
-        squared = transport.total(squared_norms(O, H))  # (2, k, 1, 1)
-        m, n = transport.m, H.shape[-1]
-        H = H * rescale_factor(squared, group["scale"], group["eps"], m, n, transport.norm_rows)
-        add_to_parameters(batch.params, H, -group["lr"], decays)
+        squared = transport.total(squared_norms(squares, divisor))  # (2, k, 1, 1)
+        m, n = transport.m, O.shape[-1]
+        factor = rescale_factor(squared, group["scale"], group["eps"], m, n, transport.norm_rows)  # (k, 1, 1)
+        add_to_parameters(batch.params, O * (factor / divisor), -group["lr"], decays)
 
 
 class DistributedNorMuon(NorMuon):
@@ -491,17 +503,18 @@ def simulate_sharded_step(
     whole = newton_schulz(at_least_float32(torch.cat(list(directions))), ns_steps, dtype=ns_dtype)
     shards = torch.split(whole, rows)
     normalized = [
-        neuron_normalize(O, v_r, beta2, eps) for O, v_r in zip(shards, torch.split(v, rows), strict=True)
+        row_divisors(O, at_least_float32(v_r), beta2, eps)
+        for O, v_r in zip(shards, torch.split(v, rows), strict=True)
     ]
-    squared = [squared_norms(O, H) for O, (H, _) in zip(shards, normalized, strict=True)]
+    squared = [squared_norms(squares, divisor) for divisor, _, squares in normalized]
     total = torch.stack(squared).sum(0)
 
     updates = []
-    for (H, _), own, count in zip(normalized, squared, rows, strict=True):
+    for O, (divisor, _, _), own, count in zip(shards, normalized, squared, rows, strict=True):
         norms, norm_rows = (own, count) if shard_local_norm else (total, m)
-        updates.append(H * rescale_factor(norms, scale, eps, m, n, norm_rows))
+        updates.append(O * (rescale_factor(norms, scale, eps, m, n, norm_rows) / divisor))
     W_new = W * (1 - lr * weight_decay) - lr * torch.cat(updates).to(W.dtype)
     return W_new, {
         "momentum_buffer": M,
-        "second_momentum_buffer": torch.cat([v_new for _, v_new in normalized]),
+        "second_momentum_buffer": torch.cat([v_new for _, v_new, _ in normalized]).to(v.dtype),
     }

@@ -85,7 +85,7 @@ def grad_norm(G: Tensor, center: bool = True, eps: float = 1e-8) -> Tensor:
         # A rounded mean would leave a constant row at one ulp, which the division by s_i blows up to 1.
         constant = X.amax(-1, keepdim=True) == X.amin(-1, keepdim=True)
         X = torch.where(constant, 0.0, X - X.mean(-1, keepdim=True))
-    s = X.square().mean(-1, keepdim=True).sqrt()  # (..., m, 1)
+    s: Tensor = torch.linalg.vector_norm(X, dim=-1, keepdim=True) / math.sqrt(X.shape[-1])  # (..., m, 1)
     return (X / s.clamp(min=eps)).to(G.dtype)
 
 
@@ -143,9 +143,10 @@ def grad_whitening(
                     beta * (3 * identity - z.unsqueeze(-1) * Y) * z.unsqueeze(-2),
                 )
             else:
-                T = 3 * identity - Z @ Y
-                Y, Z = beta * Y @ T, beta * T @ Z
-        return (Z @ X / c.sqrt()).to(G.dtype)
+                T = -beta * (Z @ Y)
+                T.diagonal(dim1=-2, dim2=-1).add_(3 * beta)  # beta (3 I - Z Y)
+                Y, Z = Y @ T, T @ Z
+        return ((Z / c.sqrt()) @ X).to(G.dtype)
 
 
 def gram_size(A: Tensor, gram_norm: str) -> Tensor:
@@ -219,7 +220,8 @@ def swan_update(
 
 def frobenius(X: Tensor) -> Tensor:
     """||X||_F, shape (..., 1, 1)."""
-    return X.square().sum((-2, -1), keepdim=True).sqrt()
+    size: Tensor = torch.linalg.vector_norm(X, dim=(-2, -1), keepdim=True)
+    return size
 
 
 def check_whitening(steps: object, beta: object, gram_norm: object) -> None:

@@ -68,6 +68,44 @@ def test_batches_do_not_mix_dtypes() -> None:
     assert [batch.params for batch in _matrix.matrix_batches([p, q])] == [[p], [q]]
 
 
+@pytest.mark.parametrize(("entries", "sizes"), [(1, [1, 1, 1, 1]), (12, [2, 2]), (20, [3, 1]), (99, [4])])
+def test_batches_on_the_cpu_are_bounded(entries: int, sizes: list[int]) -> None:
+    params = [nn.Parameter(torch.full((2, 3), float(i))) for i in range(4)]
+    for p in params:
+        p.grad = -p.detach()
+    batches = list(_matrix.matrix_batches(params, cpu_entries=entries))
+    assert [len(batch.params) for batch in batches] == sizes
+    assert [float(p.detach()[0, 0]) for batch in batches for p in batch.params] == [0.0, 1.0, 2.0, 3.0]
+    assert torch.equal(torch.cat([batch.G for batch in batches]), -torch.stack(params).detach())
+
+
+@pytest.mark.parametrize(
+    "layout", ["transposed weight", "transposed gradient", "expanded gradient", "strided"]
+)
+def test_fallback_respects_strides(layout: str) -> None:
+    def build() -> nn.Parameter:
+        weight, gradient = gaussian(4, 6), gaussian(4, 6) + 0.1
+        if layout == "transposed weight":
+            weight = weight.mT.contiguous().mT
+        elif layout == "strided":
+            weight = torch.stack([weight, weight], -1)[..., 0]
+        elif layout == "transposed gradient":
+            gradient = gradient.mT.contiguous().mT
+        else:
+            gradient = gradient[:1].expand(4, 6)
+        p = nn.Parameter(weight)
+        p.grad = gradient
+        return p
+
+    ours, theirs = build(), build()
+    optimizer = SignMatrices([{"params": [ours], "use_sign": False}])
+    adam = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.0, foreach=False)
+    for _ in range(3):
+        optimizer.step()
+        adam.step()
+    torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=1e-14)
+
+
 def test_transposed_memory_is_updated_in_place() -> None:
     weight = gaussian(6, 4)
     p = nn.Parameter(weight.mT)  # (4, 6), not contiguous

@@ -233,6 +233,25 @@ def test_sr_sinkhorn_is_sinkhorn_on_the_squares(shape: tuple[int, int], iters: i
     )
 
 
+@pytest.mark.parametrize("iters", [1, 2, 5])
+def test_sr_sinkhorn_is_the_alternation_of_both_projections(iters: int) -> None:
+    X = matrix(3, 6, 9)
+    X[0, 2] = 0.0
+    X[1, :, 4] = 0.0
+    X[2, 1] *= 1e-11  # its norm is clamped in the first iterations
+    expected = multi_normalize(X, (RowNorm(), ColumnNorm()), iters)
+    torch.testing.assert_close(sr_sinkhorn(X, iters), expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(sr_sinkhorn(X.float(), iters).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sr_sinkhorn_stays_finite_for_vanishing_rows_and_columns() -> None:
+    for scale in (1e-12, 1e-20, 1e-30, 1e-38, 0.0):
+        X = matrix(6, 9, dtype=torch.float32)
+        X[3] *= scale
+        X[:, 5] *= scale
+        assert sr_sinkhorn(X, 50).isfinite().all()
+
+
 def test_trace_holds_every_projection_in_order() -> None:
     X = matrix(4, 6)
     out, trace = multi_normalize(X, [RowNorm(), MaxNorm(), ColumnNorm()], 2, return_trace=True)
