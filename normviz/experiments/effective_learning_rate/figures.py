@@ -43,17 +43,21 @@ def _names(knobs: Knobs) -> list[str]:
     return [variant.name for variant in variants(knobs)]
 
 
+def _by_layer(name: str, knobs: Knobs) -> dict[str, str]:
+    """The scalar of each hidden weight tensor, and what its line is called after the arm."""
+    return {f"{name}/{layer}": f", W{'₀₁₂₃₄₅'[layer]}" for layer in range(1, knobs.layers() + 1)}
+
+
 def _rates(log: FrameLog, knobs: Knobs, step: int | None, arms: Sequence[str], look_for: str) -> Figure:
-    """Effective learning rate of every hidden layer."""
-    layers = range(1, knobs.layers() + 1)
+    """Effective learning rate of every hidden layer; explicit decays span orders of magnitude."""
     return line_figure(
         log,
-        {f"elr/{layer}": f", layer {layer}" for layer in layers},
-        title="Effective learning rate of each layer: the implicit schedule",
+        _by_layer("elr", knobs),
+        title="Effective learning rate of each layer",
         y="effective learning rate",
         look_for=look_for,
         arms=[name for name in arms if name in _names(knobs)],
-        log_scale=True,
+        log_scale=knobs.task == "games",
         step=step,
         last=knobs.total_steps(),
     )
@@ -131,7 +135,7 @@ def _memorisation(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Fi
             knobs,
             step,
             (normed(knobs), NAP, REPLAY),
-            "With a norm only it falls though nobody asked. NaP holds it. Replayed, it falls again. Log scale.",
+            "With a norm only it falls though nobody asked. NaP holds it. Replayed, it falls again.",
         ),
         "lengths": _lengths(log, knobs, step),
         "dormant": _dormant(log, knobs, step),
@@ -208,7 +212,7 @@ def _equivalence(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Fig
             log_scale=True,
         ),
         "step_sizes": line(
-            {f"rate/{layer}": f", layer {layer}" for layer in range(1, knobs.layers() + 1)},
+            _by_layer("rate", knobs),
             title="Learning rates that were used",
             y="learning rate",
             look_for="Rescaled rates must rise to keep up with growing weights; replayed ones fall. Log scale.",
@@ -252,7 +256,7 @@ def _stationary(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figu
             knobs,
             step,
             (normed(knobs), NAP, REPLAY),
-            "Once the digits are learned gradients vanish, and the weights stop growing. Log scale.",
+            "Once the digits are learned gradients vanish, and the weights stop growing.",
         ),
         "lengths": _lengths(log, knobs, step),
         "loss": _loss(log, knobs, step, "Does a constant effective rate stop it from settling?"),

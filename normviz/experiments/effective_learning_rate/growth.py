@@ -77,7 +77,10 @@ def _growth_spec() -> dict[str, Any]:
         .mark_line(strokeWidth=2.5)
         .encode(
             x=alt.X(
-                "n:Q", title="steps", scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", tickCount=6)
+                "n:Q",
+                title="steps",
+                scale=alt.Scale(type="log", domain=[1, 1e6]),
+                axis=alt.Axis(format="~s", tickCount=6),
             ),
             y=alt.Y(
                 "effective:Q",

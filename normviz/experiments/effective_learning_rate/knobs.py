@@ -28,7 +28,7 @@ AgentKind = Literal["none", "layer", "nap", "decay", "cyclic", "fresh"]
 Rates = Literal["constant", "layerwise", "global", "replay", "decay", "cyclic"]
 
 NONE, NAP, REPLAY = "No norm", "NaP", "NaP + replay"
-LAYERWISE, GLOBAL = "Layer-wise rates", "Global rate"
+LAYERWISE, GLOBAL = "Layer-wise", "Global"
 DECAY, CYCLIC, FRESH = "NaP + decay", "NaP + cyclic", "Fresh network"
 
 REMEDIES: dict[str, str] = {
