@@ -34,6 +34,7 @@ def ridge_figure(
     arms: Sequence[str] | None = None,
     step: int | None = None,
     wide: bool = False,
+    quantity: str = "activations",
 ) -> Figure:
     """Histograms by layer, stacked upwards from the input, arms overlaid; several seeds are averaged.
 
@@ -45,10 +46,11 @@ def ridge_figure(
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         x: axis title.
         look_for: see ``title``.
-        layer_names: names of the layers, input side first; an arm with fewer layers uses the first ones.
+        layer_names: names of the layers (or of other groups), bottom first; an arm with fewer uses the first ones.
         arms: arms in order (default: those of the log).
         step: moment to show; None: the newest.
         wide: see ``title``.
+        quantity: what is counted, in the textual alternative.
     """
     present = tuple(arms) if arms is not None else tuple(log.arms)
     entries = [entry for entry in log.arrays(name, step) if entry.arm in present]
@@ -78,14 +80,21 @@ def ridge_figure(
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     shown = max((entry.step for entry in entries), default=None)
     when = "" if shown is None else f" (step {shown})"
-    alt_text = _describe(entries, low, high, len(layer_names), shown)
+    alt_text = _describe(entries, low, high, layer_names, shown, quantity)
     spec = _ridge_spec(present, tuple(layer_names), x, low, high)
     return Figure(title + when, look_for, alt_text, spec=spec, data=data, wide=wide)
 
 
-def _describe(entries: Sequence[Any], low: float, high: float, layers: int, shown: int | None) -> str:
+def _describe(
+    entries: Sequence[Any],
+    low: float,
+    high: float,
+    layers: Sequence[str],
+    shown: int | None,
+    quantity: str,
+) -> str:
     if shown is None:
-        return "Histograms of activations by layer; nothing is measured yet."
+        return f"Histograms of {quantity}; nothing is measured yet."
     outside = []
     for arm in dict.fromkeys(entry.arm for entry in entries):
         edges = [
@@ -93,8 +102,8 @@ def _describe(entries: Sequence[Any], low: float, high: float, layers: int, show
         ]
         outside.append(f"{arm} {100 * float(np.mean(edges)):.1f} %")
     return (
-        f"Histograms of activations in {layers} layers at step {shown}. "
-        f"Share of the last layer at or beyond {low:g} and {high:g}: {', '.join(outside)}."
+        f"Histograms of {quantity} at step {shown}, bottom to top: {', '.join(layers)}. "
+        f"Share of the last one at or beyond {low:g} and {high:g}: {', '.join(outside)}."
     )
 
 

@@ -23,8 +23,8 @@ noise, baselines                                      noisy_labels.py, noise_bas
 From the paper: the loop, features from G passes, the outer loss weighted by Omega, the two gradients. A reconstruction,
 because neither its details nor the authors' code were readable: the exact features, Omega's architecture, the
 normalisation of the weights, the balance of the two gradients (``outer_scale``), burn-in, all defaults. The meta part
-carries a factor of the learning rate and the outer part does not; their plain sum (``outer_scale`` 1) without burn-in
-collapsed in our runs on the digits.
+carries a factor of the learning rate and the outer part does not; with their plain sum (``outer_scale`` 1) a few
+classes took all the weight in our runs on the digits.
 
 The model must support forward-mode differentiation (torch.func.jvp): torch's fused LSTM on the CPU and EmbeddingBag do
 not, nor do custom autograd functions without ``setup_context`` and ``jvp``. A GradScaler is not supported: the

@@ -1,0 +1,19 @@
+"""Noisy labels: STORM (arXiv 2412.12955) live.
+
+In a notebook::
+
+    from normviz.experiments import noisy_labels as nl
+    run = nl.run(nl.Knobs(rate=0.4, steps=400))
+    run.figures()["accuracy"]
+    run.figures()["least"]
+"""
+
+from normviz.experiments.experiment import Experiment
+from normviz.experiments.noisy_labels.claims import CLAIMS
+from normviz.experiments.noisy_labels.figures import draw
+from normviz.experiments.noisy_labels.knobs import Knobs
+
+__all__ = ["EXPERIMENT", "Knobs", "run"]
+
+EXPERIMENT = Experiment.for_page("noisy-labels", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS)
+run = EXPERIMENT.run

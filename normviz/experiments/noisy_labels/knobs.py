@@ -1,0 +1,206 @@
+"""What can be set on the page *Noisy labels*, and the names of the arms that follow from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from normviz.knobs import Knobs as Base
+from normviz.knobs import knob
+
+__all__ = ["ARM_NAMES", "WEIGHTING", "ArmName", "Knobs", "arm_name", "arm_names"]
+
+ArmName = Literal["plain", "small_loss", "gce", "mw_noisy", "storm", "oracle", "l2rw", "mw_clean"]
+
+ARM_NAMES: dict[str, str] = {
+    "plain": "Plain",
+    "small_loss": "Small-loss",
+    "gce": "GCE",
+    "mw_noisy": "MW-Net",
+    "storm": "STORM",
+    "oracle": "Oracle",
+    "l2rw": "L2RW",
+    "mw_clean": "MW-Net, clean",
+}
+
+WEIGHTING = ("small_loss", "mw_noisy", "storm", "l2rw", "mw_clean")
+"""Arms that give every sample a weight of their own making."""
+
+_COST = {"plain": 0.4, "small_loss": 0.45, "gce": 0.45, "oracle": 0.45, "l2rw": 2.0, "mw_clean": 2.5}
+"""Milliseconds of one update on one processor core, for a batch of 32."""
+
+
+class Knobs(Base):
+    """Task, methods, noise, the rescaler and the training length."""
+
+    task: Literal["digits", "text"] = knob(
+        "digits",
+        label="Task",
+        help="Digits: 8 × 8 pictures of handwritten digits. Text: from which chapter of Python's language reference a "
+        "passage of 160 characters comes.",
+        labels={"digits": "Digits", "text": "Text"},
+        section="Experiment",
+    )
+    arms: tuple[ArmName, ...] = knob(
+        ("plain", "small_loss", "mw_noisy", "storm", "oracle"),
+        label="Methods",
+        help="The arms. Small-loss is told the noise rate and drops that share of the highest losses. Oracle knows "
+        "which labels are wrong and ignores them. MW-Net has the noisy data alone; L2RW and MW-Net, clean have a small "
+        "clean set. GCE is a robust loss.",
+        labels=ARM_NAMES,
+        section="Experiment",
+    )
+    rate: float = knob(
+        0.4,
+        0.0,
+        0.6,
+        label="Noise rate",
+        help="Share of training labels that are wrong. The test labels are always right.",
+        step=0.05,
+        section="Noise",
+    )
+    noise: Literal["symmetric", "pair", "class_dependent", "instance"] = knob(
+        "symmetric",
+        label="Kind of noise",
+        help="Symmetric: any other class, equally likely. Next class: always the following class. Asymmetric: every "
+        "class has its own favourite confusions. Instance-dependent: what looks like another class gets its label.",
+        labels={
+            "symmetric": "Symmetric",
+            "pair": "Next class",
+            "class_dependent": "Asymmetric",
+            "instance": "Instance-dependent",
+        },
+        section="Noise",
+    )
+    imbalance: float = knob(
+        1.0,
+        1.0,
+        10.0,
+        label="Class imbalance",
+        help="How many times more training samples the largest class has than the smallest.",
+        step=0.5,
+        section="Noise",
+    )
+    burn_in: int = knob(
+        300,
+        0,
+        600,
+        label="Burn-in",
+        unit="steps",
+        help="Steps of plain training at first, while the rescaler already learns beside it (our choice: 8 epochs).",
+        step=10,
+        section="STORM",
+    )
+    outer_scale: float = knob(
+        0.01,
+        0.0,
+        1.0,
+        label="Outer scale",
+        help="Weight of the direct part of the rescaler's gradient, which prefers samples with a small loss. At 0 only "
+        "the meta part is left. The paper's balance is not known to us; high values can make training collapse.",
+        step=0.01,
+        section="STORM",
+    )
+    validation: Literal["noisy", "clean"] = knob(
+        "noisy",
+        label="Validation batch",
+        help="Noisy: from the same noisy data, as STORM does. Clean: from a small set of trusted labels, which STORM "
+        "was made to do without.",
+        labels={"noisy": "Noisy (STORM)", "clean": "Clean"},
+        section="STORM",
+    )
+    passes: int = knob(
+        4,
+        1,
+        8,
+        label="Forward passes G",
+        help="Passes with dropout from which a sample's features are taken. With one there is no disagreement.",
+        section="STORM",
+    )
+    n_inner: int = knob(
+        1,
+        1,
+        4,
+        label="Inner steps",
+        help="Updates of the network for each update of the rescaler.",
+        section="STORM",
+    )
+    meta_rate: float = knob(
+        1e-2,
+        1e-3,
+        1e-1,
+        label="Rescaler's learning rate",
+        help="Step size of Adam for the rescaler.",
+        log=True,
+        section="STORM",
+    )
+    learning_rate: float = knob(
+        0.3,
+        0.01,
+        1.0,
+        label="Learning rate",
+        help="Step size of SGD for the network, the same for all arms.",
+        log=True,
+        section="Training",
+    )
+    batch_size: int = knob(
+        32,
+        8,
+        128,
+        label="Batch size",
+        help="Samples per step, and per validation batch.",
+        step=8,
+        section="Training",
+    )
+    dropout: float = knob(
+        0.2,
+        0.0,
+        0.5,
+        label="Dropout",
+        help="Share of hidden units that are switched off in training. It is also what makes the G passes differ.",
+        step=0.05,
+        section="Training",
+    )
+    steps: int = knob(
+        700,
+        50,
+        3000,
+        label="Steps",
+        help="Updates of every network.",
+        step=50,
+        section="Training",
+    )
+    seeds: int = knob(
+        2,
+        1,
+        5,
+        label="Seeds",
+        help="Independent repetitions, each with its own wrong labels: bands on the charts, intervals in the verdicts.",
+        section="Training",
+    )
+
+    def work(self) -> float:
+        """Rough milliseconds of one processor core."""
+        features = 0.35 * (self.passes + 1)
+        meta = {"mw_noisy": 1.5 + features + (1.5 + features) / self.n_inner}
+        cost = {**_COST, "mw_noisy": meta["mw_noisy"], "storm": meta["mw_noisy"]}
+        size = 0.5 + 0.5 * self.batch_size / 32
+        return sum(cost[arm] for arm in self.arms) * size * self.steps * self.seeds
+
+    work_limit = 2.5e5
+
+    def work_advice(self) -> str:
+        """The number of steps that fits."""
+        fits = int(self.steps * self.work_limit / self.work())
+        return f"With these methods, seeds and batch size at most {fits} steps fit."
+
+
+def arm_name(arm: str, knobs: Knobs) -> str:
+    """The arm's name on all charts; STORM says so when its validation batch is clean."""
+    name = ARM_NAMES[arm]
+    return f"{name}, clean" if arm == "storm" and knobs.validation == "clean" else name
+
+
+def arm_names(knobs: Knobs, among: tuple[str, ...] | None = None) -> list[str]:
+    """Names of the arms of a setting (of those ``among``), in the order of the legend."""
+    order = [arm for arm in ARM_NAMES if arm in knobs.arms and (among is None or arm in among)]
+    return [arm_name(arm, knobs) for arm in order]

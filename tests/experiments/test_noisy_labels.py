@@ -1,0 +1,324 @@
+"""The experiment behind the page *Noisy labels*: what it trains, draws and claims."""
+
+from __future__ import annotations
+
+import math
+import time
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from normviz.experiments import noisy_labels as nl
+from normviz.experiments.noisy_labels.claims import CLAIMS
+from normviz.experiments.noisy_labels.figures import BINS, CLASSES, WEIGHT_RANGE
+from normviz.experiments.noisy_labels.frames import auc, calibration_error
+from normviz.experiments.noisy_labels.knobs import ARM_NAMES, WEIGHTING, Knobs, arm_names
+from normviz.experiments.noisy_labels.learners import Batches, StormLearner, build_learner
+from normviz.experiments.noisy_labels.omega_grid import grid_cells, grid_features
+from normviz.experiments.noisy_labels.tasks import build_task
+from normviz.frame import Frame, FrameLog
+from normviz.knobs import KnobError
+
+CLAIM = {claim.id: claim for claim in CLAIMS}
+CPU = torch.device("cpu")
+TINY: dict[str, Any] = {"steps": 50, "seeds": 1, "batch_size": 8, "passes": 1, "burn_in": 20}
+
+
+def run_few(steps: int, **knobs: Any) -> FrameLog:
+    """The frames of the first few steps of a run."""
+    setting = Knobs(**{**TINY, **knobs})
+    members = len(setting.arms) * setting.seeds
+    count = 1 + members * (steps + 1) + members * (1 + steps // 10)
+    return FrameLog(islice(nl.EXPERIMENT.frames(setting, "cpu"), count))
+
+
+def test_first_frames_come_at_once() -> None:
+    started = time.process_time()
+    frames = nl.EXPERIMENT.frames(Knobs(), "cpu")
+    first = next(frames)
+    assert time.process_time() - started < 0.3
+    assert [f.step for f in (first, *islice(frames, 2))] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("noise", ["symmetric", "pair", "class_dependent", "instance"])
+@pytest.mark.parametrize("task", ["digits", "text"])
+def test_every_arm_trains_on_every_task(task: str, noise: str) -> None:
+    log = run_few(12, task=task, noise=noise, arms=tuple(ARM_NAMES), imbalance=3.0)
+    knobs = Knobs(**TINY, task=task, noise=noise, arms=tuple(ARM_NAMES), imbalance=3.0)
+    assert log.arms == arm_names(knobs)
+    assert not log.events
+    losses = log.scalars("loss")
+    assert np.isfinite(losses["value"]).all()
+    assert losses["arm"].nunique() == len(ARM_NAMES)
+    assert set(log.scalars("weight/right")["arm"]) == set(arm_names(knobs, WEIGHTING))
+    for figure in nl.EXPERIMENT.figures(log, knobs).values():
+        assert figure.data is not None
+        assert len(figure.data), figure.title
+        assert "nothing is measured yet" not in figure.alt.lower()
+
+
+def test_a_whole_run_and_its_verdicts() -> None:
+    run = nl.run(Knobs(**{**TINY, "n_inner": 3, "validation": "clean", "seeds": 2}), device="cpu")
+    assert run.status == "done"
+    assert "STORM, clean" in run.log.arms
+    assert (run.log.scalars("loss").groupby(["arm", "seed"]).size() == 50).all()
+    assert run.log.scalars("accuracy")["step"].max() == 50
+    verdicts = run.verdicts()
+    assert set(verdicts) == set(CLAIM)
+    assert set(verdicts["beats-plain"].per_seed) == {0, 1}
+    assert not verdicts["harmless-on-clean-data"].per_seed
+
+
+def test_same_seed_same_numbers_whatever_runs_beside_it() -> None:
+    alone = run_few(15, arms=("storm",)).scalars("loss")["value"].to_numpy()
+    both = run_few(15, arms=("plain", "storm", "l2rw")).scalars("loss")
+    np.testing.assert_array_equal(alone[:10], both[both["arm"] == "STORM"]["value"].to_numpy()[:10])
+
+
+def test_storm_equals_plain_in_the_burn_in() -> None:
+    task, knobs = build_task(Knobs(), 0, CPU), Knobs(burn_in=10, batch_size=8)
+    learners = [build_learner(arm, task, knobs, 0) for arm in ("plain", "storm")]
+    for learner in learners:
+        for step in range(3):
+            torch.manual_seed(step)
+            learner.update(Batches(*(torch.arange(8) + 8 * k for k in range(3))))
+    for p, q in zip(*(learner.model.parameters() for learner in learners), strict=True):
+        assert torch.equal(p, q)
+    assert isinstance(learners[1], StormLearner)
+    assert learners[1].storm.rescaler.state_dict()["layer2.weight"].any()
+
+
+def test_a_run_without_noise_has_no_wrong_labels_to_draw() -> None:
+    log = run_few(12, rate=0.0)
+    assert {"memorised", "weight/wrong", "auc"}.isdisjoint(log.scalar_names)
+    figures = nl.EXPERIMENT.figures(log, Knobs(**TINY, rate=0.0))
+    assert figures["histogram"].data is not None
+    assert set(figures["histogram"].data["layer"]) == {"right labels"}
+    assert figures["histogram"].alt.startswith("Histograms of weights at step 10")
+
+
+def test_a_diverged_member_stops_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from normviz.experiments.noisy_labels.learners import SmallLossLearner
+
+    monkeypatch.setattr(SmallLossLearner, "update", lambda self, batches: math.nan)
+    log = run_few(12, arms=("plain", "small_loss"))
+    assert [(e.arm, e.step) for e in log.events] == [("Small-loss", 0)]
+    assert "diverged at step 0" in log.events[0].text
+    assert log.scalars("loss").groupby("arm")["step"].max()["Plain"] > 5
+
+
+# ---------------------------------------------------------------------------------------------------- tasks
+
+
+@pytest.mark.parametrize("task", ["digits", "text"])
+def test_tasks_keep_trusted_test_and_training_data_apart(task: str) -> None:
+    clean, noisy = (build_task(Knobs(task=task, rate=rate), 3, CPU) for rate in (0.0, 0.4))
+    assert clean.num_classes == CLASSES[task]
+    assert torch.equal(clean.true, noisy.true)
+    assert torch.equal(clean.x, noisy.x)
+    assert int(noisy.flipped.sum()) == round(0.4 * len(noisy.y))
+    assert torch.equal(noisy.flipped, noisy.y != noisy.true)
+    assert torch.bincount(noisy.y_trusted).tolist() == [10] * noisy.num_classes
+    rows = {tuple(row) for row in noisy.x.tolist()}
+    assert not rows & {tuple(row) for row in noisy.x_trusted.tolist()}
+    assert noisy.looks.shape == (len(noisy.y), 64 if task == "digits" else 160)
+    assert not torch.equal(build_task(Knobs(task=task), 4, CPU).y, noisy.y)
+
+
+def test_imbalance_is_the_ratio_of_largest_to_smallest_class() -> None:
+    counts = torch.bincount(build_task(Knobs(imbalance=5.0, rate=0.0), 0, CPU).true)
+    assert counts[0] / counts[-1] == pytest.approx(5, rel=0.1)
+    assert (counts[:-1] >= counts[1:] - 8).all()
+
+
+def test_digits_look_like_their_inputs() -> None:
+    task = build_task(Knobs(), 0, CPU)
+    correlation = np.corrcoef(task.looks[:50].ravel(), task.x[:50].numpy().ravel())[0, 1]
+    assert correlation == pytest.approx(1, abs=1e-5)
+    assert 0 <= task.looks.min() < task.looks.max() <= 16
+
+
+# -------------------------------------------------------------------------------------------- measurements
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12)
+)
+def test_auc_counts_ordered_pairs(high: list[int], low: list[int]) -> None:
+    score = torch.tensor([*high, *low], dtype=torch.float64)
+    positive = torch.tensor([True] * len(high) + [False] * len(low))
+    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in high for b in low]
+    assert auc(score, positive) == pytest.approx(float(np.mean(pairs)))
+
+
+def test_auc_of_one_side_is_nan() -> None:
+    assert math.isnan(auc(torch.ones(3), torch.ones(3, dtype=torch.bool)))
+
+
+def test_calibration_error_by_hand() -> None:
+    confidence = torch.tensor([0.95, 0.91, 0.55, 0.52])
+    hits = torch.tensor([True, False, True, True])
+    want = (abs(0.5 - 0.93) * 2 + abs(1 - 0.535) * 2) / 4
+    assert calibration_error(confidence, hits) == pytest.approx(want, abs=1e-6)
+
+
+def test_grid_features_are_those_of_such_samples() -> None:
+    """Rebuild a probability vector for every cell and compute the features from it."""
+    C = 10
+    cells, features = grid_cells(C), grid_features(C, 0.1)
+    assert {True, False} == set(np.isclose(cells[:, 0], cells[:, 1]))
+    for (p_y, p_max), f in zip(cells, features, strict=True):
+        p = np.empty(C)
+        if math.isclose(p_y, p_max):
+            p[:] = (1 - p_y) / (C - 1)
+        else:
+            p[:] = (1 - p_y - p_max) / (C - 2)
+            p[1] = p_max
+        p[0] = p_y
+        assert p.min() > -1e-9
+        assert p.sum() == pytest.approx(1)
+        entropy = -sum(q * math.log(q) for q in p if q > 1e-12) / math.log(C)
+        want = [1 - p_y, p_y, p.max(), entropy, (1 + p_y - p[1:].max()) / 2]
+        np.testing.assert_allclose(f[:5], want, atol=1e-5)
+        assert f[6] == (p.argmax() == 0)
+        assert 0 <= f[5] <= 0.1
+
+
+def test_weights_that_are_logged_fit_together() -> None:
+    log = run_few(12, arms=("small_loss", "storm"))
+    task = build_task(Knobs(**TINY), 0, CPU)
+    share = float(task.flipped.double().mean())
+    means = {k: log.final(f"weight/{k}").set_index("arm")["value"] for k in ("right", "wrong")}
+    for arm in ("Small-loss", "STORM"):
+        mean = (1 - share) * means["right"][arm] + share * means["wrong"][arm]
+        assert mean == pytest.approx(1, abs=1e-3)
+    histogram = log.arrays("weight_histogram")[0].value
+    width = (WEIGHT_RANGE[1] - WEIGHT_RANGE[0]) / BINS
+    np.testing.assert_allclose(histogram.sum(1) * width, 1, rtol=1e-5)
+    facts = next(e.value for e in log.arrays("least_facts") if e.arm == "Small-loss")
+    assert (facts[:, 0] == 0).all()
+    assert facts.shape == (18, 4)
+
+
+# --------------------------------------------------------------------------------------------------- claims
+
+
+def log_of(name: str, values: dict[str, dict[int, list[float]]]) -> FrameLog:
+    """A log of one scalar from ``{arm: {seed: values at steps 0, 10, 20, …}}``."""
+    return FrameLog(
+        Frame(10 * i, arm, seed, {name: value})
+        for arm, seeds in values.items()
+        for seed, series in seeds.items()
+        for i, value in enumerate(series)
+    )
+
+
+def test_accuracy_claims_and_where_they_apply() -> None:
+    log = log_of(
+        "accuracy",
+        {
+            "STORM": {0: [0, 0.9, 0.9, 0.9], 1: [0, 0.92, 0.91, 0.93]},
+            "Plain": {0: [0, 0.8, 0.8, 0.8], 1: [0, 0.8, 0.8, 0.83]},
+        },
+    )
+    noisy, clean, imbalanced = Knobs(), Knobs(rate=0.0), Knobs(imbalance=4.0)
+    gain = {0: 0.1, 1: 0.11}
+    assert CLAIM["beats-plain"].verdict(log, noisy).per_seed == pytest.approx(gain)
+    assert CLAIM["beats-plain"].verdict(log, noisy).outcome == "reproduced"
+    assert not CLAIM["beats-plain"].verdict(log, clean).per_seed
+    assert CLAIM["harmless-on-clean-data"].verdict(log, clean).per_seed == pytest.approx(gain)
+    assert not CLAIM["harmless-on-clean-data"].verdict(log, noisy).per_seed
+    assert CLAIM["class-imbalance"].verdict(log, imbalanced).per_seed == pytest.approx(gain)
+    assert not CLAIM["class-imbalance"].verdict(log, noisy).per_seed
+
+
+def test_a_loss_of_a_point_on_clean_data_is_allowed_and_two_are_not() -> None:
+    for loss, outcome in ((0.005, "reproduced"), (0.02, "not reproduced")):
+        values = {"STORM": {s: [0.95 - loss] for s in (0, 1)}, "Plain": {s: [0.95] for s in (0, 1)}}
+        verdict = CLAIM["harmless-on-clean-data"].verdict(log_of("accuracy", values), Knobs(rate=0.0))
+        assert verdict.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("claim", "name"), [("no-memorising", "memorised"), ("calibration-kept", "calibration_error")]
+)
+def test_claims_of_a_difference(claim: str, name: str) -> None:
+    log = log_of(name, {"STORM": {0: [0.1], 1: [0.2]}, "Plain": {0: [0.4], 1: [0.4]}})
+    assert CLAIM[claim].verdict(log, Knobs()).per_seed == pytest.approx({0: -0.3, 1: -0.2})
+
+
+def test_the_gap_of_weights_must_grow() -> None:
+    log = log_of("weight_gap", {"STORM": {0: [0.0, 0.2, 0.4, 9, 9, 9, 1.0, 1.2, 1.4, 1.6]}})
+    verdict = CLAIM["weights-part"].verdict(log, Knobs(steps=50).model_copy(update={"steps": 90}))
+    assert verdict.per_seed == pytest.approx({0: 1.3 - (0.0 + 0.2 + 0.4 + 9) / 4})
+
+
+def test_overhead_is_a_ratio_of_medians() -> None:
+    log = log_of("step_ms", {"STORM": {0: [10, 50, 12]}, "Plain": {0: [2, 2, 900]}})
+    assert CLAIM["small-overhead"].verdict(log, Knobs()).per_seed == {0: 6.0}
+    assert not CLAIM["small-overhead"].verdict(FrameLog(), Knobs()).per_seed
+
+
+def test_claims_have_distinct_ids_and_known_papers() -> None:
+    assert len(CLAIM) == len(CLAIMS)
+    assert {c.paper for c in CLAIMS} <= set(nl.EXPERIMENT.papers)
+
+
+# ----------------------------------------------------------------------------------------- knobs and figures
+
+
+def test_too_much_work_is_refused_with_what_fits() -> None:
+    everything = {"steps": 3000, "seeds": 5, "batch_size": 128, "passes": 8, "arms": tuple(ARM_NAMES)}
+    with pytest.raises(KnobError, match=r"at most \d+ steps fit"):
+        Knobs.parse(everything)
+    assert Knobs().work() < Knobs.work_limit
+
+
+def test_knobs_at_their_bounds_validate() -> None:
+    for end in ("low", "high"):
+        values = {n: getattr(c, end) for n, c in Knobs.controls().items() if c.low is not None}
+        Knobs.parse({**values, "steps": 50, "seeds": 1})
+
+
+def test_figures_of_an_empty_log_say_so() -> None:
+    for task in ("digits", "text"):
+        for arms in (tuple(ARM_NAMES), ("plain",), ("l2rw",)):
+            for figure in nl.EXPERIMENT.figures(FrameLog(), Knobs(task=task, arms=arms)).values():
+                assert "nothing is measured yet" in figure.alt.lower()
+
+
+def test_scrubbing_back_shows_the_earlier_moment() -> None:
+    log = run_few(22)
+    knobs = Knobs(**TINY)
+    early, late = (nl.EXPERIMENT.figures(log, knobs, step) for step in (0, None))
+    assert "(step 0)" in early["least"].title
+    assert "(step 20)" in late["least"].title
+    assert "(step 0)" in early["omega"].title
+
+
+def test_pictures_say_label_and_truth() -> None:
+    looks = np.arange(2 * 64, dtype=np.float32).reshape(2, 64) / 8
+    facts = np.array([[0.01, 3, 8, 8], [0.2, 5, 5, 5]], dtype=np.float32)
+    frame = Frame(7, "STORM", 0, {"least_looks": looks, "least_facts": facts})
+    figure = nl.EXPERIMENT.figures(FrameLog([frame]), Knobs())["least"]
+    assert figure.data is not None
+    whole = figure.data[figure.data["kind"] != ""]
+    assert whole["caption"].tolist() == ["3 (is 8)", "5"]
+    assert whole["kind"].tolist() == ["wrong label", "right label"]
+    assert "1 of these 2 labels are wrong" in figure.alt
+    assert "labelled 3, is 8, weight 0.01" in figure.alt
+
+
+def test_passages_can_be_read() -> None:
+    codes = np.array([[ord(c) for c in "x" * 160]], dtype=np.float32)
+    facts = np.array([[0.01, 3, 7, 7]], dtype=np.float32)
+    frame = Frame(7, "STORM", 0, {"least_looks": codes, "least_facts": facts})
+    figure = nl.EXPERIMENT.figures(FrameLog([frame]), Knobs(task="text"))["least"]
+    assert figure.data is not None
+    assert figure.data["text"].iloc[0].replace("\N{NO-BREAK SPACE}", " ").startswith("3 (is 7)  xxx")
