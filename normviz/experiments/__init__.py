@@ -14,6 +14,7 @@ SLUGS: tuple[str, ...] = (
     "normalization-statistics",
     "self-normalizing",
     "sample-reweighting",
+    "reward-normalization",
     "noisy-labels",
     "effective-learning-rate",
     "residual-depth",
