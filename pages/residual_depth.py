@@ -23,16 +23,16 @@ Deep towers are trained on handwritten digits, on the same batches. Bands are th
 
 READING = r"""
 **How to read it.** Drag the moment of the training to 0 and look at *Signal through the depth*: dotted is what the
-theory of independent paths predicts, $(1+2\lambda^2)^{i/2}$ times the input after $i$ modules. λ = 1 leaves the chart,
-and its line on the other charts ends after a step or two: it diverged. *Size of each level* shows the ensemble itself:
+theory of independent paths predicts, $(1+2\lambda^2)^{i/2}$ times the input after $i$ modules. λ = 1 leaves the chart
+and diverges at once, so it has no line over the steps. *Size of each level* shows the ensemble itself:
 how much of the stream comes from paths through exactly $k$ modules, before and during training. *Effective scale* puts
 all methods on one axis: how much each module adds to what is already there.
 
 **What to try.** *Take apart* stacks modules without training and compares each level with theory; there, *Moment* means
-depth. Switch on *Same module everywhere*: paths now add up, and 1/√n is no longer safe. Choose *Branches* with ReLU and
-look at the order of the remainder: its kinks break the Taylor series. *Sweep the scale* trains one tower with many
-scales; crosses mark those that diverged. Select all learning rates: 1/n catches up at larger ones, so a ranking at one
-rate means little.
+depth. Switch on *Same module everywhere*: paths now add up, and 1/√n is no longer safe. Choose *Branches* with ReLU: the
+order of the remainder stops growing, and with 1/√n more levels bring the sum no closer. *Sweep the scale* trains one
+tower with many scales; crosses mark those that diverged. Select several learning rates: 1/n can use larger ones, so a
+ranking at one rate means little.
 
 **What to keep in mind.** "λ = 1/n kills the high levels" is not quite right: they fall like $1/k!$, whatever the depth,
 and level 2 is still half of level 1. "1/√n is bounded" holds for independent paths only. The theorem needs smooth

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
 from normviz.figures.palette import colours
@@ -59,43 +61,63 @@ def theory_figure(
         wide: see ``title``.
     """
     entries = [entry for entry in log.arrays(name, step) if entry.arm in arms]
-    parts = []
+    curves: list[tuple[str, str, NDArray[np.float64]]] = []  # arm, kind, values (seeds, positions)
     for arm in arms:
         values = [entry.value.ravel().astype(float) for entry in entries if entry.arm == arm]
         if values:
             length = max(len(v) for v in values)
             stack = np.stack([v for v in values if len(v) == length])  # (seeds, positions)
-            parts.append(_rows(arm, MEASURED, stack, positions))
+            curves.append((arm, MEASURED, stack))
             if arm in theory:
-                curve = np.asarray(theory[arm], dtype=float)[None, :length]
-                parts.append(_rows(arm, theory_label, curve, positions))
-    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
-    keep = np.isfinite(data[["mean", "low", "high"]].to_numpy(dtype=float)).all(axis=1)
-    low = max(limits[0], 0.0) if limits and log_scale else (limits[0] if limits else -np.inf)
-    floor = data["low"].to_numpy(dtype=float)
-    keep &= floor > max(low, 0.0) if log_scale else floor >= low
-    keep &= data["high"].to_numpy(dtype=float) <= (limits[1] if limits else np.inf)
+                curves.append((arm, theory_label, np.asarray(theory[arm], dtype=float)[None, :length]))
+    data = _table(curves, positions)
+    least = limits[0] if limits else -math.inf
+    keep = np.isfinite(data["mean"]) & (data["high"] <= (limits[1] if limits else math.inf))
+    keep &= data["low"] > max(least, 0.0) if log_scale else data["low"] >= least
     data = data[keep]
     shown = max((entry.step for entry in entries), default=None)
     if shown is None:
         text = f"Line chart of {y} against {x}; nothing is measured yet."
     else:
-        ends = data.groupby(["arm", "kind"], sort=False)["mean"].agg(["first", "last"])
-        ranges = ", ".join(
-            f"{arm} {kind} {first:.3g} to {last:.3g}" for (arm, kind), first, last in ends.itertuples()
-        )
+        ranges = ", ".join(_ends(data))
         text = f"Line chart of {y} against {x} at {unit} {shown}. From first to last: {ranges}."
         title = f"{title} ({unit} {shown})"
     spec = _theory_spec(tuple(arms), theory_label if theory else "", x, y, log_scale, limits)
     return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
-def _rows(arm: str, kind: str, stack: np.ndarray, positions: Sequence[float] | None) -> pd.DataFrame:
-    length = stack.shape[1]
-    at = np.arange(length) if positions is None else np.asarray(positions, dtype=float)[:length]
+def _table(
+    curves: Sequence[tuple[str, str, NDArray[np.float64]]], positions: Sequence[float] | None
+) -> pd.DataFrame:
+    """One row per curve and position: mean and range over the first axis."""
+    if not curves:
+        return pd.DataFrame({name: [] for name in COLUMNS})
+    lengths = [stack.shape[1] for _, _, stack in curves]
+    at = np.arange(max(lengths)) if positions is None else np.asarray(positions, dtype=float)
     return pd.DataFrame(
-        {"arm": arm, "kind": kind, "x": at, "mean": stack.mean(0), "low": stack.min(0), "high": stack.max(0)}
+        {
+            "arm": np.repeat([arm for arm, _, _ in curves], lengths),
+            "kind": np.repeat([kind for _, kind, _ in curves], lengths),
+            "x": np.concatenate([at[:length] for length in lengths]),
+            "mean": np.concatenate([stack.mean(0) for _, _, stack in curves]),
+            "low": np.concatenate([stack.min(0) for _, _, stack in curves]),
+            "high": np.concatenate([stack.max(0) for _, _, stack in curves]),
+        }
     )
+
+
+def _ends(data: pd.DataFrame) -> list[str]:
+    """First and last value of each curve, in words."""
+    ends: dict[tuple[str, str], list[float]] = {}
+    for arm, kind, mean in zip(data["arm"], data["kind"], data["mean"], strict=True):
+        ends.setdefault((arm, kind), [mean, mean])[1] = mean
+    return [f"{arm} {kind} {first:.3g} to {last:.3g}" for (arm, kind), (first, last) in ends.items()]
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """At most seven powers of ten inside the limits: a log axis of many decades draws too many lines by itself."""
+    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
+    return [10.0**k for k in range(first, last + 1, max(1, -(-(last - first) // 6)))]
 
 
 @lru_cache(maxsize=256)
@@ -117,28 +139,32 @@ def _theory_spec(
         "kind:N",
         title=None,
         scale=alt.Scale(domain=[MEASURED, label], range=[[1, 0], [2, 4]]),
-        legend=legend if label else None,
+        legend=alt.Legend(orient="bottom", symbolType="stroke", symbolSize=240, symbolOpacity=1)
+        if label
+        else None,
     )
     ends = list(limits) if limits else alt.Undefined
     scale = alt.Scale(type="log", domain=ends) if log_scale else alt.Scale(zero=False, domain=ends)
-    axis = alt.Axis(format="~g", tickCount=6)
-    base = alt.Chart().encode(x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False)), color=colour)
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q")
+    ticks = _powers(*limits) if limits and log_scale else alt.Undefined
+    axis = alt.Axis(format="~g", tickCount=6, values=ticks)
+    base = alt.Chart().encode(
+        x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1)), color=colour
+    )
+    measured = base.transform_filter(f"datum.kind == '{MEASURED}'")
+    band = measured.mark_area(opacity=0.18).encode(
+        y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q"
+    )
     line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean:Q", title=y, scale=scale, axis=axis), strokeDash=dash
     )
-    dots = (
-        base.mark_circle(size=22, opacity=1)
-        .transform_filter(f"datum.kind == '{MEASURED}'")
-        .encode(
-            y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-            tooltip=[
-                alt.Tooltip("arm:N"),
-                alt.Tooltip("x:Q", title=x),
-                alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-                alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-                alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-            ],
-        )
+    dots = measured.mark_circle(size=22, opacity=1).encode(
+        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
+        tooltip=[
+            alt.Tooltip("arm:N"),
+            alt.Tooltip("x:Q", title=x),
+            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
+            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
+            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
+        ],
     )
     return specification(alt.layer(band, line, dots).properties(width="container", height=340))
