@@ -29,10 +29,10 @@ how much of the stream comes from paths through exactly $k$ modules, before and 
 all methods on one axis: how much each module adds to what is already there.
 
 **What to try.** *Take apart* stacks modules without training and compares each level with theory; there, *Moment* means
-depth. Switch on *Same module everywhere*: paths now add up, and 1/√n is no longer safe. Choose *Branches* with ReLU: the
-order of the remainder stops growing, and with 1/√n more levels bring the sum no closer. *Sweep the scale* trains one
-tower with many scales; crosses mark those that diverged. Select several learning rates: 1/n can use larger ones, so a
-ranking at one rate means little.
+depth. Switch on *Same module everywhere*: paths now add up, and 1/√n is no longer safe. Choose *Branches* with ReLU:
+the order of the remainder stops growing, and with 1/√n more levels bring the sum no closer. *Sweep the scale* trains
+one tower with many scales; crosses mark those that diverged. Select several learning rates: 1/n can use larger ones, so
+a ranking at one rate means little.
 
 **What to keep in mind.** "λ = 1/n kills the high levels" is not quite right: they fall like $1/k!$, whatever the depth,
 and level 2 is still half of level 1. "1/√n is bounded" holds for independent paths only. The theorem needs smooth

@@ -36,6 +36,7 @@ def theory_figure(
     positions: Sequence[float] | None = None,
     log_scale: bool = True,
     limits: tuple[float, float] | None = None,
+    span: tuple[float, float] | None = None,
     step: int | None = None,
     unit: str = "step",
     theory_label: str = "theory",
@@ -55,6 +56,7 @@ def theory_figure(
         positions: horizontal coordinate of each entry (default 0, 1, 2, …).
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         limits: ends of the vertical axis; what lies beyond is left out.
+        span: ends of the horizontal axis (default: as far as the data go).
         step: moment to show; None: the newest.
         unit: what a step is called in the title.
         theory_label: what the dotted line is called.
@@ -82,7 +84,7 @@ def theory_figure(
         ranges = ", ".join(_ends(data))
         text = f"Line chart of {y} against {x} at {unit} {shown}. From first to last: {ranges}."
         title = f"{title} ({unit} {shown})"
-    spec = _theory_spec(tuple(arms), theory_label if theory else "", x, y, log_scale, limits)
+    spec = _theory_spec(tuple(arms), theory_label if theory else "", x, y, log_scale, limits, span)
     return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
@@ -128,6 +130,7 @@ def _theory_spec(
     y: str,
     log_scale: bool,
     limits: tuple[float, float] | None,
+    span: tuple[float, float] | None,
 ) -> dict[str, Any]:
     legend = alt.Legend(
         orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
@@ -147,8 +150,9 @@ def _theory_spec(
     scale = alt.Scale(type="log", domain=ends) if log_scale else alt.Scale(zero=False, domain=ends)
     ticks = _powers(*limits) if limits and log_scale else alt.Undefined
     axis = alt.Axis(format="~g", tickCount=6, values=ticks)
+    across = alt.Scale(domain=list(span) if span else alt.Undefined, nice=False, zero=False)
     base = alt.Chart().encode(
-        x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1)), color=colour
+        x=alt.X("x:Q", title=x, scale=across, axis=alt.Axis(tickMinStep=1)), color=colour
     )
     measured = base.transform_filter(f"datum.kind == '{MEASURED}'")
     band = measured.mark_area(opacity=0.18).encode(

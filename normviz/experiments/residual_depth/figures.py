@@ -22,8 +22,10 @@ from normviz.figures.theories import theory_figure
 from normviz.frame import FrameLog
 from normviz.residual.counting import log_level_weights
 
-__all__ = ["draw", "levels_theory", "module_sizes"]
+__all__ = ["SLOPES", "draw", "levels_theory", "module_sizes"]
 
+SLOPES = 5
+"""Remainders whose order is measured, if there are as many levels."""
 CEILING = 100.0
 """Greatest loss that is drawn: an exploding tower starts at 10¹⁴."""
 HE_POWER = 2.0
@@ -157,6 +159,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             look_for="Go back to step 0: λ = 1 leaves the chart, 1/√n ends at about e times its input, 1/n near it.",
             arms=arms,
             limits=(0.1, 1e7),
+            span=(0, n),
             step=step,
             theory_label="theory at the start",
         ),
@@ -170,6 +173,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             look_for="With 1/n levels fall fast: a shallow ensemble. With 1/√n paths through many modules count.",
             arms=arms,
             limits=(1e-8, 1e6),
+            span=(0, order),
             step=step,
             theory_label="theory at the start",
         ),
@@ -183,6 +187,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             look_for="From right to left, the way the gradient goes: a flat line means every module is told as much.",
             arms=arms,
             limits=(1e-8, 1e4),
+            span=(0, n),
             step=step,
         ),
         "effective": theory_figure(
@@ -196,6 +201,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             arms=arms,
             positions=range(1, n + 1),
             limits=(1e-4, 10.0),
+            span=(1, n),
             step=step,
             theory_label="theory at the start",
         ),
@@ -257,6 +263,7 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             look_for="Drag the moment: at any depth levels fall fast with 1/n; with λ = 1 they grow.",
             arms=arms,
             limits=(1e-8, 1e12),
+            span=(0, knobs.order),
             step=step,
             unit="depth",
             theory_label=f"theory, {kind} paths",
@@ -271,6 +278,7 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             look_for="1/n: a handful of levels is the whole network. λ = 1: the first levels are next to nothing.",
             arms=arms,
             limits=(1e-12, 10.0),
+            span=(0, knobs.order),
             step=step,
             unit="depth",
         ),
@@ -285,6 +293,7 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             arms=arms,
             positions=visited,
             limits=(0.1, 1e12),
+            span=(1, knobs.depth),
             step=step,
             unit="depth",
             theory_label="theory, independent paths",
@@ -299,6 +308,8 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             look_for="Measured at the end. Smooth modules: K + 1, as the theorem says. ReLU: kinks hold it below 3.",
             arms=[SMALL],
             log_scale=False,
+            span=(0, SLOPES - 1),
+            limits=(0.0, SLOPES + 1.0),
             step=step,
             unit="depth",
             theory_label="K + 1",
@@ -361,6 +372,7 @@ def _sweep(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
             look_for="The smaller λ, the steeper: paths through many modules are damped.",
             arms=list(doses),
             limits=(1e-8, 1e6),
+            span=(0, min(knobs.order, knobs.depth)),
             step=step,
         ),
         "curves": line_figure(

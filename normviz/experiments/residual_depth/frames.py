@@ -26,6 +26,7 @@ from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
 from normviz.data import SupervisedData, load_digits, seeded_generator
+from normviz.experiments.residual_depth.figures import SLOPES
 from normviz.experiments.residual_depth.knobs import SMALL, Knobs, arm_name, arm_names, scaled, sweep_name
 from normviz.frame import Frame, Value
 from normviz.probes import GradientNorm, ResidualStream
@@ -55,7 +56,7 @@ TAKEN_APART = 40
 CHECK_MODULES, CHECK_WIDTH = 6, 4
 """The tower whose 64 paths are enumerated, and whose remainders are measured, before every run."""
 CHECK_SCALES = (0.02, 0.01)
-CHECK_ORDER = 4
+CHECK_ORDER = SLOPES - 1
 
 
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
