@@ -81,9 +81,11 @@ def _maps_spec(arms: tuple[str, ...]) -> dict[str, Any]:
         values=centres, labelExpr=labels, orient="top", grid=False, ticks=False, domain=False, labelLimit=110
     )
     down = alt.Axis(labels=False, grid=False, ticks=False, domain=False)
+    legend = alt.Legend(orient="bottom", gradientLength=220, titleLimit=260)
+    scale = alt.Scale(type="sqrt", scheme="viridis", domain=[0, 8], clamp=True)
     chart = (
         alt.Chart()
-        .mark_rect(strokeWidth=0)
+        .mark_rect(strokeWidth=0.7)  # a stroke of the cell's own colour closes the seams
         .encode(
             x=alt.X(
                 "left:Q",
@@ -102,9 +104,10 @@ def _maps_spec(arms: tuple[str, ...]) -> dict[str, Any]:
             color=alt.Color(
                 "share:Q",
                 title="weight over an even look",
-                scale=alt.Scale(type="sqrt", scheme="viridis", domain=[0, 8], clamp=True),
-                legend=alt.Legend(orient="bottom", gradientLength=220, titleLimit=260),
+                scale=scale,
+                legend=legend,
             ),
+            stroke=alt.Stroke("share:Q", title="weight over an even look", scale=scale, legend=legend),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("row:Q", title="token that looks"),

@@ -62,18 +62,27 @@ def growth_figure(
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS, "label"])
     if parts:
         last = data["x"].to_numpy() == at.max()
-        texts = [f"∝ N^{exponents[arm]:.2f}" if arm in exponents else "" for arm in data["arm"]]
+        texts = [f"N^{exponents[arm]:.2f}" if arm in exponents else "" for arm in data["arm"]]
         data["label"] = np.where(last, texts, "")
         listed = ", ".join(f"{arm} {value:.2f}" for arm, value in exponents.items())
         text = f"Line chart of {y} against {x}, both logarithmic. Exponents: {listed or 'one size only'}."
     else:
         text = f"Line chart of {y} against {x}; nothing is measured yet."
     measured = tuple(arm for arm in arms if arm in set(data["arm"]))
-    return Figure(title, look_for, text, spec=_growth_spec(tuple(arms), measured, x, y), data=data, wide=wide)
+    return Figure(
+        title,
+        look_for,
+        text,
+        spec=_growth_spec(tuple(arms), measured, x, y, tuple(sizes)),
+        data=data,
+        wide=wide,
+    )
 
 
 @lru_cache(maxsize=64)
-def _growth_spec(palette: tuple[str, ...], arms: tuple[str, ...], x: str, y: str) -> dict[str, Any]:
+def _growth_spec(
+    palette: tuple[str, ...], arms: tuple[str, ...], x: str, y: str, sizes: tuple[float, ...]
+) -> dict[str, Any]:
     at = [palette.index(arm) for arm in arms]
     colour = alt.Color(
         "arm:N",
@@ -90,7 +99,8 @@ def _growth_spec(palette: tuple[str, ...], arms: tuple[str, ...], x: str, y: str
     scale = alt.Scale(type="log")
     axis = alt.Axis(format="~g", tickCount=6)
     base = alt.Chart().encode(
-        x=alt.X("x:Q", title=x, scale=span, axis=alt.Axis(format="~d", grid=False)), color=colour
+        x=alt.X("x:Q", title=x, scale=span, axis=alt.Axis(format="~d", grid=False, values=list(sizes))),
+        color=colour,
     )
     band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q")
     line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30)).encode(

@@ -192,8 +192,10 @@ def test_claims_of_the_curves() -> None:
 
 
 def test_claims_of_the_second_half() -> None:
-    log = log_of("entropy_response", {"Softmax": [9, 9, -1, -2], "ReLU": [0, -0.5, 0.1, 0]})
-    assert CLAIMS["softmax-sharpens"].measure(log, Knobs()) == {0: -1.5, 1: -1.5}
+    series = {"Softmax": [-3, -0.5, -2], "NaLa cosine": [9, 9, -1, -2], "ReLU": [0, -0.5, 0.1, 0]}
+    log = log_of("entropy_response", {arm: [float(x) for x in values] for arm, values in series.items()})
+    assert CLAIMS["softmax-sharpens"].measure(log, Knobs()) == {0: -0.5, 1: -0.5}
+    assert CLAIMS["cosine-sharpens"].measure(log, Knobs()) == {0: -1.5, 1: -1.5}
     assert CLAIMS["relu-does-not-sharpen"].measure(log, Knobs()) == {0: 0.5, 1: 0.5}
     both = FrameLog(
         Frame(0, "Softmax", 0, {"entropy_q_correlation": -0.5, "entropy_k_correlation": 0.2}) for _ in "ab"
