@@ -161,7 +161,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             limits=(0.1, 1e7),
             span=(0, n),
             step=step,
-            theory_label="theory at the start",
+            theory_label="theory, step 0",
         ),
         "levels": theory_figure(
             log,
@@ -175,7 +175,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             limits=(1e-8, 1e6),
             span=(0, order),
             step=step,
-            theory_label="theory at the start",
+            theory_label="theory, step 0",
         ),
         "gradient": theory_figure(
             log,
@@ -203,7 +203,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
             limits=(1e-4, 10.0),
             span=(1, n),
             step=step,
-            theory_label="theory at the start",
+            theory_label="theory, step 0",
         ),
         "complexity": line_figure(
             log,
@@ -251,7 +251,6 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
                     math.exp(min(0.5 * m * math.log1p(sizes[0] * knobs.scale_of(method, m) ** 2), 700.0))
                     for m in visited
                 ]
-    kind = "coherent" if knobs.tied else "independent"
     return {
         "levels": theory_figure(
             log,
@@ -260,13 +259,12 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             title="Size of each level, measured and in theory",
             x="level k: modules on the path",
             y="norm relative to level 0, log scale",
-            look_for="Drag the moment: at any depth levels fall fast with 1/n; with λ = 1 they grow.",
+            look_for="Dotted: theory of independent paths, or of one module everywhere. Levels fall fast with 1/n at any depth.",
             arms=arms,
-            limits=(1e-8, 1e12),
+            limits=(1e-8, 1e8),
             span=(0, knobs.order),
             step=step,
             unit="depth",
-            theory_label=f"theory, {kind} paths",
         ),
         "truncation": theory_figure(
             log,
@@ -296,7 +294,6 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             span=(1, knobs.depth),
             step=step,
             unit="depth",
-            theory_label="theory, independent paths",
         ),
         "slopes": theory_figure(
             log,
