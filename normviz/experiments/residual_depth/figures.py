@@ -259,7 +259,7 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             title="Size of each level, measured and in theory",
             x="level k: modules on the path",
             y="norm relative to level 0, log scale",
-            look_for="Dotted: theory of independent paths, or of one module everywhere. Levels fall fast with 1/n at any depth.",
+            look_for="Dotted: theory of independent paths (of one repeated path if tied). 1/n: levels fall fast.",
             arms=arms,
             limits=(1e-8, 1e8),
             span=(0, knobs.order),
