@@ -48,8 +48,9 @@ LAW = r"""
 How fast does it fall? A gradient that is orthogonal to $W$ adds to the squared length, and with SGD it shrinks as
 $1/\lVert W\rVert$. For a constant gradient size $g$ (at length 1) this can be solved:
 
-$$\lVert W_n\rVert^4 = 1 + 2\,\mathrm{lr}^2 g^2\, n \qquad
-\mathrm{lr_{eff}} = \frac{\mathrm{lr}}{\lVert W_n\rVert^2} \to \frac{1}{g\sqrt{2n}}$$
+$$\lVert W_n\rVert^4 = 1 + 2\,\mathrm{lr}^2 g^2\, n$$
+
+$$\mathrm{lr_{eff}} = \frac{\mathrm{lr}}{\lVert W_n\rVert^2} \ \to\ \frac{1}{g\sqrt{2n}}$$
 
 In the long run SGD's effective rate does not depend on the learning rate at all. Adam, whose steps have one size $s$,
 has $\lVert W_n\rVert^2 = 1 + \mathrm{lr}^2 s^2 n$. The picture has each law for a learning rate and for a

@@ -218,8 +218,8 @@ def test_replay_follows_the_recorded_rates() -> None:
         rates = run.log.scalars(f"elr/{layer}").pivot_table(index="step", columns="arm", values="value")
         rates = rates.loc[:39]  # at step 40 nothing more is trained; the schedule has moved on
         np.testing.assert_allclose(rates[REPLAY], rates["LayerNorm"], rtol=1e-5)
-        assert rates["LayerNorm"].iloc[-1] < 0.97 * 1e-2
-        np.testing.assert_allclose(rates[NAP], 1e-2, rtol=1e-5)
+        assert rates["LayerNorm"].iloc[-1] < 0.97
+        np.testing.assert_allclose(rates[NAP], 1, rtol=1e-5)
 
 
 def test_a_network_that_diverges_ends_alone() -> None:
@@ -238,7 +238,7 @@ def test_a_network_that_diverges_ends_alone() -> None:
 def test_lengths_and_effective_rates_by_hand() -> None:
     model = insert_normalization(NaPMLP(6, 3, (5, 4), norm=None))
     optimizer = make_optimizer("sgd", 0.5, model.parameters())
-    lengths = {law: Lengths(model, law, scale_invariant=True) for law in ("sgd", "adam")}
+    lengths = {law: Lengths(model, law, 0.25, scale_invariant=True) for law in ("sgd", "adam")}
     first, second = (model.get_parameter(f"layers.{i}.weight") for i in (0, 3))
     a, b = float(first.detach().norm()), float(second.detach().norm())
     with torch.no_grad():
@@ -246,11 +246,13 @@ def test_lengths_and_effective_rates_by_hand() -> None:
         second.mul_(0.5)
     values = lengths["sgd"].values(optimizer)
     assert values["length"] == pytest.approx(math.sqrt((4 * a * a + 0.25 * b * b) / (a * a + b * b)))
-    assert values["elr/1"] == pytest.approx(0.5 / 4)
-    assert values["elr/2"] == pytest.approx(0.5 * 4)
+    assert values["elr/1"] == pytest.approx(2 * 0.5**2)  # twice the rate that was set, at twice the length
+    assert values["elr/2"] == pytest.approx(2 * 2**2)
     assert values["rate/1"] == values["rate/2"] == 0.5
-    assert lengths["adam"].values(optimizer)["elr/1"] == pytest.approx(0.25)
-    assert "elr/1" not in Lengths(model, "sgd", scale_invariant=False).values(optimizer)
+    assert lengths["adam"].values(optimizer)["elr/1"] == pytest.approx(2 * 0.5)
+    effective = lengths["sgd"].effective_rates(optimizer)
+    assert effective == pytest.approx({"layers.0.weight": 0.5 / 4, "layers.3.weight": 0.5 * 4})
+    assert "elr/1" not in Lengths(model, "sgd", 0.5, scale_invariant=False).values(optimizer)
     with torch.no_grad():
         first.fill_(float("nan"))
     assert lengths["sgd"].effective_rates(optimizer).keys() == {"layers.3.weight"}
@@ -455,8 +457,8 @@ def test_spread_of_remedies() -> None:
 
 def test_rate_claims() -> None:
     logs = [
-        log_of({"LayerNorm": {0: [1e-3, 9e-4, 5e-4]}, NAP: {0: [1e-3, 1.001e-3, 1e-3]}}, "elr/1"),
-        log_of({"LayerNorm": {0: [1e-3, 9e-4, 1.25e-4]}, NAP: {0: [1e-3, 1e-3, 1e-3]}}, "elr/2"),
+        log_of({"LayerNorm": {0: [1.0, 0.9, 0.5]}, NAP: {0: [1.0, 1.001, 1.0]}}, "elr/1"),
+        log_of({"LayerNorm": {0: [1.0, 0.9, 0.125]}, NAP: {0: [1.0, 1.0, 1.0]}}, "elr/2"),
     ]
     log = merged(*logs)
     assert CLAIM["implicit-decay"].verdict(log, Knobs()).per_seed == pytest.approx({0: 4.0})  # sqrt(2 * 8)
@@ -500,6 +502,9 @@ def test_game_claims_compare_the_last_cycle() -> None:
     assert CLAIM["games-like-fresh"].verdict(log, knobs).per_seed == pytest.approx({0: -0.1})
     assert CLAIM["games-nap-over-norm"].verdict(log, knobs).per_seed == pytest.approx({0: 0.2})
     assert CLAIM["games-nap-over-norm"].verdict(log, Knobs()).per_seed == {}
+    once = Knobs(task="games", tasks=4, cycles=1, task_steps=500)
+    assert CLAIM["games-need-decay"].verdict(log, once).per_seed == pytest.approx({0: -0.35})
+    assert CLAIM["games-nap-over-norm"].verdict(log, once).per_seed == {}
 
 
 def test_claims_have_distinct_ids_and_judge_an_empty_log() -> None:

@@ -119,7 +119,7 @@ class Player:
             schedule=self._schedule(),
         )
         network, optimizer = self.agent.network, self.agent.optimizer
-        self.lengths = Lengths(network, "adam", scale_invariant=variant.norm)
+        self.lengths = Lengths(network, "adam", knobs.adam_lr, scale_invariant=variant.norm)
         if variant.name == normed(knobs):
             kept = self.recorded.setdefault(self.seed, [])
             optimizer.register_step_pre_hook(lambda *_: kept.append(self.lengths.effective_rates(optimizer)))

@@ -62,7 +62,7 @@ def _growth_spec() -> dict[str, Any]:
     )
     log_size = alt.param(
         name="logsize",
-        value=0.0,
+        value=0.5,
         bind=alt.binding_range(min=-2, max=2, step=0.05, name="log₁₀ of the gradient (or step) size "),
     )
     expression = "0"

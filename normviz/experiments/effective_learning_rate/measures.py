@@ -31,11 +31,12 @@ class Lengths:
     Args:
         model: the network, at its start: present lengths are the reference.
         law: "sgd" or "adam", see :func:`normviz.norms.effective_learning_rate`.
+        rate: the learning rate that was set.
         scale_invariant: a norm follows every hidden weight, so that there is an effective learning rate.
     """
 
-    def __init__(self, model: nn.Module, law: str, *, scale_invariant: bool) -> None:
-        self.model, self.law, self.scale_invariant = model, law, scale_invariant
+    def __init__(self, model: nn.Module, law: str, rate: float, *, scale_invariant: bool) -> None:
+        self.model, self.law, self.rate, self.scale_invariant = model, law, rate, scale_invariant
         self.names = list(projected_weights(model))
         self.start = self._now()
 
@@ -56,14 +57,17 @@ class Lengths:
         }
 
     def values(self, optimizer: Optimizer) -> dict[str, Value]:
-        """``length`` (all hidden weights together, 1 at the start), and for layer i ``rate/i`` and ``elr/i``."""
+        """``length`` (all hidden weights together, 1 at the start), and for layer i ``rate/i`` and ``elr/i``.
+
+        ``rate/i`` is the learning rate of the next step, ``elr/i`` the effective one relative to the rate that was set.
+        """
         now = self._now()
         values: dict[str, Value] = {"length": math.hypot(*now.values()) / math.hypot(*self.start.values())}
         rates, effective = rates_by_name(self.model, optimizer), self.effective_rates(optimizer)
         for layer, name in enumerate(self.names, start=1):
             values[f"rate/{layer}"] = rates[name]
             if self.scale_invariant and name in effective:
-                values[f"elr/{layer}"] = effective[name]
+                values[f"elr/{layer}"] = effective[name] / self.rate
         return values
 
 

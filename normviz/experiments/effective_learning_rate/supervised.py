@@ -250,7 +250,8 @@ class State:
 
     def __init__(self, member: Member, variant: Variant, knobs: Knobs) -> None:
         self.remedy, self.seed = variant.remedy, member.seed
-        self.lengths = Lengths(member.model, knobs.law(), scale_invariant=variant.norm)
+        rate = variant.factor * knobs.learning_rate()
+        self.lengths = Lengths(member.model, knobs.law(), rate, scale_invariant=variant.norm)
         self.updates = 0
         self.law: GrowthLaw | None = None
         self._redo: ReDO | None = None
