@@ -141,7 +141,7 @@ CLAIMS: tuple[Claim, ...] = (
             id=f"{name}-falls",
             paper=PAPER,
             statement=f"NaLa's mean entropy falls with the query norm ({name} form).",
-            paper_figure="Figure, qualitative: norm-aware features recover the falling entropy.",
+            paper_figure="Qualitative: the norm as an exponent gives the falling entropy back.",
             measured="largest change of the mean entropy from one of |q| = 0.1, 0.3, 1, 2, 3 to the next",
             measure=_largest_step(arm),
             unit="nats",
