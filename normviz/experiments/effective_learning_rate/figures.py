@@ -54,7 +54,7 @@ def _rates(log: FrameLog, knobs: Knobs, step: int | None, arms: Sequence[str], l
         log,
         _by_layer("elr", knobs),
         title="Effective learning rate of each layer",
-        y="relative to the rate that was set",
+        y="effective / set learning rate",
         look_for=look_for,
         arms=[name for name in arms if name in _names(knobs)],
         log_scale=knobs.task == "games",
