@@ -13,12 +13,12 @@ __all__ = ["SLUGS", "Experiment", "Run", "Status", "get_experiment"]
 SLUGS: tuple[str, ...] = (
     "normalization-statistics",
     "self-normalizing",
-    "sample-reweighting",
-    "reward-normalization",
-    "noisy-labels",
     "effective-learning-rate",
     "residual-depth",
     "attention-entropy",
+    "sample-reweighting",
+    "noisy-labels",
+    "reward-normalization",
 )
 """Slugs of the experiments that can be run, in page order."""
 
