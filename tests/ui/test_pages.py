@@ -109,7 +109,7 @@ def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage
     few = {n: str(c.low) for n, c in schema.controls().items() if n in ("steps", "seeds")}
     app = open_page(slug, **few)
     run_id = app.session_state[f"run:{slug}"]["id"]
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while (run := engine().get(run_id)) is not None and run.live and time.monotonic() < deadline:
         time.sleep(0.1)
     assert run is not None
