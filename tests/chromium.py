@@ -35,11 +35,22 @@ def find() -> str | None:
 def install() -> None:
     """Install Debian's Chromium; needs apt-get and root or sudo."""
     if shutil.which("apt-get") is None:
-        sys.exit("No Chromium found and no apt-get here: install Chromium, or set NORMVIZ_CHROMIUM to its path.")
+        sys.exit(
+            "No Chromium found and no apt-get here: install Chromium, or set NORMVIZ_CHROMIUM to its path."
+        )
     prefix = [] if os.geteuid() == 0 else ["sudo"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run([*prefix, "apt-get", "update", "-qq"], check=True, env=environment)
-    command = [*prefix, "apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+    command = [
+        *prefix,
+        "apt-get",
+        "install",
+        "-y",
+        "-qq",
+        "--no-install-recommends",
+        "chromium",
+        "fonts-dejavu-core",
+    ]
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
 

@@ -74,7 +74,9 @@ CASES: dict[str, Case] = {
         (3, 6, 11),
     ),
     "policy": Case(
-        lambda norm: TokenPolicy(11, prompt_length=4, response_length=2, num_actions=7, hidden=[8], norm=norm),
+        lambda norm: TokenPolicy(
+            11, prompt_length=4, response_length=2, num_actions=7, hidden=[8], norm=norm
+        ),
         lambda: torch.randint(7, (3, 6)),
         nn.LayerNorm,
         (3, 2, 7),
