@@ -111,7 +111,12 @@ def _describe(
 def _ridge_spec(
     arms: tuple[str, ...], layer_names: tuple[str, ...], x: str, low: float, high: float
 ) -> dict[str, Any]:
-    scale = alt.Scale(domain=list(arms), range=colours(arms))
+    colour = alt.Color(
+        "arm:N",
+        title=None,
+        scale=alt.Scale(domain=list(arms), range=colours(arms)),
+        legend=alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=1),
+    )
     labels = "[" + ", ".join(repr(n) for n in layer_names) + "][datum.value] || ''"
     axis = alt.Axis(
         values=list(range(len(layer_names))), labelExpr=labels, grid=False, title=None, labelLimit=140
@@ -125,16 +130,11 @@ def _ridge_spec(
     )
     area = base.mark_area(interpolate="monotone", line=False).encode(
         y2="base:Q",
-        color=alt.Color(
-            "arm:N",
-            title=None,
-            scale=scale,
-            legend=alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=1),
-        ),
+        color=colour,
         opacity=shown.then(alt.value(0.25)).otherwise(alt.value(0.02)),
     )
     line = base.mark_line(interpolate="monotone", strokeWidth=1.5).encode(
-        color=alt.Color("arm:N", scale=scale, legend=None),
+        color=colour,
         opacity=shown.then(alt.value(1.0)).otherwise(alt.value(0.08)),
         tooltip=[
             alt.Tooltip("arm:N"),

@@ -102,6 +102,14 @@ def test_a_run_without_noise_has_no_wrong_labels_to_draw() -> None:
     assert figures["histogram"].alt.startswith("Histograms of weights at step 10")
 
 
+def test_the_time_of_an_update_is_that_of_whole_rounds() -> None:
+    log = run_few(21, n_inner=2, arms=("plain", "storm"))
+    table = log.scalars("step_ms")
+    assert table["step"].unique().tolist() == [9, 19]
+    median = table.groupby("arm")["value"].median()
+    assert median["STORM"] > median["Plain"] > 0
+
+
 def test_a_diverged_member_stops_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     from normviz.experiments.noisy_labels.learners import SmallLossLearner
 

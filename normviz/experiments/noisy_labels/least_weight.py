@@ -19,7 +19,7 @@ __all__ = ["least_weight_figure"]
 KINDS = ("wrong label", "right label")
 COLUMNS, ROWS = 6, 3
 PASSAGES = 8
-SHOWN_CHARACTERS = 110
+SHOWN_CHARACTERS = 80
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 

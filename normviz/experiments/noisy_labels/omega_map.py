@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.experiments.noisy_labels.omega_grid import RESOLUTION, grid_cells
-from normviz.figures import Figure
+from normviz.figures import Figure, colours
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
 
@@ -72,7 +72,9 @@ def _map_spec() -> dict[str, Any]:
             color=alt.Color(
                 "weight:Q",
                 title="weight ÷ mean weight",
-                scale=alt.Scale(domain=[0, 1, 2], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True),
+                scale=alt.Scale(
+                    domain=[0, 1, 2], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True, interpolate="rgb"
+                ),
                 legend=alt.Legend(orient="top", gradientLength=120, format="~g", titleLimit=160),
             ),
             tooltip=[
@@ -96,7 +98,7 @@ def _map_spec() -> dict[str, Any]:
                 legend=alt.Legend(orient="top", symbolOpacity=1, columns=1),
             ),
             stroke=alt.Stroke(
-                "label:N", title=None, scale=alt.Scale(domain=list(KINDS), range=["#1b6e50", "#b3261e"])
+                "label:N", title=None, scale=alt.Scale(domain=list(KINDS), range=colours(KINDS))
             ),
         )
     )
