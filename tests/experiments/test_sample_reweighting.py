@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from codecs import encode
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from normviz.data import TextCorpus
 from normviz.experiments.sample_reweighting import EXPERIMENT, Knobs, run
+from normviz.experiments.sample_reweighting import frames as frames_module
 from normviz.experiments.sample_reweighting.claims import CLAIMS
 from normviz.experiments.sample_reweighting.devices import device_values
 from normviz.experiments.sample_reweighting.figures import draw
@@ -422,3 +424,16 @@ def test_notebook_call() -> None:
     assert result.status == "done"
     assert result.log.last_step == 10
     assert "heldout" in result.figures()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_members_trained_together_get_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What CUDA does: the members of an arm in one vmap, each with its own warm-up counter."""
+    knobs = Knobs(strategies=("linupper", "quadratic"), **{**TINY, "seeds": 2, "warmup": 3})
+    apart = FrameLog(frames(knobs, "cpu"))
+    monkeypatch.setattr(frames_module, "train", partial(frames_module.train, together=True))
+    together = FrameLog(frames(knobs, "cpu"))
+    keys = ["step", "arm", "seed"]
+    for name in ("batch_loss", "weight_log_ratio", "share/duplicated", "loss"):
+        a, b = (log.scalars(name).set_index(keys)["value"].sort_index() for log in (apart, together))
+        np.testing.assert_allclose(a.loc[b.index], b, rtol=2e-3, atol=1e-4)

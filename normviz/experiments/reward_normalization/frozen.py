@@ -130,7 +130,7 @@ def second_moments(
         also ``theory_margin`` = log10 of the smaller V of the other two over its own.
     """
     with torch.no_grad():
-        p = exact_rewards(policy, questions)["accuracy"].double()
+        p = exact_rewards(policy, questions)["accuracy"].cpu().double()  # not every device has doubles
     a, b = beta_moments(p)
     alpha, beta = bnpo_parameters(p)
     if float(a) <= 0 or float(b) <= 0:
@@ -143,8 +143,8 @@ def second_moments(
     answers = min(ANSWERS, sampled.sequences.shape[1])
     sequences = sampled.sequences[:, :answers].flatten(0, 1)[:, None]  # [Q x answers, 1, P + T]
     scores = _gradients(policy, sequences, torch.ones(sequences.shape[:2], device=sequences.device))
-    size = scores.square().sum(1)  # [Q x answers]
-    deviation = (sampled.rewards["accuracy"][:, :answers].double() - p[:, None]).flatten()
+    size = scores.square().sum(1).cpu()  # [Q x answers]
+    deviation = (sampled.rewards["accuracy"][:, :answers].cpu() - p[:, None]).flatten()
     values: dict[str, dict[str, Value]] = {}
     for arm, (x, y) in shapes.items():
         w = inverse_density(p, x, y, 1e6)[0]
@@ -161,7 +161,7 @@ def second_moments(
 
 def special_case_error(rewards: Tensor) -> float:
     """Largest difference of BNPO with alpha = beta = 1 from R - p, and with 3/2 from pi/8 (R - p) / sqrt(p (1 - p))."""
-    R = rewards.double()
+    R = rewards.cpu().double()
     p = R.mean(1, keepdim=True)
     mixed = ((p > 0) & (p < 1)).flatten()
     std = (p * (1 - p)).sqrt()[mixed]
