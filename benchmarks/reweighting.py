@@ -120,11 +120,9 @@ def dynamic_rows() -> list[tuple[object, ...]]:
     """Dynamic weights: the loss alone, then whole training steps."""
     rows: list[tuple[object, ...]] = []
     for size in (32, 1024):
-        rows.append(
-            (f"the loss of {size} samples alone", *compare(loss_only(size, True), loss_only(size, False)))
-        )
+        rows.append((f"loss of {size} samples", *compare(loss_only(size, True), loss_only(size, False))))
     for shape in GPTS:
-        name = f"step of a GPT, width {shape[0]}, {shape[1]} blocks, {shape[3]} x {shape[2]} tokens"
+        name = f"step of a GPT {shape[0]} x {shape[1]}"
         rows.append((name, *compare(language_step(*shape, True), language_step(*shape, False))))
     return rows
 
@@ -134,7 +132,7 @@ def storm_rows() -> list[tuple[object, ...]]:
     rows: list[tuple[object, ...]] = []
     for inputs, width in MLPS:
         for passes in PASSES:
-            name = f"MLP {inputs}-{width}-{width}-{CLASSES}, G = {passes}"
+            name = f"{inputs}-{width}-{width}, G = {passes}"
             measured = compare(classifier_step(inputs, width, passes), classifier_step(inputs, width, None))
             rows.append((name, *measured, (8 + 2 * passes) / 3))
     return rows
@@ -148,14 +146,15 @@ def main() -> None:
         "Dynamic loss-based weights (LinUpper) against the plain mean",
         ("what", "plain, ms", "weighted ÷ plain", "range"),
         dynamic_rows(),
-        "The paper: no extra forward pass, nothing stored per sample.",
+        "GPT width x blocks, 32 passages per step. The paper: no extra forward pass, nothing stored per sample.",
     )
     report(
         "reweighting_storm",
         "A step of STORM against a plain step",
         ("what", "plain, ms", "STORM ÷ plain", "range", "passes ÷ passes"),
         storm_rows(),
-        f"Batch {BATCH}, SGD. Last column: (8 + 2 G) / 3, from counting passes. The paper: small overhead, no number.",
+        f"MLPs (inputs-hidden-hidden), batch {BATCH}, SGD. Last column: (8 + 2 G) / 3, from counting passes. "
+        "The paper: small overhead, no number.",
     )
 
 
