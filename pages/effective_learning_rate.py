@@ -25,21 +25,23 @@ READING = r"""
 **How to read it.** The second chart is the paper's point: with a norm only, every layer's effective rate falls though
 the learning rate never changes; NaP's lines stay level. Whether that costs anything shows on the first chart, and there
 it depends on the learning rate: if it is small, weights hardly grow and there is nothing to undo; if it is too large,
-NaP *keeps* it too large, while the norm alone quietly anneals it. So switch on the sweep before you believe either.
+NaP *keeps* it too large, while the norm alone quietly anneals it. So switch on the sweep before you believe either, and
+take more and longer phases (20 of 300 steps): lost plasticity is a matter of time.
 
 **Re-inject the implicit schedule.** With that switch a projected network is trained once more, with the rates that the
 norm-only network felt, step by step and layer by layer. It has NaP's constant lengths and the other's decay.
 
 **Equivalence.** In double precision with plain SGD the two views are not similar but the same: raising each layer's
-rate with the square of its length gives NaP's network to 13 digits, and NaP with the recorded schedule gives the
+rate with the square of its length gives NaP's network up to rounding, and NaP with the recorded schedule gives the
 norm-only network. Try *Project every … steps* = 10, or *Project the output layer too*, and watch the identity end.
 
 **Stationary** is the control: ordinary digits, where nothing has to be relearned.
 
 **Games.** A small Q-learning agent plays Catch with shuffled pixels, one variant after the other, the whole sequence
 twice. The paper's agents (Rainbow on Atari) turned out to *rely* on the hidden decay: with projection they need an
-explicit one. At this size weights grow by a few percent only, so expect small differences. Atari itself can be chosen,
-but its training takes millions of frames; in minutes one sees only that it runs.
+explicit one. At this size weights grow by a few percent only, so expect small differences. Exploration starts anew
+with every game, for all agents alike. Atari itself can be chosen, but its training takes millions of frames; in minutes
+one sees only that it runs.
 
 **What is not tested here:** ImageNet, the language model of 400M weights, Rainbow, and 400M frames of Atari.
 """
@@ -52,9 +54,9 @@ $$\lVert W_n\rVert^4 = 1 + 2\,\mathrm{lr}^2 g^2\, n$$
 
 $$\mathrm{lr_{eff}} = \frac{\mathrm{lr}}{\lVert W_n\rVert^2} \ \to\ \frac{1}{g\sqrt{2n}}$$
 
-In the long run SGD's effective rate does not depend on the learning rate at all. Adam, whose steps have one size $s$,
-has $\lVert W_n\rVert^2 = 1 + \mathrm{lr}^2 s^2 n$. The picture has each law for a learning rate and for a
-thirtieth of it.
+In the long run the effective rate does not depend on the learning rate at all. Adam, whose steps have one size $s$,
+forgets it too: $\lVert W_n\rVert^2 = 1 + \mathrm{lr}^2 s^2 n$ and $\mathrm{lr_{eff}} \to 1/(s\sqrt n)$. The picture
+has each law for a learning rate and for a thirtieth of it.
 """
 
 MATHS = (

@@ -228,10 +228,10 @@ def _equivalence(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Fig
         ),
         "lengths": _lengths(log, knobs, step),
         "laws": line(
-            {"law/cosine": ", cosine", "law/growth": ", growth law"},
+            {"law/cosine": ", cos", "law/growth": ", law"},
             title="Two laws, checked at every step",
             y="largest error",
-            look_for="Gradient orthogonal to weight, and the squared length grows by lr² ‖gradient‖². Log scale.",
+            look_for="cos: gradient against weight, 0. law: the squared length grows by lr² ‖gradient‖². Log scale.",
             arms=[plain],
             log_scale=True,
         ),

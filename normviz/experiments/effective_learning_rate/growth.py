@@ -7,8 +7,8 @@ length 1 and call n the number of steps:
     Adam    step of length s,  dr^2/dn = lr^2 s^2,          r^2 = 1 + lr^2 s^2 n,      lr_eff = lr / r
 
 with s the root of the number of weights over the initial length (Adam moves each weight by about lr). Steps are taken
-as small and g, s as constant. For many steps SGD's lr_eff tends to 1 / (g sqrt(2 n)), whatever lr was: the explicit
-rate is forgotten. Adam's tends to 1 / (s sqrt(n)).
+as small and g, s as constant. For many steps lr_eff tends to 1 / (g sqrt(2 n)) and 1 / (s sqrt(n)), whatever lr was:
+the explicit rate is forgotten.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def growth_figure() -> Figure:
     )
     return Figure(
         "How a learning rate is forgotten",
-        "Drag the sliders: under SGD two learning rates end on the same line, only NaP keeps them apart.",
-        "Effective learning rate against steps, both axes logarithmic. SGD and Adam bend down from the rate that was "
-        "set to a straight line of slope minus one half; SGD's two rates meet there. NaP stays level.",
+        "Drag the sliders: SGD and Adam forget which of two learning rates was set, only NaP keeps them apart.",
+        "Effective learning rate against steps, both axes logarithmic. Under SGD and Adam two learning rates, a "
+        "factor 30 apart, bend down to one straight line of slope minus one half. NaP's two lines stay level and apart.",
         spec=_growth_spec(),
         data=data,
         wide=True,

@@ -27,9 +27,9 @@ Remedy = Literal["l2", "regenerative", "shrink", "noise", "redo", "leaky"]
 AgentKind = Literal["none", "layer", "nap", "decay", "cyclic", "fresh"]
 Rates = Literal["constant", "layerwise", "global", "replay", "decay", "cyclic"]
 
-NONE, NAP, REPLAY = "No norm", "NaP", "NaP + replay"
+NONE, NAP, REPLAY = "No norm", "NaP", "NaP replay"
 LAYERWISE, GLOBAL = "Layer-wise", "Global"
-DECAY, CYCLIC, FRESH = "NaP + decay", "NaP + cyclic", "Fresh network"
+DECAY, CYCLIC, FRESH = "NaP + decay", "NaP + cyclic", "Fresh net"
 
 REMEDIES: dict[str, str] = {
     "l2": "L2",
@@ -168,7 +168,7 @@ class Knobs(Base):
         250,
         20,
         600,
-        label="Steps per phase",
+        label="Phase length",
         help="Labels change after so many steps. In the stationary task nothing changes; it has as many steps in "
         "all.",
         unit="steps",
@@ -275,7 +275,7 @@ class Knobs(Base):
         1500,
         200,
         5000,
-        label="Steps per game",
+        label="Game length",
         help="Actions before the next game. An episode of Catch has 9.",
         unit="steps",
         step=50,

@@ -207,7 +207,8 @@ class Study:
         name, key = member.arm.name, (member.seed, state.updates)
         if name in (NAP, normed(self.knobs)):
             self.outputs[name, *key] = logits
-        values = state.values(member) if state.updates == self.steps else {}
+        ended = state.updates == self.steps
+        values = {**state.values(member), **self._phase_end(member)} if ended else {}
         reference = self.outputs.get((normed(self.knobs) if name == REPLAY else NAP, *key))
         if reference is not None and name != NAP:
             values["difference"] = float((logits - reference).abs().max())
