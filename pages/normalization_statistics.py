@@ -54,8 +54,9 @@ Means are over the features of the case. No batch, no memory.
         r"""
 With $\psi_B^2$ the mean of $x^2$ over the batch's real tokens, per channel, and $\phi$ its running value:
 
-$$z = \frac{x}{\sqrt{D+\varepsilon}} \qquad
-D = \begin{cases}\psi_B^2 & t \le \text{warm-up}\\ \phi_{t-1} & \text{after}\end{cases}$$
+$$z = \frac{x}{\sqrt{D+\varepsilon}}$$
+
+$$D = \begin{cases}\psi_B^2 & t \le \text{warm-up}\\ \phi_{t-1} & \text{after}\end{cases}$$
 
 $$y = \gamma z + \beta \qquad \phi_t = \alpha\,\phi_{t-1} + (1-\alpha)\,\psi_B^2$$
 

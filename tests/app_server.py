@@ -42,6 +42,7 @@ def running_app(data: Path, *, workers: int = 1, grace: float = 2.0) -> Iterator
         "NORMVIZ_DATA": str(data),
         "NORMVIZ_WORKERS": str(workers),
         "NORMVIZ_GRACE": str(grace),
+        "NORMVIZ_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
     with (data / "server.log").open("wb") as log:

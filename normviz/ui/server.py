@@ -26,7 +26,10 @@ COLLECT_EVERY = 300.0
 
 
 class _Server:
-    """Store, engine and collector of this process, made once."""
+    """Store, engine and collector of this process, made once.
+
+    ``NORMVIZ_WORKERS`` and ``NORMVIZ_THREADS`` set the number of workers and the threads of each.
+    """
 
     def __init__(self) -> None:
         self.trouble: str | None = None
@@ -35,7 +38,12 @@ class _Server:
             self.store = RunStore(default_store_path())
         except StoreError as error:
             self.trouble = str(error)
-        self.engine = WorkerEngine(store=self.store, grace=float(os.environ.get("NORMVIZ_GRACE", GRACE)))
+        threads = os.environ.get("NORMVIZ_THREADS")
+        self.engine = WorkerEngine(
+            store=self.store,
+            grace=float(os.environ.get("NORMVIZ_GRACE", GRACE)),
+            threads=int(threads) if threads else None,
+        )
         threading.Thread(target=_collect, name="normviz-gc", daemon=True).start()
 
 

@@ -20,6 +20,7 @@ MAIN = Path(server.__file__).with_name("main.py")
 def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["NORMVIZ_DATA"] = str(tmp_path_factory.mktemp("data"))
     os.environ["NORMVIZ_WORKERS"] = "1"
+    os.environ["NORMVIZ_THREADS"] = "1"
     yield
     server.engine().close()
 
