@@ -26,7 +26,8 @@ READING = r"""
 the learning rate never changes; NaP's lines stay level. Whether that costs anything shows on the first chart, and there
 it depends on the learning rate: if it is small, weights hardly grow and there is nothing to undo; if it is too large,
 NaP *keeps* it too large, while the norm alone quietly anneals it. So switch on the sweep before you believe either, and
-take more and longer phases (20 of 300 steps): lost plasticity is a matter of time.
+take more and longer phases (20 of 300 steps): lost plasticity is a matter of time. Then switch to SGD, where in our
+tries the order turned round: the noise of a constant rate cost more than the norm's hidden decay.
 
 **Re-inject the implicit schedule.** With that switch a projected network is trained once more, with the rates that the
 norm-only network felt, step by step and layer by layer. It has NaP's constant lengths and the other's decay.

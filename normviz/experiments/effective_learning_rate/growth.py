@@ -48,7 +48,7 @@ def growth_figure() -> Figure:
         "How a learning rate is forgotten",
         "Drag the sliders: SGD and Adam forget which of two learning rates was set, only NaP keeps them apart.",
         "Effective learning rate against steps, both axes logarithmic. Under SGD and Adam two learning rates, a "
-        "factor 30 apart, bend down to one straight line of slope minus one half. NaP's two lines stay level and apart.",
+        "factor 30 apart, bend down to one straight line of slope -1/2. NaP's two lines stay level and apart.",
         spec=_growth_spec(),
         data=data,
         wide=True,
