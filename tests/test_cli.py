@@ -362,6 +362,11 @@ def test_store_that_cannot_be_written_is_said(
     assert "is kept" not in out + err
 
 
+def _take_interrupts() -> None:
+    """A job in the background of a shell is born deaf to Ctrl-C; the reader's is not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("options", [[], ["--no-store"]])
 def test_ctrl_c_keeps_what_there_is(data_folder: Path, tmp_path: Path, options: list[str]) -> None:
@@ -370,6 +375,7 @@ def test_ctrl_c_keeps_what_there_is(data_folder: Path, tmp_path: Path, options: 
     process = subprocess.Popen(
         [*command, "--out", str(target), *options],
         cwd=ROOT,
+        preexec_fn=_take_interrupts,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

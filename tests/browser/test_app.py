@@ -77,7 +77,7 @@ def test_slider_starts_a_new_run_and_stops_the_old(server: Server, page: Page) -
     slider.press("ArrowRight")
     wait_until(lambda: run_of(page) not in ("", old), "a new run in the link")
     wait_for_points(page)
-    assert "batch_size=5" in page.evaluate("location.href")
+    wait_until(lambda: "batch_size=5" in page.evaluate("location.href"), "the new knob in the link")
     wait_until(lambda: status_of(server, old) == "cancelled", "the old run's end")
     page.get_by_role("button", name="Stop").click()
 

@@ -106,7 +106,8 @@ def test_refused_link_says_so_and_page_stays_usable(slug: str, open_page: OpenPa
 @pytest.mark.parametrize("slug", SLUGS)
 def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage) -> None:
     schema = get_experiment(slug).knobs
-    few = {n: str(c.low) for n, c in schema.controls().items() if n in ("steps", "seeds")}
+    short = ("steps", "seeds", "phases", "period")
+    few = {name: str(control.low) for name, control in schema.controls().items() if name in short}
     app = open_page(slug, **few)
     run_id = app.session_state[f"run:{slug}"]["id"]
     deadline = time.monotonic() + 240

@@ -120,7 +120,7 @@ class Knobs(Base):
     remedies_with_nap: bool = knob(
         False,
         label="Remedies with NaP too",
-        help="Adds each remedy to the projected network as well: does projection make them alike?",
+        help="Adds each remedy to the projected network as well, to see whether projection makes them alike.",
         section="Experiment",
     )
     change: Literal["labels", "pixels", "classes"] = knob(
