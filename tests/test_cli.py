@@ -375,7 +375,7 @@ def test_ctrl_c_keeps_what_there_is(data_folder: Path, tmp_path: Path, options: 
     process = subprocess.Popen(
         [*command, "--out", str(target), *options],
         cwd=ROOT,
-        preexec_fn=_take_interrupts,
+        preexec_fn=_take_interrupts,  # noqa: PLW1509
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
