@@ -13,6 +13,7 @@ __all__ = ["SLUGS", "Experiment", "Run", "Status", "get_experiment"]
 SLUGS: tuple[str, ...] = (
     "normalization-statistics",
     "self-normalizing",
+    "evolving-layers",
     "effective-learning-rate",
     "residual-depth",
     "attention-entropy",

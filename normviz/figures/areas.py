@@ -33,6 +33,7 @@ def area_figure(
     step: int | None = None,
     wide: bool = False,
     last: int = 0,
+    x: str = "training step",
 ) -> Figure:
     """A figure with one stacked area per part, averaged over seeds; radio buttons in the chart choose the arm.
 
@@ -47,6 +48,7 @@ def area_figure(
         step: where the cursor stands; None: no cursor.
         wide: see ``title``.
         last: last step of the run, so that the axis does not move while it grows; 0: as far as the data go.
+        x: horizontal axis title, where a step is no training step.
     """
     bands = [
         seed_bands(log.scalars(name), max_points=BINS).assign(part=part, order=i)
@@ -55,7 +57,7 @@ def area_figure(
     data = pd.concat(bands, ignore_index=True)
     data = data.loc[data["arm"].isin(arms), ["arm", "part", "order", "step", "mean"]]
     first = chosen if chosen in arms else arms[0]
-    spec = dict(_area_spec(tuple(parts), tuple(arms), first, y, last))
+    spec = dict(_area_spec(tuple(parts), tuple(arms), first, x, y, last))
     if step is not None:
         spec["params"] = [{**p, "value": step} if p["name"] == "cursor" else p for p in spec["params"]]
     return Figure(title, look_for, _describe(data, y), spec=spec, data=data, wide=wide)
@@ -71,7 +73,7 @@ def _describe(data: pd.DataFrame, y: str) -> str:
 
 @lru_cache(maxsize=256)
 def _area_spec(
-    parts: tuple[str, ...], arms: tuple[str, ...], chosen: str, y: str, last: int
+    parts: tuple[str, ...], arms: tuple[str, ...], chosen: str, x: str, y: str, last: int
 ) -> dict[str, Any]:
     span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
     shown = alt.param(name="shown", value=chosen, bind=alt.binding_radio(options=list(arms), name="Shown: "))
@@ -81,8 +83,8 @@ def _area_spec(
         .transform_filter("datum.arm == shown")
         .mark_area(opacity=0.75, line=False)
         .encode(
-            x=alt.X("step:Q", title="training step", scale=span, axis=alt.Axis(tickMinStep=1, format="d")),
-            y=alt.Y("mean:Q", title=y, stack="zero", axis=alt.Axis(format="~g", tickCount=6)),
+            x=alt.X("step:Q", title=x, scale=span, axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("mean:Q", title=y, stack="zero", axis=alt.Axis(format="~r", tickCount=6)),
             color=alt.Color(
                 "part:N",
                 title=None,

@@ -75,6 +75,7 @@ def line_figure(
     unit: str = "",
     last: int = 0,
     ceiling: float = math.inf,
+    x: str = "training step",
 ) -> Figure:
     """A figure with one line per arm.
 
@@ -94,6 +95,7 @@ def line_figure(
         unit: unit in the textual alternative.
         last: last step of the run, so that the axis does not move while it grows; 0: as far as the data go.
         ceiling: means above it are left out, so that an arm that explodes does not flatten the others.
+        x: horizontal axis title, where a step is no training step.
     """
     names = [series] if isinstance(series, str) else list(series)
     present = tuple(arms) if arms is not None else tuple(log.arms)
@@ -109,7 +111,7 @@ def line_figure(
         data = data[data["mean"] <= ceiling]
     measured = set(data["arm"])
     spec = dict(
-        _line_spec(present, tuple(a for a in present if a in measured), y, log_scale, zero_line, last)
+        _line_spec(present, tuple(a for a in present if a in measured), x, y, log_scale, zero_line, last)
     )
     if step is not None:
         spec["params"] = [{**p, "value": step} if p["name"] == "cursor" else p for p in spec["params"]]
@@ -126,7 +128,13 @@ def _describe(data: pd.DataFrame, y: str, unit: str) -> str:
 
 @lru_cache(maxsize=256)
 def _line_spec(
-    palette: tuple[str, ...], arms: tuple[str, ...], y: str, log_scale: bool, zero_line: bool, last: int
+    palette: tuple[str, ...],
+    arms: tuple[str, ...],
+    across: str,
+    y: str,
+    log_scale: bool,
+    zero_line: bool,
+    last: int,
 ) -> Mapping[str, Any]:
     """The specification with a legend of ``arms``, coloured as among all arms of ``palette``."""
     at = [palette.index(arm) for arm in arms]
@@ -142,7 +150,7 @@ def _line_spec(
     )
     dash = alt.StrokeDash("arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dash_of))
     span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
-    x = alt.X("step:Q", title="training step", scale=span, axis=alt.Axis(tickMinStep=1, format="d"))
+    x = alt.X("step:Q", title=across, scale=span, axis=alt.Axis(tickMinStep=1, format="d"))
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
     axis = alt.Axis(format="~g" if log_scale else "~r", tickCount=6)
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")

@@ -161,8 +161,10 @@ class RunControl:
         )
         return None if step >= total else step
 
-    def live_region(self, run: Run, step: int | None) -> None:
-        """Status and charts; polls while the run is live and redraws the page once when it has ended."""
+    def live_region(
+        self, run: Run, step: int | None, panel: Callable[[Run, int | None], None] | None = None
+    ) -> None:
+        """Status, charts and panel; polls while the run is live and redraws the page once when it has ended."""
         live = run.live
 
         @st.fragment(run_every=POLL if live else None)
@@ -173,6 +175,8 @@ class RunControl:
             if label:
                 st.caption(label)
             figure_grid(shared_figures(shown, step), key=self.experiment.slug)
+            if panel is not None:
+                panel(shown, step)
             if live and not current.live:
                 st.rerun()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from normviz.catalog import PAPERS
-from normviz.experiments import get_experiment
+from normviz.experiments import Run, get_experiment
 from normviz.figures import Figure
 from normviz.knobs import Knobs
 from normviz.ui.charts import figure_grid
@@ -47,6 +47,7 @@ def experiment_page(
     maths: tuple[Maths, ...],
     widgets: Mapping[str, CustomWidget] | None = None,
     exact: Exact | None = None,
+    panel: Callable[[Run, int | None], None] | None = None,
 ) -> None:
     """Draw an experiment's page: question, knobs, live charts, scrubber, verdicts, maths beside source, take-away.
 
@@ -57,6 +58,7 @@ def experiment_page(
         maths: equations and the code that computes them.
         widgets: special widgets by knob.
         exact: charts that need no run, below the reading.
+        panel: draws below the live charts what is no chart, from the run and the moment shown; runs with every poll.
     """
     experiment = get_experiment(slug)
     control = RunControl(experiment)
@@ -98,7 +100,7 @@ def experiment_page(
             reset=lambda: reset_knobs(slug, experiment.knobs),
         )
         step = control.scrubber(run)
-        control.live_region(run, step)
+        control.live_region(run, step, panel)
     st.markdown(reading)
     if exact is not None:
         st.header(exact.title, anchor="exact")

@@ -1,0 +1,136 @@
+"""The published layers side by side: a ConvNet or ResNet on the 8 x 8 digits, SGD with momentum, no tuning per layer.
+
+A smaller batch means here what it means on several workers: every step sees the same images, but each worker takes the
+statistics over its own share (:class:`PerWorker`). So arms differ in nothing but what their normalization sees. The
+statistics of every worker go into the running ones, one worker after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models import ConvNet, ResNet
+from normviz.data import SupervisedData, load_digits
+from normviz.experiments.evolving_layers.candidates import from_code
+from normviz.experiments.evolving_layers.figures import RESPONSE_AT
+from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name, arm_names
+from normviz.frame import Frame, Value
+from normviz.norms import layer_factory, make_evonorm
+from normviz.probes import GradientNorm
+from normviz.training import Arm, Batch, Member, train
+
+__all__ = ["GROUPS", "PerWorker", "compare", "make_layer"]
+
+GROUPS = 4
+CHANNELS = {"convnet": (16, 32, 32), "resnet": (16, 32)}
+RESPONSE_IMAGES = 32
+
+
+class PerWorker(nn.Module):
+    """A layer that takes its statistics over consecutive groups of examples in training, as workers would.
+
+    Args:
+        layer: any layer on (N, C, H, W).
+        size: examples per worker; the last worker may have fewer.
+    """
+
+    def __init__(self, layer: nn.Module, size: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to each worker's examples; in eval mode there is only one."""
+        if not self.training or len(x) <= self.size:
+            out: Tensor = self.layer(x)
+            return out
+        return torch.cat([self.layer(part) for part in torch.split(x, self.size)])
+
+
+def make_layer(name: str, found: str, channels: int) -> nn.Module:
+    """A layer by its name on the page: norm and activation in one."""
+    if name == FOUND:
+        return layer_factory(from_code(found), GROUPS)(channels)
+    if name.startswith("S"):
+        return make_evonorm(name, channels, groups=GROUPS)
+    if name.startswith("B") and name != "BN-ReLU":
+        return make_evonorm(name, channels)
+    norm, _, activation = name.partition("-")
+    return nn.Sequential(
+        nn.BatchNorm2d(channels) if norm == "BN" else nn.GroupNorm(GROUPS, channels),
+        nn.ReLU() if activation == "ReLU" else nn.SiLU(),
+    )
+
+
+def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
+    """Train every layer with every number of images per worker."""
+    first = arm_names(knobs)[0]
+    yield from (Frame(0, first, seed) for seed in range(knobs.seeds))
+    digits = load_digits("image").to(device)
+    layers = [*knobs.layers, *([FOUND] if knobs.found else [])]
+    yield from train(
+        [_arm(layer, size, knobs) for size in knobs.workers() for layer in layers],
+        range(knobs.seeds),
+        batches=digits.train_batches(knobs.batch_size()),
+        steps=knobs.steps,
+        device=device,
+        probes=[GradientNorm(every=2)],
+        evaluate=partial(_evaluate, digits=digits),
+        eval_every=max(5, knobs.steps // 15),
+    )
+
+
+def _arm(layer: str, size: int, knobs: Knobs) -> Arm:
+    def slot(channels: int) -> nn.Module:
+        return PerWorker(make_layer(layer, knobs.found, channels), size)
+
+    network: Callable[..., nn.Module] = ConvNet if knobs.network == "convnet" else ResNet
+    model = partial(network, 1, CHANNELS[knobs.network], 10, norm_act=slot)
+    optimizer = partial(torch.optim.SGD, lr=knobs.learning_rate, momentum=0.9)
+    return Arm(arm_name(layer, size), model, optimizer, _class_loss)
+
+
+def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
+    images, labels = batch
+    return cross_entropy(call(images), labels)
+
+
+def _evaluate(member: Member, *, digits: SupervisedData) -> Mapping[str, Value]:
+    model = member.model.eval()
+    with torch.no_grad():
+        logits = model(digits.x_test)
+        response = _response(model, digits.x_test[:RESPONSE_IMAGES])
+    model.train()
+    return {
+        "validation_loss": float(cross_entropy(logits, digits.y_test)),
+        "validation_accuracy": 100 * float((logits.argmax(-1) == digits.y_test).float().mean()),
+        "response": response,
+    }
+
+
+def _response(model: nn.Module, images: Tensor) -> np.ndarray:
+    """What the second layer makes of one value: its output where the middle pixel is set to t standard deviations.
+
+    Mean over images and channels, for every t of ``RESPONSE_AT``; the other pixels are as they are.
+    """
+    layer = [module for module in model.modules() if isinstance(module, PerWorker)][1]
+    seen: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        model(images)
+    finally:
+        handle.remove()
+    (z,) = seen  # (N, C, H, W)
+    n, _, h, w = z.shape
+    t = torch.tensor(RESPONSE_AT, dtype=z.dtype, device=z.device)
+    moved = z.repeat(len(t), 1, 1, 1, 1)  # (T, N, C, H, W)
+    moved[..., h // 2, w // 2] = t[:, None, None] * z.std((0, 2, 3))
+    out = layer(moved.flatten(0, 1)).unflatten(0, (len(t), n))
+    values: np.ndarray = out[..., h // 2, w // 2].mean((1, 2)).cpu().numpy()
+    return values

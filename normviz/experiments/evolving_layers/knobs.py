@@ -1,0 +1,250 @@
+"""What can be set on the page *Evolving layers*, and the names of the arms that follow from it."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from normviz.experiments.evolving_layers.candidates import from_code
+from normviz.knobs import Knobs as Base
+from normviz.knobs import knob
+
+__all__ = ["FOUND", "RERANK_STEPS", "STRATEGIES", "Knobs", "arm_name", "arm_names", "warm_start_graphs"]
+
+LayerName = Literal["BN-ReLU", "GN-ReLU", "GN-SiLU", "B0", "B1", "B2", "S0", "S1", "S2"]
+Strategy = Literal["pareto", "average", "random"]
+
+LAYERS: dict[str, str] = {
+    "BN-ReLU": "BatchNorm + ReLU",
+    "GN-ReLU": "GroupNorm + ReLU",
+    "GN-SiLU": "GroupNorm + SiLU",
+    **{name: f"EvoNorm-{name}" for name in ("B0", "B1", "B2", "S0", "S1", "S2")},
+}
+FOUND = "Found"
+STRATEGIES: dict[str, str] = {
+    "pareto": "Evolution",
+    "average": "Evolution by average",
+    "random": "Random search",
+}
+LEAST_POPULATION = 3
+"""A tournament of the search takes three."""
+RERANK_STEPS = 10
+"""What the re-ranking after the last candidate counts in the progress of a search."""
+
+_COMPARE, _SEARCH = "Published layers", "Search"
+
+
+class Knobs(Base):
+    """Comparison or search; layers, network and batch sizes; budget, population and tests of the search."""
+
+    mode: Literal["compare", "search"] = knob(
+        "compare",
+        label="What to run",
+        help="Train the published layers beside the usual ones, or run the search that found them at small scale.",
+        labels={"compare": "Published layers", "search": "The search"},
+        section="Experiment",
+    )
+    seeds: int = knob(
+        2,
+        1,
+        5,
+        label="Seeds",
+        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
+        section="Experiment",
+    )
+    layers: tuple[LayerName, ...] = knob(
+        ("BN-ReLU", "GN-ReLU", "B0", "S0"),
+        label="Layers",
+        help="What follows every convolution: a norm and an activation, or one evolved layer in place of both. "
+        "B layers use the whole batch, S layers each image alone.",
+        labels=LAYERS,
+        section=_COMPARE,
+    )
+    batch_sizes: tuple[Literal["2", "4", "8", "16", "32", "64", "128"], ...] = knob(
+        ("2", "64"),
+        label="Images per worker",
+        help="Each layer is trained once per number. All see the same images in every step, as many as the largest "
+        "number; workers share them and take their statistics over their own images alone.",
+        section=_COMPARE,
+    )
+    network: Literal["convnet", "resnet"] = knob(
+        "convnet",
+        label="Network",
+        help="A plain network of three convolutions or a residual network of two blocks, on 8 x 8 digits.",
+        labels={"convnet": "ConvNet", "resnet": "ResNet"},
+        section=_COMPARE,
+    )
+    learning_rate: float = knob(
+        0.05,
+        1e-3,
+        1.0,
+        label="Learning rate",
+        help="Step size of gradient descent with momentum 0.9, the same for every layer, as in the paper.",
+        log=True,
+        section=_COMPARE,
+    )
+    steps: int = knob(
+        100,
+        10,
+        1000,
+        label="Steps",
+        help="Updates of every network.",
+        step=10,
+        section=_COMPARE,
+    )
+    found: str = knob(
+        "",
+        high=400,
+        label="A found layer",
+        help="A layer of the search, as its button writes it here: nodes like 'std_bwh(0) div(0,4) max(5,1)', where 0 "
+        "is the input, 1 zeros, 2 and 3 are trained per channel, 4, 5, ... the nodes. Empty: none.",
+        section=_COMPARE,
+    )
+    strategies: tuple[Strategy, ...] = knob(
+        ("pareto", "random"),
+        label="Searches",
+        help="Evolution that keeps what is best on some architecture (Pareto), evolution by average accuracy, and "
+        "random search, each with the same budget.",
+        labels={"pareto": "Evolution (Pareto)", "average": "Evolution by average", "random": "Random search"},
+        section=_SEARCH,
+    )
+    budget: int = knob(
+        150,
+        1,
+        1000,
+        label="Candidates",
+        help="How many layers each search proposes and examines. Most are rejected within a moment.",
+        section=_SEARCH,
+    )
+    population: int = knob(
+        30,
+        1,
+        200,
+        label="Population",
+        help="Accepted layers that stay alive; the oldest leaves when a new one comes (the paper, from memory: 2500).",
+        section=_SEARCH,
+    )
+    exploration: float = knob(
+        0.5,
+        0.0,
+        1.0,
+        label="Exploration",
+        help="Probability that evolution proposes a random layer instead of a mutated one.",
+        step=0.05,
+        section=_SEARCH,
+    )
+    start: Literal["nothing", "usual", "published"] = knob(
+        "nothing",
+        label="Start from",
+        help="Nothing, as in the paper; or let the usual layer (batch norm with ReLU, or group norm with SiLU where "
+        "batch statistics are not allowed), or all published layers, in first (ours; they must pass the tests too).",
+        labels={"nothing": "Nothing", "usual": "The usual layer", "published": "Published layers"},
+        section=_SEARCH,
+    )
+    language: Literal["B", "S"] = knob(
+        "B",
+        label="Statistics",
+        help="May a layer use statistics over the batch (B series), or only over each image (S series)?",
+        labels={"B": "Batch too (B)", "S": "Image only (S)"},
+        section=_SEARCH,
+    )
+    nodes: int = knob(
+        10,
+        1,
+        16,
+        label="Nodes of a graph",
+        help="Operations in a random layer; not all of them need to matter (the paper, from memory: 10).",
+        section=_SEARCH,
+    )
+    trial_steps: int = knob(
+        40,
+        10,
+        200,
+        label="Trial training",
+        unit="steps",
+        help="Training steps on each of three small networks, after which a candidate must reach the threshold.",
+        step=10,
+        section=_SEARCH,
+    )
+    threshold: float = knob(
+        0.2,
+        0.1,
+        0.9,
+        label="Threshold",
+        help="Accuracy that a candidate must reach on every network: twice what guessing gives (the paper's rule).",
+        step=0.05,
+        section=_SEARCH,
+    )
+
+    work_limit = 6e12
+
+    def total_steps(self) -> int:
+        """Updates of every network, or candidates of every search and the re-ranking behind them."""
+        return self.steps if self.mode == "compare" else self.budget + RERANK_STEPS
+
+    def workers(self) -> tuple[int, ...]:
+        """Images per worker, smallest first."""
+        return tuple(sorted(int(size) for size in self.batch_sizes))
+
+    def batch_size(self) -> int:
+        """Images per step in the comparison: the largest number per worker."""
+        return self.workers()[-1]
+
+    def work(self) -> float:
+        """Rough floating-point operations, the calls of small layers counted as operations."""
+        if self.mode == "search":
+            return len(self.strategies) * self.seeds * self.budget * (20 + self.trial_steps) * 3e7
+        layers = len(self.layers) + bool(self.found)
+        size = 2.0 if self.network == "resnet" else 1.0
+        per_step = sum(4e6 * self.batch_size() + 3e7 * self.batch_size() / b for b in self.workers())
+        return layers * self.seeds * self.steps * size * per_step / 2
+
+    def work_advice(self) -> str:
+        """The number of steps or candidates that fits."""
+        what, now = ("steps", self.steps) if self.mode == "compare" else ("candidates", self.budget)
+        fits = int(now * self.work_limit / self.work())
+        return f"With the other settings at most {fits} {what} fit."
+
+    @model_validator(mode="after")
+    def _can_run(self) -> Self:
+        if self.found:
+            try:
+                from_code(self.found)
+            except ValueError as error:
+                raise ValueError(f"the found layer cannot be read: {error}") from None
+        if self.mode == "search":
+            if self.population < LEAST_POPULATION:
+                raise ValueError(
+                    f"a population of {self.population} is too small to run: a tournament takes "
+                    f"{LEAST_POPULATION}. The smallest that works is {LEAST_POPULATION}."
+                )
+            least = len(warm_start_graphs(self.start, self.language)) + 1
+            if self.budget < least:
+                raise ValueError(
+                    f"a budget of {self.budget} candidates is too small to run: {least - 1} of them are the layers it "
+                    f"starts from. The smallest that works is {least}."
+                )
+        return self
+
+
+def warm_start_graphs(start: str, language: str) -> tuple[str, ...]:
+    """Names in :data:`normviz.norms.EVONORM_GRAPHS` of the layers a search starts from."""
+    if start == "nothing":
+        return ()
+    image = ("GN-SiLU", "S0", "S1", "S2")
+    series = image if language == "S" else ("BN-ReLU", "B0", "B2", *image)
+    return series if start == "published" else series[:1]
+
+
+def arm_name(layer: str, size: int) -> str:
+    """Name of a layer's arm for a number of images per worker."""
+    return f"{layer}, n={size}"
+
+
+def arm_names(knobs: Knobs) -> list[str]:
+    """All arms of a setting, in the order of the legend."""
+    if knobs.mode == "search":
+        return [STRATEGIES[strategy] for strategy in knobs.strategies]
+    layers = [*knobs.layers, *([FOUND] if knobs.found else [])]
+    return [arm_name(layer, size) for size in knobs.workers() for layer in layers]
