@@ -179,20 +179,13 @@ def test_refused_upload_says_why_and_nothing_is_kept(server: Server, page: Page)
     assert not list(server.data.glob("uploads/*"))
 
 
-def test_runs_page_overlays_stored_runs(server: Server, page: Page) -> None:
+def test_runs_page_lists_stored_runs(server: Server, page: Page) -> None:
     for rate in ("0.001", "0.01"):
         page.goto(f"{server.url}/{SLUG}?{SMALL}&learning_rate={rate}")
         wait_for_status(page, r"^Done: step 40 of 40")
     page.goto(f"{server.url}/runs")
     expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible()
     expect(page.locator("[data-testid=stDataFrame]")).to_be_visible()
-    box = page.get_by_role("combobox", name="Runs to open")
-    for _ in range(2):
-        box.click()
-        page.get_by_role("option").first.click()
-    expect(page.get_by_text("Overlay", exact=True)).to_be_visible()
-    wait_for_points(page)
-    assert any("run A: LayerNorm" in text and "run B: LayerNorm" in text for text in chart_texts(page))
 
 
 def test_narrow_screen_has_no_sideways_scroll(server: Server, browser: Browser) -> None:

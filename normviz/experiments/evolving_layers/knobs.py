@@ -145,7 +145,7 @@ class Knobs(Base):
     language: Literal["B", "S"] = knob(
         "B",
         label="Statistics",
-        help="May a layer use statistics over the batch (B series), or only over each image (S series)?",
+        help="Whether a layer may use statistics over the batch (B series) or only over each image (S series).",
         labels={"B": "Batch too (B)", "S": "Image only (S)"},
         section=_SEARCH,
     )
