@@ -1,0 +1,245 @@
+"""What is drawn on the page *Optimizer spectra*: every optimizer at its best learning rate, and the grids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from normviz.experiments.optimizer_spectra.best import BestLog, best_log, final_losses, members_by_arm
+from normviz.experiments.optimizer_spectra.charts import factors_figure, geometry_figure, plan_figure
+from normviz.experiments.optimizer_spectra.knobs import HISTOGRAM_RANGE, Knobs, arm_names, split_member
+from normviz.figures import Figure, line_figure, profile_figure, ridge_figure, seed_bands
+from normviz.figures.bars import bar_figure
+from normviz.figures.curves import curve_figure
+from normviz.frame import FrameLog
+
+__all__ = ["draw"]
+
+FLOOR = 1e-4
+"""Singular values below this share of the root mean square are not drawn."""
+
+DIVERGED = 100.0
+"""Final losses from here on are left out of the chart of learning rates."""
+
+LOSS = {
+    "digits": "cross-entropy (nats)",
+    "regression": "‖AWB − C‖² / ‖C‖²",
+    "language": "cross-entropy (nats)",
+}
+
+
+def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+    """All figures for what the log holds, with the cursor at ``step``."""
+    best = best_log(log, knobs)
+    arms = arm_names(knobs)
+    figures = {
+        "loss": _loss(best, knobs, step),
+        "update_spectrum": _spectrum(
+            best,
+            "update_spectrum",
+            knobs,
+            step,
+            title="Singular values of the update",
+            look_for="Flat: every direction of the matrix moves alike. Steep: a few directions do all the moving.",
+        ),
+        "gradient_spectrum": _spectrum(
+            best,
+            "gradient_spectrum",
+            knobs,
+            step,
+            title="Singular values of the gradient",
+            look_for="What the optimizers were given. Compare with the update beside it, on the same axis.",
+        ),
+        "geometry": geometry_figure(best, arms=arms, step=step),
+        "time": _time(best, log, knobs),
+        "grid": _grid(best, log, knobs),
+        "norms": ridge_figure(
+            best,
+            "norms",
+            low=HISTOGRAM_RANGE[0],
+            high=HISTOGRAM_RANGE[1],
+            title="Norms of the update's rows and columns",
+            x="norm / mean norm",
+            look_for="A needle at 1: all rows (neurons) or columns (inputs) move by the same length.",
+            layer_names=["rows", "columns"],
+            arms=arms,
+            step=step,
+        ),
+        "rank": line_figure(
+            best,
+            "effective_rank",
+            title="Effective rank of the update",
+            y="exp(entropy of the squared singular values)",
+            look_for="In how many directions does the matrix move? GaLore cannot exceed its rank.",
+            arms=arms,
+            step=step,
+            last=knobs.steps,
+        ),
+        "memory": _memory(best, arms),
+        "condition": line_figure(
+            best,
+            "condition",
+            title="Condition number of the update",
+            y="largest / smallest singular value",
+            look_for="Lower is flatter. GaLore's counts only its r directions. Log scale.",
+            arms=arms,
+            log_scale=True,
+            step=step,
+            last=knobs.steps,
+        ),
+    }
+    if knobs.task != "regression":
+        figures["validation"] = line_figure(
+            best,
+            "validation_loss",
+            title="Validation loss",
+            y=LOSS[knobs.task],
+            look_for="By its last three values each optimizer's best learning rate is chosen.",
+            arms=arms,
+            log_scale=knobs.task == "digits",
+            step=step,
+            last=knobs.steps,
+        )
+    if "sinkgd" in knobs.optimizers:
+        figures["sinkhorn"] = _sinkhorn(best, arms, step)
+    if "normuon" in knobs.optimizers:
+        figures["plan"] = plan_figure(log)
+    if fira := [arm for arm in arms if arm.startswith("Fira")]:
+        figures["factors"] = factors_figure(best, arms=fira, step=step)
+        figures["limiter"] = line_figure(
+            best,
+            {"residual_unlimited": ", before the limiter", "residual": ", after it"},
+            title="Fira's part outside the subspace",
+            y="Frobenius norm",
+            look_for="Where the two part, the limiter held a jump back. Log scale.",
+            arms=fira,
+            log_scale=True,
+            step=step,
+            last=knobs.steps,
+        )
+    return figures
+
+
+def _loss(best: BestLog, knobs: Knobs, step: int | None) -> Figure:
+    return line_figure(
+        best,
+        "loss",
+        title="Training loss",
+        y=LOSS[knobs.task],
+        look_for="Each optimizer at its best learning rate so far; same network, start and batches. Log scale."
+        if knobs.task != "language"
+        else "Each optimizer at its best learning rate so far; same network, start and batches.",
+        arms=arm_names(knobs),
+        log_scale=knobs.task != "language",
+        step=step,
+        last=knobs.steps,
+    )
+
+
+def _spectrum(
+    best: BestLog, name: str, knobs: Knobs, step: int | None, *, title: str, look_for: str
+) -> Figure:
+    entries = best.arrays(name, step)
+    parts: list[tuple[str, NDArray[np.float64]]] = []
+    for arm in arm_names(knobs):
+        values = [e.value.astype(float) for e in entries if e.arm == arm]
+        if values:
+            stack = np.stack(values)  # (seeds, singular values)
+            x = np.arange(1, stack.shape[1] + 1)
+            rows = np.stack([x, stack.mean(0), stack.min(0), stack.max(0)], axis=1)
+            parts.append((arm, rows[rows[:, 2] >= FLOOR]))
+    table = np.concatenate([rows for _, rows in parts]) if parts else np.zeros((0, 4))
+    data = pd.DataFrame(table, columns=["x", "mean", "low", "high"])
+    data["arm"] = [arm for arm, rows in parts for _ in range(len(rows))]
+    when = f" (step {max(e.step for e in entries)})" if entries else ""
+    return curve_figure(
+        data,
+        title=title + when,
+        x="singular value, largest first",
+        y="singular value / root mean square",
+        look_for=look_for,
+        arms=arm_names(knobs),
+        log_y=True,
+    )
+
+
+def _time(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
+    """Loss against seconds: steps times the median time of a step of that optimizer, whatever its learning rate."""
+    bands = seed_bands(best.scalars("loss"))
+    times = log.scalars("step_ms")
+    by_arm: dict[str, list[float]] = {}
+    for member, value in zip(times["arm"].tolist(), times["value"].tolist(), strict=True):
+        by_arm.setdefault(split_member(member)[0], []).append(value)
+    medians = {arm: float(np.median(values)) for arm, values in by_arm.items()}
+    per_step = np.array([medians[arm] for arm in bands["arm"].tolist()])
+    return curve_figure(
+        bands.assign(x=bands["step"].to_numpy() * per_step / 1e3),
+        title="The same against time",
+        x="seconds on this machine (steps × median time of a step in this run)",
+        y=LOSS[knobs.task],
+        look_for="Fewer steps are no gain if each takes longer. Small matrices on a CPU flatter the cheap optimizers.",
+        arms=arm_names(knobs),
+        log_y=knobs.task != "language",
+    )
+
+
+def _grid(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
+    losses = final_losses(log, knobs)
+    rows = []
+    for arm, members in members_by_arm(log).items():
+        for member in members:
+            values = [v for v in losses.get(member, {}).values() if v < DIVERGED]
+            if values:
+                rate = split_member(member)[1]
+                rows.append((arm, rate, sum(values) / len(values), min(values), max(values)))
+    chosen = best.rates
+    rates = ", ".join(f"{arm} {chosen[arm]:g}" for arm in arm_names(knobs) if arm in chosen)
+    kind = "loss" if knobs.task == "regression" else "validation loss"
+    return curve_figure(
+        pd.DataFrame(rows, columns=["arm", "x", "mean", "low", "high"]),
+        title="Every learning rate that was trained",
+        x="learning rate",
+        y=f"final {kind}",
+        look_for=f"The other charts show each line's lowest point. Best so far: {rates}.",
+        arms=arm_names(knobs),
+        log_x=True,
+        log_y=True,
+        points=True,
+    )
+
+
+def _memory(best: BestLog, arms: list[str]) -> Figure:
+    def by_arm(name: str) -> dict[str, float]:
+        table = best.scalars(name)
+        return dict(zip(table["arm"].tolist(), table["value"].tolist(), strict=True))
+
+    held, numbers, formula = (by_arm(n) for n in ("state_bytes", "state_numbers", "state_formula"))
+    per_number = {arm: held[arm] / numbers[arm] for arm in held if numbers[arm] > 0}
+    expected = {arm: formula[arm] * per_number.get(arm, 0.0) for arm in formula}
+    return bar_figure(
+        held,
+        title="Memory of the optimizer, per parameter of a matrix",
+        x="bytes of state per parameter (float32)",
+        look_for="Counted in the storage; the grey mark is the paper's formula. The weight itself takes 4 bytes.",
+        arms=arms,
+        expected=expected,
+        expected_label="formula",
+    )
+
+
+def _sinkhorn(best: BestLog, arms: list[str], step: int | None) -> Figure:
+    entries = best.arrays("sinkhorn_residual", step)
+    half_steps = max((len(e.value) for e in entries), default=0)
+    return profile_figure(
+        best,
+        "sinkhorn_residual",
+        title="SinkGD: how far each half-sweep still moves the gradient",
+        x="sweeps over rows and columns",
+        y="‖change‖ / ‖X‖",
+        look_for="After five sweeps (the default) hardly anything changes. It never goes up.",
+        arms=[arm for arm in arms if arm == "SinkGD"],
+        positions=[1 + k / 2 for k in range(half_steps)],
+        log_scale=True,
+        step=step,
+    )

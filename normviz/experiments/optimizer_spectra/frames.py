@@ -1,0 +1,420 @@
+"""What is trained on the page *Optimizer spectra*.
+
+Digits: an MLP 64-128-64-64-10 on scikit-learn's 8 x 8 digits, in float64. Matrix equation: min ||A W B - C||^2 /
+||C||^2 from W = 0, A and B square with condition number 100, C = A W* B for a Gaussian W*, in float64; every seed has
+its own A, B and C. Text: a character-level GPT of two blocks (width 64, context 64), in float32.
+
+Each optimizer is one arm per learning rate. Members run one after another on every device, so that each step can be
+timed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from models import GPT, MLP
+from normviz.data import chunks, load_digits, seeded_generator
+from normviz.data.corpora import load_corpus
+from normviz.experiments.optimizer_spectra.fira import Shadow
+from normviz.experiments.optimizer_spectra.knobs import (
+    HISTOGRAM_RANGE,
+    PLANS,
+    SPIKE_AT,
+    Knobs,
+    learning_rates,
+    member_name,
+)
+from normviz.experiments.optimizer_spectra.optimizers import (
+    REST_RATE,
+    Watched,
+    matrix_optimizer,
+    state_formula,
+)
+from normviz.frame import Frame, Value
+from normviz.optim import (
+    ColumnNorm,
+    FiraAdamW,
+    RowNorm,
+    assign_owners,
+    multi_normalize,
+    simulate_sharded_step,
+    split_matrix_params,
+)
+from normviz.probes import (
+    UpdateRecord,
+    col_norm_cv,
+    condition_number,
+    cosine,
+    effective_rank,
+    optimizer_state_bytes,
+    rms,
+    row_norm_cv,
+    singular_values,
+    stable_rank,
+)
+from normviz.training import Arm, Batch, Batches, Member, evaluation_loss, resolve_device, train
+
+__all__ = ["frames"]
+
+CONTEXT, WIDTH = 64, 64
+HIDDEN = (128, 64, 64)
+SIDES = {"tall": (64, 32), "square": (48, 48), "wide": (32, 64)}
+"""Shape of the unknown W of the matrix equation."""
+
+CONDITION = 100.0
+"""Condition number of A and of B."""
+
+WATCHED = {
+    "digits": {
+        "tall": "blocks.0.linear.weight",
+        "square": "blocks.2.linear.weight",
+        "wide": "blocks.1.linear.weight",
+    },
+    "regression": dict.fromkeys(SIDES, "weight"),
+    "language": {
+        "tall": "blocks.1.mlp.fc1.weight",
+        "square": "blocks.1.attn.proj.weight",
+        "wide": "blocks.1.mlp.fc2.weight",
+    },
+}
+RESIDUAL_SWEEPS = 20
+BINS = 30
+PROBES = 20
+"""Measurements of the spectrum in a run."""
+
+GPT2_SMALL = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
+"""Weight matrices of one of GPT-2 small's twelve blocks: qkv, attention output, and the two of the MLP."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, its loss, its batches, and what is held out ([] if nothing)."""
+
+    model: Callable[[], nn.Module]
+    loss: Callable[[Callable[..., Tensor], Batch], Tensor]
+    batches: Batches
+    held_out: list[Batch]
+
+
+def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
+    """Train every optimizer with every learning rate and yield what the page shows; see :class:`Knobs`."""
+    threads = torch.get_num_threads()
+    # Matrices of digits and of the equation are so small that a second thread only waits, and burns its core.
+    torch.set_num_threads(threads if knobs.task == "language" else 1)
+    try:
+        yield from _frames(knobs, resolve_device(device))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _frames(knobs: Knobs, where: torch.device) -> Iterator[Frame]:
+    names = {
+        member_name(optimizer, rate): (optimizer, rate)
+        for optimizer in knobs.optimizers
+        for rate in learning_rates(knobs, optimizer)
+    }
+    for name in names:
+        yield from (Frame(0, name, seed) for seed in range(knobs.seeds))
+    task = {"digits": _digits, "regression": _regression, "language": _language}[knobs.task](knobs, where)
+    yield from _memory(knobs, task, names)
+    if "normuon" in knobs.optimizers:
+        yield from _distributed_plan(knobs)
+
+    builds = {name: _Build(*names[name], knobs, task) for name in names}
+    arms = [
+        Arm(name, build.model, build.optimizer, task.loss, _schedule(knobs)) for name, build in builds.items()
+    ]
+    every = max(1, knobs.steps // PROBES)
+    training = train(
+        arms,
+        range(knobs.seeds),
+        batches=task.batches,
+        steps=knobs.steps,
+        device=where,
+        evaluate=partial(_evaluate, held_out=task.held_out) if task.held_out else None,
+        eval_every=every,
+        together=False,
+    )
+    while True:
+        started = time.perf_counter()
+        frame = next(training, None)
+        elapsed = time.perf_counter() - started
+        if frame is None:
+            return
+        if "loss" not in frame.values or frame.event is not None:
+            yield frame
+            continue
+        optimizer = builds[frame.arm].built[frame.seed]
+        values = {
+            **frame.values,
+            "step_ms": 1e3 * (elapsed - optimizer.overhead),
+            "optimizer_ms": 1e3 * optimizer.seconds,
+        }
+        if frame.step % every == 0:
+            values |= _spectra(optimizer.records["probed"])
+            values |= optimizer.measured
+        if (frame.step + 1) % every == 0:
+            optimizer.arm()
+        optimizer.seconds = optimizer.overhead = 0.0
+        yield Frame(frame.step, frame.arm, frame.seed, values)
+
+
+class _Build:
+    """The members of one optimizer with one learning rate.
+
+    Attributes:
+        built: their optimizers, seed by seed.
+    """
+
+    def __init__(self, optimizer: str, rate: float, knobs: Knobs, task: Task) -> None:
+        self.name, self.rate, self.knobs, self.task = optimizer, rate, knobs, task
+        self.built: list[Watched] = []
+
+    def model(self) -> nn.Module:
+        """The network of the next member, remembered for :meth:`optimizer`, which needs its parameters' names."""
+        self._latest = self.task.model()
+        return self._latest
+
+    def optimizer(self, params: Iterable[nn.Parameter]) -> Watched:  # noqa: ARG002
+        """The optimizer over the network built last, armed for the first step."""
+        matrices, rest = (group["params"] for group in split_matrix_params(self._latest))
+        probed = self._latest.get_parameter(WATCHED[self.knobs.task][self.knobs.matrix])
+        inner = matrix_optimizer(self.name, matrices, self.rate, self.knobs)
+        watched = Watched(
+            inner,
+            AdamW(rest, REST_RATE, weight_decay=0.0) if rest else None,
+            {"probed": probed},
+            spike=int(SPIKE_AT * self.knobs.steps) if self.knobs.spike else -1,
+        )
+        if isinstance(inner, FiraAdamW):
+            shadow = Shadow(inner, probed)
+            watched.after.append(shadow.update)
+            watched.measures.append(shadow.values)
+        if self.name == "sinkgd":
+            watched.measures.append(partial(_sinkhorn_residual, probed))
+        watched.arm()
+        self.built.append(watched)
+        return watched
+
+
+def _schedule(knobs: Knobs) -> Callable[[Optimizer], LambdaLR] | None:
+    if knobs.schedule == "constant":
+        return None
+    return partial(LambdaLR, lr_lambda=lambda step: 1 - step / knobs.steps)
+
+
+def _evaluate(member: Member, *, held_out: list[Batch]) -> Mapping[str, Value]:
+    return {"validation_loss": evaluation_loss(member, held_out)}
+
+
+# -------------------------------------------------------------------------------------------------------- tasks
+
+
+def _digits(knobs: Knobs, device: torch.device) -> Task:
+    data = load_digits("flat").to(device)
+    double = replace(data, x_train=data.x_train.double(), x_test=data.x_test.double())
+
+    def loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
+        images, labels = batch
+        return cross_entropy(call(images), labels)
+
+    def model() -> nn.Module:
+        return MLP(64, HIDDEN, double.num_classes).double()
+
+    return Task(model, loss, double.train_batches(knobs.batch_size), [(double.x_test, double.y_test)])
+
+
+class _MatrixEquation(nn.Module):
+    """W (m, n) between A and B, from zero."""
+
+    def __init__(self, m: int, n: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(m, n, dtype=torch.float64))
+
+    def forward(self, A: Tensor, B: Tensor) -> Tensor:
+        return A @ self.weight @ B
+
+
+def _regression(knobs: Knobs, device: torch.device) -> Task:
+    m, n = SIDES[knobs.matrix]
+
+    @cache
+    def problem(seed: int) -> Batch:
+        A, B = (_conditioned(size, seeded_generator(seed, i)) for i, size in enumerate((m, n)))
+        W = torch.randn(m, n, generator=seeded_generator(seed, 2), dtype=torch.float64)
+        return tuple(X.to(device) for X in (A, B, A @ W @ B))
+
+    def loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
+        A, B, C = batch
+        return (call(A, B) - C).square().sum() / C.square().sum()
+
+    return Task(partial(_MatrixEquation, m, n), loss, lambda seed, step: problem(seed), [])  # noqa: ARG005
+
+
+def _conditioned(size: int, generator: torch.Generator) -> Tensor:
+    """U diag(s) V^T with random rotations and s evenly spaced in the logarithm from 1 to 1/100."""
+    U, V = (
+        torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+        for _ in range(2)
+    )
+    s = torch.logspace(0.0, -math.log10(CONDITION), size, dtype=torch.float64)
+    conditioned: Tensor = (U * s) @ V.mT
+    return conditioned
+
+
+def _language(knobs: Knobs, device: torch.device) -> Task:
+    corpus = load_corpus(knobs.corpus).to(device)
+
+    def loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
+        tokens, targets = batch
+        return cross_entropy(call(tokens).flatten(0, 1), targets.flatten())
+
+    held_out = corpus.windows("val", CONTEXT, limit=128)
+    model = partial(GPT, corpus.vocab_size, dim=WIDTH, num_layers=2, num_heads=4, max_length=CONTEXT)
+    batches = corpus.batches(CONTEXT, knobs.windows())
+    return Task(model, loss, batches, list(chunks((held_out.tokens, held_out.targets), 64)))
+
+
+# ------------------------------------------------------------------------------------------------- measurements
+
+
+def _spectra(record: UpdateRecord) -> dict[str, Value]:
+    """Spectra of gradient and update, and the update's measures.
+
+    The update is a difference of weights: singular values below their rounding are noise, and count as zero.
+    """
+    U, W = record.update, record.before
+    assert record.gradient is not None
+    G = record.gradient.double().cpu()
+    rounding = torch.finfo(W.dtype).eps * float(W.abs().max()) / record.rate
+    floor = rounding * (math.sqrt(U.shape[0]) + math.sqrt(U.shape[1]))
+    s = singular_values(U)
+    s = torch.where(s < floor, 0.0, s)
+    return {
+        "update_spectrum": _relative(s),
+        "gradient_spectrum": _relative(singular_values(G)),
+        "condition": float(condition_number(s)),
+        "stable_rank": float(stable_rank(s)),
+        "effective_rank": float(effective_rank(s)),
+        "rank": float((s > 0).sum()),
+        "row_cv": float(row_norm_cv(U)),
+        "column_cv": float(col_norm_cv(U)),
+        "rms": float(rms(U)),
+        "cosine": float(cosine(U, G)),
+        "norms": np.stack([_histogram(U.norm(dim=1)), _histogram(U.norm(dim=0))]),
+    }
+
+
+def _relative(s: Tensor) -> NDArray[np.float32]:
+    """Singular values over their root mean square."""
+    size = s.square().mean().sqrt()
+    return (s / size if size > 0 else s).numpy().astype(np.float32)
+
+
+def _histogram(norms: Tensor) -> NDArray[np.float32]:
+    """Density of norms over their mean; what lies beyond the range is counted in its last bin."""
+    low, high = HISTOGRAM_RANGE
+    width = (high - low) / BINS
+    relative = (norms / norms.mean().clamp(min=1e-300)).clamp(low, high - 1e-6)
+    counts = torch.histc(relative, BINS, low, high)
+    return (counts / (counts.sum() * width)).numpy().astype(np.float32)
+
+
+def _sinkhorn_residual(probed: Tensor) -> Mapping[str, Value]:
+    """How far each half-step of SR-Sinkhorn, from the second, moves the gradient: ||X_k - X_(k-1)|| / ||X_k||."""
+    assert probed.grad is not None
+    G = probed.grad.double()
+    G = G[G.any(1)][:, G.any(0)]  # the theorem's assumption: no row or column is zero
+    _, trace = multi_normalize(G, (RowNorm(), ColumnNorm()), RESIDUAL_SWEEPS, return_trace=True)
+    moves = [float((b - a).norm() / b.norm().clamp(min=1e-300)) for a, b in pairwise(trace)]
+    return {"sinkhorn_residual": np.array(moves, dtype=np.float32)}
+
+
+def _memory(knobs: Knobs, task: Task, names: Mapping[str, tuple[str, float]]) -> Iterator[Frame]:
+    """Bytes that each optimizer keeps, counted on a float32 copy of the network after one step."""
+    model = task.model().float()
+    generator = seeded_generator(0)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator)
+    matrices, rest = (group["params"] for group in split_matrix_params(model))
+    count = sum(p.numel() for p in matrices)
+    total = sum(p.numel() for p in model.parameters())
+    rest_bytes = 0
+    if rest:
+        adam = AdamW(rest, REST_RATE)
+        adam.step()
+        rest_bytes = optimizer_state_bytes(adam)
+    shapes = [(p.shape[0], p.shape[1]) for p in matrices]
+    counted: dict[str, dict[str, Value]] = {}
+    for name, (optimizer, rate) in names.items():
+        if optimizer not in counted:
+            inner = matrix_optimizer(optimizer, matrices, rate, knobs)
+            inner.step()
+            held = optimizer_state_bytes(inner)
+            counted[optimizer] = {
+                "state_bytes": held / count,
+                "state_numbers": held / 4,
+                "state_formula": float(state_formula(optimizer, shapes, knobs.rank)),
+                "rows": float(sum(m for m, _ in shapes)),
+                "training_bytes": (8 * total + held + rest_bytes) / total,
+            }
+        for seed in range(knobs.seeds):
+            yield Frame(0, name, seed, counted[optimizer])
+
+
+def _distributed_plan(knobs: Knobs) -> Iterator[Frame]:
+    """Newton-Schulz operations per machine for GPT-2 small, and how far a sharded step is from a whole one."""
+    world, steps = knobs.world, knobs.ns_steps
+    shapes = GPT2_SMALL * 12
+    flops = [newton_schulz_flops(m, n, steps) for m, n in shapes]
+    plans = {
+        "everywhere": [list(range(len(shapes)))] * world,
+        "in order": [list(range(rank, len(shapes), world)) for rank in range(world)],
+        "sorted": [
+            [i for i, owner in enumerate(assign_owners(shapes, world)) if owner == rank]
+            for rank in range(world)
+        ],
+    }
+    values: dict[str, Value] = {
+        f"plan/{PLANS[name]}": np.array(
+            [sum(flops[i] for i in mine) / 1e9 for mine in plan], dtype=np.float32
+        )
+        for name, plan in plans.items()
+    }
+    for rate in learning_rates(knobs, "normuon"):
+        for seed in range(knobs.seeds):
+            values["sharded_difference"] = _sharded_difference(knobs, seed)
+            yield Frame(0, member_name("normuon", rate), seed, values)
+
+
+def newton_schulz_flops(m: int, n: int, steps: int) -> float:
+    """Operations of Newton-Schulz on an (m, n) matrix: X X^T, A A and A X, twice the product of the sizes each."""
+    short, long = min(m, n), max(m, n)
+    return float(steps * (4 * short * short * long + 2 * short**3))
+
+
+def _sharded_difference(knobs: Knobs, seed: int) -> float:
+    """Largest entry by which three steps over ``world`` machines differ from three on one, on random matrices."""
+    generator = seeded_generator(seed, 7)
+    whole = shards = torch.randn(50, 20, generator=generator, dtype=torch.float64)
+    state_whole: Mapping[str, Tensor] = {}
+    state_shards: Mapping[str, Tensor] = {}
+    for _ in range(3):
+        g = torch.randn(50, 20, generator=generator, dtype=torch.float64)
+        step = partial(simulate_sharded_step, ns_steps=knobs.ns_steps, scale=knobs.scale)
+        whole, state_whole = step(whole, g, state_whole, 1)
+        shards, state_shards = step(shards, g, state_shards, knobs.world)
+    return float((whole - shards).abs().max())
