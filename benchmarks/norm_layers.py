@@ -69,7 +69,7 @@ def images() -> tuple[Contender, list[Contender]]:
     contenders = [
         Contender("GroupNorm + ReLU", "torch", lambda c: nn.Sequential(nn.GroupNorm(GROUPS, c), nn.ReLU())),
         Contender(
-            "UnifiedNorm2d + ReLU",
+            "UnifiedNorm + ReLU",
             "ours",
             lambda c: nn.Sequential(UnifiedNorm2d(c, warmup_iters=0), nn.ReLU()),
         ),
@@ -83,7 +83,7 @@ def images() -> tuple[Contender, list[Contender]]:
             layer = getattr(timm, f"EvoNorm2d{kind}")
             contenders.append(Contender(f"EvoNorm-{kind}", "timm", lambda c, f=layer, o=options: f(c, **o)))
     return Contender(
-        "BatchNorm2d + ReLU", "torch", lambda c: nn.Sequential(nn.BatchNorm2d(c), nn.ReLU())
+        "BatchNorm + ReLU", "torch", lambda c: nn.Sequential(nn.BatchNorm2d(c), nn.ReLU())
     ), contenders
 
 
@@ -99,7 +99,7 @@ def tokens() -> tuple[Contender, list[Contender]]:
         Contender("RMSNorm", "ours", RMSNorm),
         Contender("PowerNorm", "ours", lambda c: PowerNorm(c, warmup_iters=0, batch_first=True)),
         Contender("PowerNorm-V", "ours", lambda c: PowerNormV(c, batch_first=True)),
-        Contender("UnifiedNorm1d", "ours", lambda c: UnifiedNorm1d(c, warmup_iters=0)),
+        Contender("UnifiedNorm", "ours", lambda c: UnifiedNorm1d(c, warmup_iters=0)),
     ]
 
 
@@ -152,10 +152,10 @@ def seconds_per_step(
 def compare(
     family: str, shape: tuple[int, ...], *, slice_: float = SLICE, repeats: int = REPEATS
 ) -> list[list[object]]:
-    """One row per layer: family, shape, layer, owner, milliseconds, times the baseline, range of that ratio."""
+    """One row per layer: layer, owner, shape, milliseconds, times the baseline, lowest and highest of that ratio."""
     baseline, contenders = FAMILIES[family][0]()
     plain = seconds_per_step(baseline, shape, slice_)
-    text = " x ".join(map(str, shape))
+    text = "x".join(map(str, shape))
     taken: list[float] = []
     rows: list[list[object]] = []
     for contender in contenders:
@@ -170,13 +170,9 @@ def compare(
             taken.append(plain())
             return taken[-1]
 
-        ratio, low, high = paired_ratio(timed, baseline_timed, repeats)
-        milliseconds = 1e3 * statistics.median(own)
-        rows.append(
-            [family, text, contender.name, contender.owner, milliseconds, ratio, f"{low:.2f} to {high:.2f}"]
-        )
-    first = [family, text, baseline.name, baseline.owner, 1e3 * statistics.median(taken), 1.0, "baseline"]
-    return [first, *rows]
+        ratios = paired_ratio(timed, baseline_timed, repeats)
+        rows.append([contender.name, contender.owner, text, 1e3 * statistics.median(own), *ratios])
+    return [[baseline.name, baseline.owner, text, 1e3 * statistics.median(taken), 1.0, 1.0, 1.0], *rows]
 
 
 def main() -> None:
@@ -192,13 +188,13 @@ def main() -> None:
         ]
     finally:
         torch.set_num_threads(threads)
-    note = "Forward and backward, training mode, one thread, float32; ratios are paired with the family's baseline."
+    note = "Forward and backward, training mode, one thread, float32; ratios to the family's first layer."
     if timm_evonorms() is None:
         note += " timm cannot be imported here: its rows are left out."
     report(
         "norm_layers",
         "Normalization layers and SELU: time of a step",
-        ("family", "shape", "layer", "from", "ms", "times baseline", "range"),
+        ("layer", "from", "shape", "ms", "ratio", "low", "high"),
         rows,
         note,
     )

@@ -34,6 +34,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from normviz.norms._evonorm_primitives import moment
 from normviz.validation import check_choice, check_integer, check_real
@@ -286,12 +287,13 @@ class _EvoNorm2dS(_EvoNorm2d):
         check_images(input, self.num_features)
         x = widened(input)
         y = self._numerator(x) if self.apply_act else x
+        gain = per_channel(self.weight)
         if self.apply_act or self.keep_norm:
-            y = y / self._group_root(x)
-        return self._affine(y, input.dtype)
+            gain = gain / self._group_root(x)  # (N, C, 1, 1): dividing the gain spares a pass over y
+        return (gain * y + per_channel(self.bias)).to(input.dtype)
 
     def _numerator(self, x: Tensor) -> Tensor:
-        return x * x.sigmoid()
+        return silu(x)  # x sigmoid(x)
 
     def _group_root(self, x: Tensor) -> Tensor:
         if self._moment == "variance":

@@ -25,6 +25,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from normviz.norms.selu_moments import (
     ALPHA01,
@@ -91,9 +92,7 @@ def selu(x: Tensor, alpha: float = ALPHA01, scale: float = LAMBDA01) -> Tensor:
         tensor([-1.1113,  0.0000,  1.0507])
     """
     _check_floating("selu", x)
-    # Without the clamp, e^x of a large x overflows in the branch not taken and its gradient is inf * 0 = NaN.
-    negative = (alpha * torch.expm1(x.clamp(max=0.0))).to(x.dtype)
-    return scale * torch.where(x > 0.0, x, negative)
+    return scale * F.elu(x, alpha)  # elu(x) = x for x > 0, alpha (e^x - 1) else, in one pass over memory
 
 
 class SELU(nn.Module):
