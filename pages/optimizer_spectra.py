@@ -26,10 +26,11 @@ the range over seeds.
 """
 
 READING = r"""
-**How to read it.** The two spectra are one picture: right what the optimizer was given, left what it made of it. Drag
-the moment slider and watch them change. A **condition number** of 1 would be a flat line; the *effective rank* counts how
-many directions carry the update. Muon and SWAN are flat by design, SinkGD is not: equal rows and columns do not make
-equal singular values.
+**How to read it.** The two spectra are one picture: left what the optimizer was given, right what it made of it. Drag
+the moment slider and watch them change. A **condition number** (largest over smallest singular value) of 1 would be a
+flat line; the *effective rank* counts how many directions carry the update. Muon and SWAN are flat by design, SinkGD is
+not: equal rows and columns do not make equal singular values. GaLore looks well conditioned because only its $r$
+directions are counted.
 
 The chart of conditioning against row balance is NorMuon's central picture. For a *tall* matrix Muon cannot have both a
 flat spectrum and even rows; NorMuon buys the second with a little of the first. Switch to the *wide* matrix: there rows

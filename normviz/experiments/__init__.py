@@ -15,6 +15,7 @@ SLUGS: tuple[str, ...] = (
     "self-normalizing",
     "evolving-layers",
     "effective-learning-rate",
+    "optimizer-spectra",
     "residual-depth",
     "attention-entropy",
     "sample-reweighting",

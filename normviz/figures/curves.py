@@ -83,7 +83,13 @@ def _curve_spec(
         title=None,
         scale=alt.Scale(domain=list(arms), range=[colours(palette)[i] for i in at]),
         legend=alt.Legend(
-            orient="top", symbolType="stroke", symbolSize=240, columns=3, labelLimit=130, symbolOpacity=1
+            orient="top",
+            symbolType="stroke",
+            symbolSize=150,
+            columns=3,
+            columnPadding=6,
+            labelLimit=120,
+            symbolOpacity=1,
         ),
     )
     dash = alt.StrokeDash(

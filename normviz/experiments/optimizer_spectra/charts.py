@@ -72,7 +72,9 @@ def geometry_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = No
 @lru_cache(maxsize=64)
 def _geometry_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     scale = alt.Scale(domain=list(arms), range=colours(arms))
-    legend = alt.Legend(orient="top", columns=3, labelLimit=130, symbolOpacity=1, symbolSize=90)
+    legend = alt.Legend(
+        orient="top", columns=3, columnPadding=6, labelLimit=120, symbolOpacity=1, symbolSize=90
+    )
     colour = alt.Color("arm:N", title=None, scale=scale, legend=legend)
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
     shown = alt.when(pick)
@@ -122,15 +124,16 @@ def factors_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = Non
     ]
     data = pd.DataFrame(rows, columns=["arm", "low", "full"])
     title, text = "Fira's scaling factors", "Scatter chart of scaling factors; nothing is measured yet."
+    look_for = "Along the diagonal: Adam rescales a row (column) alike in r directions and in all of them."
     if entries:
         shown = max(entry.step for entry in entries)
         table = log.scalars("phi_spearman")
         at = table[(table["step"] == shown) & table["arm"].isin(arms)]["value"]
-        title = f"{title} (step {shown}, rank correlation {at.mean():.2f})"
+        title = f"{title} (step {shown})"
         text = (
             f"Scatter chart of {len(rows)} scaling factors at step {shown}: rank correlation {at.mean():.3f}."
         )
-    look_for = "Does Adam rescale a row (column) alike in r directions and in all? Then the dots lie on the diagonal."
+        look_for = f"{look_for} Here their rank correlation is {at.mean():.2f}."
     return Figure(title, look_for, text, spec=_factors_spec(tuple(arms)), data=data)
 
 
@@ -176,11 +179,9 @@ def plan_figure(log: FrameLog) -> Figure:
     else:
         text = "Bars of operations per machine; nothing is measured yet."
     look_for = (
-        "Only the tallest bar of a plan counts: everyone waits for the busiest machine. Counted, not timed."
+        "Newton–Schulz work, counted, not timed. Everyone waits for the busiest machine: the tallest bar."
     )
-    return Figure(
-        "Orthogonalising GPT-2 small on several machines", look_for, text, spec=_plan_spec(), data=data
-    )
+    return Figure("GPT-2 small's matrices on several machines", look_for, text, spec=_plan_spec(), data=data)
 
 
 @lru_cache(maxsize=1)

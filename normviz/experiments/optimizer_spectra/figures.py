@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normviz.experiments.optimizer_spectra.best import BestLog, best_log, final_losses, members_by_arm
+from normviz.experiments.optimizer_spectra.best import (
+    BestLog,
+    best_log,
+    criterion,
+    final_losses,
+    members_by_arm,
+)
 from normviz.experiments.optimizer_spectra.charts import factors_figure, geometry_figure, plan_figure
 from normviz.experiments.optimizer_spectra.knobs import HISTOGRAM_RANGE, Knobs, arm_names, split_member
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure, seed_bands
@@ -34,82 +40,59 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     best = best_log(log, knobs)
     arms = arm_names(knobs)
     figures = {
-        "loss": _loss(best, knobs, step),
-        "update_spectrum": _spectrum(
-            best,
-            "update_spectrum",
-            knobs,
-            step,
-            title="Singular values of the update",
-            look_for="Flat: every direction of the matrix moves alike. Steep: a few directions do all the moving.",
-        ),
         "gradient_spectrum": _spectrum(
             best,
             "gradient_spectrum",
             knobs,
             step,
             title="Singular values of the gradient",
-            look_for="What the optimizers were given. Compare with the update beside it, on the same axis.",
+            look_for="What the optimizers are given. A few directions hold almost everything.",
         ),
+        "update_spectrum": _spectrum(
+            best,
+            "update_spectrum",
+            knobs,
+            step,
+            title="Singular values of the update",
+            look_for="What they make of it. Flat: every direction of the matrix moves alike.",
+        ),
+        "loss": _loss(best, knobs, step),
         "geometry": geometry_figure(best, arms=arms, step=step),
         "time": _time(best, log, knobs),
         "grid": _grid(best, log, knobs),
-        "norms": ridge_figure(
-            best,
-            "norms",
-            low=HISTOGRAM_RANGE[0],
-            high=HISTOGRAM_RANGE[1],
-            title="Norms of the update's rows and columns",
-            x="norm / mean norm",
-            look_for="A needle at 1: all rows (neurons) or columns (inputs) move by the same length.",
-            layer_names=["rows", "columns"],
-            arms=arms,
-            step=step,
-        ),
         "rank": line_figure(
             best,
             "effective_rank",
             title="Effective rank of the update",
-            y="exp(entropy of the squared singular values)",
+            y="exp(entropy of squared singular values)",
             look_for="In how many directions does the matrix move? GaLore cannot exceed its rank.",
             arms=arms,
             step=step,
             last=knobs.steps,
         ),
-        "memory": _memory(best, arms),
-        "condition": line_figure(
+        "norms": ridge_figure(
             best,
-            "condition",
-            title="Condition number of the update",
-            y="largest / smallest singular value",
-            look_for="Lower is flatter. GaLore's counts only its r directions. Log scale.",
+            "norms",
+            low=HISTOGRAM_RANGE[0],
+            high=HISTOGRAM_RANGE[1],
+            title="Norms of rows and columns",
+            x="norm / mean norm",
+            look_for="A needle at 1: all rows (neurons) or columns (inputs) move by the same length. Click a name.",
+            layer_names=["rows", "columns"],
             arms=arms,
-            log_scale=True,
             step=step,
-            last=knobs.steps,
         ),
+        "memory": _memory(best, arms),
     }
-    if knobs.task != "regression":
-        figures["validation"] = line_figure(
-            best,
-            "validation_loss",
-            title="Validation loss",
-            y=LOSS[knobs.task],
-            look_for="By its last three values each optimizer's best learning rate is chosen.",
-            arms=arms,
-            log_scale=knobs.task == "digits",
-            step=step,
-            last=knobs.steps,
-        )
-    if "sinkgd" in knobs.optimizers:
-        figures["sinkhorn"] = _sinkhorn(best, arms, step)
     if "normuon" in knobs.optimizers:
         figures["plan"] = plan_figure(log)
+    if "sinkgd" in knobs.optimizers:
+        figures["sinkhorn"] = _sinkhorn(best, arms, step)
     if fira := [arm for arm in arms if arm.startswith("Fira")]:
         figures["factors"] = factors_figure(best, arms=fira, step=step)
         figures["limiter"] = line_figure(
             best,
-            {"residual_unlimited": ", before the limiter", "residual": ", after it"},
+            {"residual_unlimited": ", before limiter", "residual": ", after"},
             title="Fira's part outside the subspace",
             y="Frobenius norm",
             look_for="Where the two part, the limiter held a jump back. Log scale.",
@@ -165,8 +148,8 @@ def _spectrum(
 
 
 def _time(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
-    """Loss against seconds: steps times the median time of a step of that optimizer, whatever its learning rate."""
-    bands = seed_bands(best.scalars("loss"))
+    """The criterion against seconds: steps times the median time of a step of that optimizer, at any rate."""
+    bands = seed_bands(best.scalars(criterion(knobs)))
     times = log.scalars("step_ms")
     by_arm: dict[str, list[float]] = {}
     for member, value in zip(times["arm"].tolist(), times["value"].tolist(), strict=True):
@@ -175,13 +158,17 @@ def _time(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
     per_step = np.array([medians[arm] for arm in bands["arm"].tolist()])
     return curve_figure(
         bands.assign(x=bands["step"].to_numpy() * per_step / 1e3),
-        title="The same against time",
-        x="seconds on this machine (steps × median time of a step in this run)",
+        title=f"{_criterion_name(knobs)} against time",
+        x="seconds, measured in this run",
         y=LOSS[knobs.task],
-        look_for="Fewer steps are no gain if each takes longer. Small matrices on a CPU flatter the cheap optimizers.",
+        look_for="Steps times the median time of a step on this machine. Cheap optimizers look better than at scale.",
         arms=arm_names(knobs),
         log_y=knobs.task != "language",
     )
+
+
+def _criterion_name(knobs: Knobs) -> str:
+    return "Loss" if knobs.task == "regression" else "Validation loss"
 
 
 def _grid(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
@@ -195,12 +182,11 @@ def _grid(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
                 rows.append((arm, rate, sum(values) / len(values), min(values), max(values)))
     chosen = best.rates
     rates = ", ".join(f"{arm} {chosen[arm]:g}" for arm in arm_names(knobs) if arm in chosen)
-    kind = "loss" if knobs.task == "regression" else "validation loss"
     return curve_figure(
         pd.DataFrame(rows, columns=["arm", "x", "mean", "low", "high"]),
         title="Every learning rate that was trained",
         x="learning rate",
-        y=f"final {kind}",
+        y=f"{_criterion_name(knobs).lower()}, final",
         look_for=f"The other charts show each line's lowest point. Best so far: {rates}.",
         arms=arm_names(knobs),
         log_x=True,
@@ -219,8 +205,8 @@ def _memory(best: BestLog, arms: list[str]) -> Figure:
     expected = {arm: formula[arm] * per_number.get(arm, 0.0) for arm in formula}
     return bar_figure(
         held,
-        title="Memory of the optimizer, per parameter of a matrix",
-        x="bytes of state per parameter (float32)",
+        title="Memory of the optimizer",
+        x="bytes of state per matrix parameter (float32)",
         look_for="Counted in the storage; the grey mark is the paper's formula. The weight itself takes 4 bytes.",
         arms=arms,
         expected=expected,
@@ -234,7 +220,7 @@ def _sinkhorn(best: BestLog, arms: list[str], step: int | None) -> Figure:
     return profile_figure(
         best,
         "sinkhorn_residual",
-        title="SinkGD: how far each half-sweep still moves the gradient",
+        title="SinkGD: how far each half-sweep moves",
         x="sweeps over rows and columns",
         y="‖change‖ / ‖X‖",
         look_for="After five sweeps (the default) hardly anything changes. It never goes up.",
