@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
@@ -140,6 +140,11 @@ class Knobs(BaseModel):
     def total_steps(self) -> int:
         """Steps each member takes; the denominator of the progress bar."""
         return int(getattr(self, "steps", 0))
+
+    @classmethod
+    def open_sections(cls, values: Mapping[str, Any]) -> Collection[str] | None:  # noqa: ARG003
+        """Sections that the page unfolds for these widget values; None: the first two."""
+        return None
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

@@ -41,7 +41,7 @@ _FIXED = {
     "gradient explodes": 3,
     "raised an error": 1,
     "Evolution": 0,
-    "Evolution by average": 2,
+    "By average": 2,
     "Random search": 6,
     "BN-ReLU": 1,
     "GN-ReLU": 5,

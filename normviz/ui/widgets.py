@@ -57,8 +57,10 @@ def knob_panel(
         The knobs, or None and the sentence that says what does not fit.
     """
     controls = list(schema.controls().values())
+    unfolded = schema.open_sections({c.name: st.session_state[_key(slug, c.name)] for c in controls})
     for index, (section, group) in enumerate(groupby(_by_section(controls), key=lambda c: c.section)):
-        with st.expander(section or "Knobs", expanded=index < 2, key=f"{slug}/section/{section}"):
+        expanded = index < 2 if unfolded is None else section in unfolded
+        with st.expander(section or "Knobs", expanded=expanded, key=f"{slug}/section/{section}/{expanded}"):
             for control in group:
                 draw = (custom or {}).get(control.name, _widget)
                 draw(control, _key(slug, control.name))

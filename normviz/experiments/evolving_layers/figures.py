@@ -181,7 +181,7 @@ def _search(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
         "best": line_figure(
             log,
             "best",
-            title="Best layer so far",
+            title="Accuracy of the best layer so far",
             y="mean accuracy on three networks (%)",
             look_for="Same number of candidates for each search: who finds the better layer, and when?",
             arms=arms,
@@ -198,5 +198,7 @@ def _search(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
             y="mean accuracy on three networks (%)",
             look_for="Large: alive; the oldest leave as new ones come. Does the cloud rise?",
             x_domain=(0.0, float(knobs.budget)),
+            y_domain=(0.0, 100.0),
+            wide=True,
         ),
     }

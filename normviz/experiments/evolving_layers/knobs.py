@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -24,7 +25,7 @@ LAYERS: dict[str, str] = {
 FOUND = "Found"
 STRATEGIES: dict[str, str] = {
     "pareto": "Evolution",
-    "average": "Evolution by average",
+    "average": "By average",
     "random": "Random search",
 }
 LEAST_POPULATION = 3
@@ -178,6 +179,11 @@ class Knobs(Base):
     )
 
     work_limit = 6e12
+
+    @classmethod
+    def open_sections(cls, values: Mapping[str, Any]) -> Collection[str]:
+        """The sections of the mode that is chosen."""
+        return ("Experiment", _SEARCH if values["mode"] == "search" else _COMPARE)
 
     def total_steps(self) -> int:
         """Updates of every network, or candidates of every search and the re-ranking behind them."""
