@@ -55,17 +55,19 @@ MATHS = (
     Maths(
         "B layers",
         r"""
-With the biased variances $s^2_{n,h,w}$ over batch and space and $s^2_{h,w}$ over one image, per channel:
+Per channel, with $s^2$ the biased variance and $\mu$ the mean over the indices below:
 
-$$\text{B0} = \gamma\,
-\frac{x}{\max\left(\sqrt{s^2_{n,h,w}(x)+\epsilon},\; v_1 x + \sqrt{s^2_{h,w}(x)+\epsilon}\right)} + \beta$$
+$$s_B = \sqrt{s^2_{n,h,w}(x)+\epsilon}$$
 
-$$\text{B1}:\; (x+1)\sqrt{\mu_{h,w}(x^2)+\epsilon} \qquad \text{B2}:\; \sqrt{\mu_{h,w}(x^2)+\epsilon} - x$$
+$$s_I = \sqrt{s^2_{h,w}(x)+\epsilon} \qquad r_I = \sqrt{\mu_{h,w}(x^2)+\epsilon}$$
 
-in place of the maximum's right side. At test time only the batch's variance is replaced by its running value.
+$$\text{B0} = \gamma\,\frac{x}{\max(s_B,\; v_1 x + s_I)} + \beta$$
+
+B1 has $(x+1)\,r_I$ and B2 has $r_I - x$ as the second of the two. At test time only $s_B$ is replaced by its running
+value; what depends on the image is computed from it.
 """,
         "norms/evonorm.py",
-        ("EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2"),
+        ("_EvoNorm2dB.forward", "EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2"),
     ),
     Maths(
         "S layers",
@@ -78,14 +80,14 @@ S1 is S0 with $v_1 = 1$; S2 divides by the root mean square $\sqrt{\mu_{h,w,c/g}
 hence nothing to remember: training and test time are the same.
 """,
         "norms/evonorm.py",
-        ("EvoNorm2dS0", "EvoNorm2dS1", "EvoNorm2dS2"),
+        ("_EvoNorm2dS.forward", "EvoNorm2dS0", "EvoNorm2dS1", "EvoNorm2dS2"),
     ),
     Maths(
         "Graphs",
         r"""
-A layer is a list of nodes; each names an operation and the smaller ids it reads:
+A layer is a list of nodes; each names an operation and the smaller numbers it reads.
 
-$$0 = x \quad 1 = 0 \quad 2 = v_0 \quad 3 = v_1 \quad 4, 5, \dots = \text{nodes}$$
+0 is $x$, 1 is zeros, 2 is $v_0$, 3 is $v_1$ (both trained per channel), and 4, 5, … are the nodes.
 
 12 element-wise operations and 12 aggregations: $\mu$, $\sqrt{\mu(x^2)+\epsilon}$, $\sqrt{s^2+\epsilon}$, each over four
 index sets. The last node is the output, followed by $\gamma$ and $\beta$. A random graph draws every operation and

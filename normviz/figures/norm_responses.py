@@ -66,7 +66,7 @@ def _spec() -> dict[str, Any]:
         "arm:N",
         title=None,
         scale=alt.Scale(domain=names, range=colours(names)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=4, symbolOpacity=1),
+        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=3, symbolOpacity=1),
     )
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
     lines = (
