@@ -53,8 +53,8 @@ EXACT = Exact(
     r"""
 Here nothing is trained. On the left one query looks at 24 random keys; drag $|q|$ and watch the rows. Softmax goes from
 an even look to a single bar. ReLU and FLatten do not move at all. NaLa moves between $|q| = 0$ and 2, and stands still
-beyond: set τ to 0.1 and λ to 5 to give it the widest range. Its two forms differ only if α is small, when the angles of
-small coordinates are not yet far apart.
+beyond: set τ to 0.1 and λ to 5 to give it the widest range. Its two forms differ only if α is small, when the angles
+of small coordinates are not yet far apart.
 
 On the right the same over many rows: the mean entropy at every norm. All scores are plain products $q\cdot k$; real
 softmax attention divides by $\sqrt d$, which stretches its curve to the right.

@@ -6,8 +6,9 @@ from normviz.ui.corpus import corpus_widget
 
 INTRO = r"""
 Adam treats a weight matrix as a heap of unrelated numbers. But a matrix maps vectors to vectors, and what a change of
-it does is told by its **singular values**: along how many directions does it act, and how strongly along each? Gradients
-of real networks are lopsided. A few directions hold almost everything, and plain gradient descent moves in these alone.
+it does is told by its **singular values**: along how many directions does it act, and how strongly along each?
+Gradients of real networks are lopsided. A few directions hold almost everything, and plain gradient descent moves in
+these alone.
 The optimizers on this page all reshape the gradient *as a matrix* before they step:
 
 - **Muon** keeps the directions of the (averaged) gradient and makes all singular values about equal.
@@ -105,7 +106,8 @@ five times. Only matrix products: no singular value decomposition.
         r"""
 After Muon's $O$, one running mean square per row (neuron), and the size of the whole restored:
 
-$$v_i \leftarrow \beta_2 v_i + (1-\beta_2)\,\tfrac1n \lVert O_i\rVert^2 \qquad H_i = \frac{O_i}{\sqrt{v_i}+\varepsilon}$$
+$$v_i \leftarrow \beta_2 v_i + (1-\beta_2)\,\tfrac1n \lVert O_i\rVert^2 \qquad
+H_i = \frac{O_i}{\sqrt{v_i}+\varepsilon}$$
 
 $$W \leftarrow W - \eta\, H\, \frac{\lVert O\rVert_F}{\lVert H\rVert_F} \sqrt{\max(1, m/n)}$$
 

@@ -34,9 +34,9 @@ the order of the remainder stops growing, and with 1/√n more levels bring the 
 one tower with many scales; crosses mark those that diverged. Select several learning rates: 1/n can use larger ones, so
 a ranking at one rate means little.
 
-**What to keep in mind.** "λ = 1/n kills the high levels" is not quite right: they fall like $1/k!$, whatever the depth,
-and level 2 is still half of level 1. "1/√n is bounded" holds for independent paths only. The theorem needs smooth
-modules; with ReLU it holds on the straight piece around each example, and that is what the level chart computes.
+**What to keep in mind.** "λ = 1/n kills the high levels" is not quite right: they fall like $1/k!$, whatever the
+depth, and level 2 is still half of level 1. "1/√n is bounded" holds for independent paths only. The theorem needs
+smooth modules; with ReLU it holds on the straight piece around each example, and that is what the level chart computes.
 
 **What is not tested here.** 1000-layer convolutional networks on CIFAR-10, the paper's own setting.
 """

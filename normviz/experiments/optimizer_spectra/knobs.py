@@ -184,7 +184,7 @@ class Knobs(Base):
     spike: bool = knob(
         False,
         label="One bad batch",
-        help="After 60 % of the steps one gradient is multiplied by 20. Who jumps, and who hardly notices?",
+        help="After 60 % of the steps one gradient is multiplied by 20. See who jumps and who hardly notices.",
         section="Training",
     )
     momentum: float = knob(
