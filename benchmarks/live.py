@@ -1,24 +1,29 @@
 """Training speed of the live experiment against a bare loop of the same networks, optimizer and batches.
 
 Three paired ratios: with the default probes; with probes and evaluation, as on the page; and inside a worker that a
-server polls four times a second and draws for, against the same worker left alone.
+server polls four times a second and draws for, against the same worker left alone. Runs have the default
+number of steps.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.report import paired_ratio, report
 from normviz.engine import WorkerEngine
+from normviz.experiments import Run
 from normviz.experiments import normalization_statistics as ns
 from normviz.experiments.normalization_statistics import frames as experiment
 from normviz.norms import make_norm
 from normviz.training import build_member, train
 
-STEPS = 60
+STEPS = ns.Knobs().steps
+LONG = 1000
 NORMS = ("layer", "batch", "power", "power_v")
 
 
@@ -29,9 +34,9 @@ def setting(norm: str, steps: int = STEPS) -> ns.Knobs:
 def bare(norm: str) -> float:
     """Steps per second of a hand-written loop."""
     arms, batches, _ = experiment._language(setting(norm), torch.device("cpu"))
+    start = time.perf_counter()
     member = build_member(arms[0], 0, torch.device("cpu"))
     model, optimizer = member.model, member.optimizer
-    start = time.perf_counter()
     for step in range(STEPS):
         tokens, targets = batches(0, step)
         loss = cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
@@ -66,31 +71,59 @@ def probed(norm: str, *, evaluated: bool) -> float:
     return STEPS / (time.perf_counter() - start)
 
 
-def polled_over_alone(windows: int = 6, seconds: float = 1.5) -> list[float]:
-    """Ratios of a worker's steps per second while figures are built at 4 Hz to those in the windows between."""
-    ratios = []
-    with_engine = WorkerEngine(workers=1)
+def polled_over_alone(rounds: int = 12, seconds: float = 1.5) -> dict[str, list[float]]:
+    """Ratios of a worker's steps per second to those of a worker left alone.
+
+    ``figures``: the server builds the figures at 4 Hz; ``busy``: it spends the same time at 4 Hz on nothing, which
+    tells what of the loss comes from the machine's cores not being independent.
+    """
+    engine = WorkerEngine(workers=1)
+    ratios: dict[str, list[float]] = {"figures": [], "busy": []}
     try:
-        run = with_engine.submit(ns.EXPERIMENT, setting("layer", 1000), owner="benchmark")
-        while run.log.last_step < 20:
-            time.sleep(0.05)
-        for _ in range(windows):
-            alone = _speed(run, seconds, poll=False)
-            ratios.append(_speed(run, seconds, poll=True) / alone)
-            if not run.live:
-                run = with_engine.submit(ns.EXPERIMENT, setting("layer", 1000), owner="benchmark")
-                while run.log.last_step < 20:
-                    time.sleep(0.05)
+        run = _long_run(engine)
+        cost = min(_seconds(run.figures) for _ in range(5))
+        acts: dict[str, Callable[[Run], object]] = {
+            "alone": lambda run: None,  # noqa: ARG005
+            "figures": lambda run: run.figures(),
+            "busy": lambda run: _spin(cost),  # noqa: ARG005
+        }
+        for turn in range(rounds):
+            if run.log.last_step > LONG // 2:
+                engine.cancel(run.id)
+                run = _long_run(engine)
+            names = list(acts)[turn % 3 :] + list(acts)[: turn % 3]
+            speed = {name: _speed(run, seconds, acts[name]) for name in names}
+            for name, values in ratios.items():
+                values.append(speed[name] / speed["alone"])
     finally:
-        with_engine.close()
+        engine.close()
     return ratios
 
 
-def _speed(run: ns.EXPERIMENT.__class__, seconds: float, *, poll: bool) -> float:  # type: ignore[name-defined]
+def _seconds(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def _spin(seconds: float) -> None:
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        pass
+
+
+def _long_run(engine: WorkerEngine) -> Run:
+    """A run of one GPT that is past its first steps."""
+    run = engine.submit(ns.EXPERIMENT, setting("layer", LONG), owner="benchmark")
+    while run.log.last_step < 20:
+        time.sleep(0.05)
+    return run
+
+
+def _speed(run: Run, seconds: float, act: Callable[[Run], object]) -> float:
     first, start = run.log.last_step, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        if poll:
-            run.figures()
+        act(run)
         time.sleep(0.25)
     return (run.log.last_step - first) / (time.perf_counter() - start)
 
@@ -127,10 +160,13 @@ def main() -> None:
     rows: list[list[object]] = []
     for norm in NORMS:
         for label, evaluated in (("probes", False), ("probes and evaluation", True)):
-            ratio = paired_ratio(lambda n=norm, e=evaluated: probed(n, evaluated=e), lambda n=norm: bare(n))  # type: ignore[misc]
+            ratio = paired_ratio(
+                lambda n=norm, e=evaluated: probed(n, evaluated=e), lambda n=norm: bare(n), 3
+            )  # type: ignore[misc]
             rows.append([f"{norm}: {label} / bare loop", *ratio])
-    ratios = sorted(polled_over_alone())
-    rows.append(["worker polled at 4 Hz / left alone", ratios[len(ratios) // 2], ratios[0], ratios[-1]])
+    what = {"figures": "worker polled at 4 Hz", "busy": "the same time spent on nothing"}
+    for name, ratios in polled_over_alone().items():
+        rows.append([f"{what[name]} / left alone", statistics.median(ratios), min(ratios), max(ratios)])
     columns = ("steps/s ratio", "median", "lowest", "highest")
     report("live", "Speed of the live experiment (goal 0.95)", columns, rows)
     report("norms_live", "Forward and backward time over torch's LayerNorm", columns, norm_speed())

@@ -162,7 +162,9 @@ def _warm_up(threads: int) -> None:
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         try:
             layer = torch.nn.Linear(8, 8, device=device)
+            optimizer = torch.optim.Adam(layer.parameters())
             layer(torch.ones(4, 8, device=device)).square().mean().backward()
+            optimizer.step()
         except RuntimeError:  # a GPU without memory left: runs on the CPU are still possible
             traceback.print_exc()
     encode_frames([Frame(0, "warm-up", 0, {"loss": 0.0})])

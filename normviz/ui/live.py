@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 
 import streamlit as st
 
@@ -20,8 +22,14 @@ __all__ = ["RunControl", "shared_figures"]
 POLL = 0.25
 """Seconds between two polls of a live run."""
 
-FIRST_FRAME = 0.15
-"""Longest wait for a new run's first frames before the page is drawn: a slider then shows new points at once."""
+FIRST_POINTS = 0.15
+"""Seconds that the page waits for a new run's first step before it is drawn: a slider then shows new points at once."""
+
+IN_SIGHT = 2
+"""Charts drawn before the rest of the page when it is opened."""
+
+PATIENCE = 3
+"""Polls after which the rest of the page is drawn even if no chart has a point yet."""
 
 
 class _FigureCache:
@@ -119,7 +127,7 @@ class RunControl:
         st.session_state[self._state] = {"id": run.id, "key": (knobs.key(), device), "loaded": None}
         st.session_state.pop(f"scrub:{self.experiment.slug}", None)
         st.query_params["run"] = run.id
-        engine().wait_for_frames(run.id, seen=0, timeout=FIRST_FRAME)
+        _wait_for_points(run)
         return run
 
     def buttons(self, run: Run, restart: Callable[[], None], reset: Callable[[], None]) -> None:
@@ -161,26 +169,64 @@ class RunControl:
         )
         return None if step >= total else step
 
-    def live_region(
-        self, run: Run, step: int | None, panel: Callable[[Run, int | None], None] | None = None
-    ) -> None:
-        """Status, charts and panel; polls while the run is live and redraws the page once when it has ended."""
-        live = run.live
+    def opening(self) -> bool:
+        """True in the first run of the page's script for a visitor.
 
-        @st.fragment(run_every=POLL if live else None)
+        It draws what is in sight only, so that the browser shows the first point before it works on the rest; a poll
+        soon draws the whole page.
+        """
+        key = f"opened:{self.experiment.slug}"
+        opened: bool = st.session_state.get(key, False)
+        st.session_state[key] = True
+        return not opened
+
+    def live_region(
+        self,
+        run: Run,
+        step: int | None,
+        panel: Callable[[Run, int | None], None] | None = None,
+        *,
+        opening: bool = False,
+    ) -> None:
+        """Status, charts and panel; polls while the run is live and redraws the page once when it has ended.
+
+        Args:
+            run: the run shown.
+            step: the moment shown; None: the newest.
+            panel: draws below the charts.
+            opening: draw the first charts only; when they have points, or after :data:`PATIENCE` polls, the whole page.
+        """
+        live = run.live
+        polls, seen = 0, False
+
+        @st.fragment(run_every=2 * POLL if opening else POLL if live else None)
         def region() -> None:
+            nonlocal polls, seen
             current = self.run() or run
+            if opening and (seen or polls == PATIENCE):
+                st.rerun()
+            polls, seen = polls + 1, current.log.last_step > 0 or not current.live
             status_line(current)
             shown, label = _with_points(current)
             if label:
                 st.caption(label)
-            figure_grid(shared_figures(shown, step), key=self.experiment.slug)
-            if panel is not None:
+            figures = shared_figures(shown, step)
+            if opening:
+                figures = dict(islice(figures.items(), IN_SIGHT))
+            figure_grid(figures, key=self.experiment.slug)
+            if panel is not None and not opening:
                 panel(shown, step)
             if live and not current.live:
                 st.rerun()
 
         region()
+
+
+def _wait_for_points(run: Run) -> None:
+    """Wait until the first step is trained, the run has ended, or :data:`FIRST_POINTS` seconds are over."""
+    deadline = time.monotonic() + FIRST_POINTS
+    while run.live and run.log.last_step < 1 and (left := deadline - time.monotonic()) > 0:
+        engine().wait_for_frames(run.id, seen=len(run.log), timeout=left)
 
 
 def _with_points(run: Run) -> tuple[Run, str]:

@@ -73,6 +73,7 @@ def experiment_page(
     linked = st.query_params.get("run")
     if linked and control.run_id != linked and (adopted := control.adopt(linked)) is not None:
         set_knobs(slug, adopted.knobs)
+        st.session_state[f"{slug}/device"] = adopted.device
         st.session_state[f"rejections:{slug}"] = []
     rejections = load_link(slug, experiment.knobs)
     if rejections:
@@ -100,7 +101,10 @@ def experiment_page(
             reset=lambda: reset_knobs(slug, experiment.knobs),
         )
         step = control.scrubber(run)
-        control.live_region(run, step, panel)
+        opening = control.opening()
+        control.live_region(run, step, panel, opening=opening)
+    if opening:
+        return
     st.markdown(reading)
     if exact is not None:
         st.header(exact.title, anchor="exact")

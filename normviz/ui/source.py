@@ -63,11 +63,18 @@ def source_of(file: str, name: str) -> str:
     return "\n".join(line[indent:] for line in kept)
 
 
+@st.fragment
 def maths_beside_source(parts: tuple[Maths, ...]) -> None:
-    """Tabs, one per method: equations on the left, the code that runs on the right."""
-    for tab, part in zip(st.tabs([part.title for part in parts]), parts, strict=True):
-        with tab:
-            left, right = st.columns([2, 3])
-            left.markdown(part.text)
-            right.caption(f"`normviz/{part.file}`, the code that ran above")
-            right.code("\n\n".join(source_of(part.file, name) for name in part.names), language="python")
+    """Tabs, one per method: equations on the left, the code that runs on the right.
+
+    Only the open tab is sent to the browser: typesetting all equations and code would delay the first chart.
+    """
+    sources = ["\n\n".join(source_of(part.file, name) for name in part.names) for part in parts]
+    tabs = st.tabs([part.title for part in parts], key="maths", on_change="rerun")
+    for tab, part, source in zip(tabs, parts, sources, strict=True):
+        if tab.open:
+            with tab:
+                left, right = st.columns([2, 3])
+                left.markdown(part.text)
+                right.caption(f"`normviz/{part.file}`, the code that ran above")
+                right.code(source, language="python")

@@ -41,6 +41,7 @@ def open_page() -> Iterator[Callable[..., AppTest]]:
             for name, value in query.items():
                 app.query_params[name] = value
             app.run()
+            app.run()  # the first draws what is in sight, in a browser the first poll draws the rest
         assert not app.exception, app.exception
         return app
 

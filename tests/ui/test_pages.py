@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from normviz.engine import StoredRun
 from normviz.experiments import SLUGS, get_experiment
 from normviz.knobs import Control, Knobs
-from normviz.ui.server import engine
+from normviz.ui.server import engine, store
 
 OpenPage = Callable[..., AppTest]
 
@@ -128,6 +129,74 @@ def test_pages_over_the_store(slug: str, title: str, open_page: OpenPage) -> Non
     app = open_page(slug)
     assert app.title[0].value == title
     assert not app.exception
+
+
+def stored_run(open_page: OpenPage, slug: str = SLUGS[0], **query: str) -> str:
+    """The id of a short run that has ended and is stored."""
+    run_id: str = open_page(slug, **query).session_state[f"run:{slug}"]["id"]
+    deadline = time.monotonic() + 60
+    while (run := engine().get(run_id)) is not None and run.live and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert run is not None
+    assert run.status == "done", run.error
+    return run_id
+
+
+SHORT = {"steps": "10", "seeds": "1", "norms": "layer", "reference": "false"}
+
+
+def test_runs_overlay_rename_and_delete(open_page: OpenPage) -> None:
+    first, second = (stored_run(open_page, **SHORT, learning_rate=rate) for rate in ("0.001", "0.01"))
+    app = open_page("runs")
+    app.multiselect(key="runs/chosen").set_value([first, second]).run()
+    assert not app.exception
+    assert any("Overlay" in m.value for m in app.markdown)
+    assert app.selectbox(key="runs/what").value == "loss"
+    assert len(app.get("vega_lite_chart")) == 1
+    assert [c.value[:7] for c in app.caption[-2:]] == ["**run A", "**run B"]
+
+    app.multiselect(key="runs/chosen").set_value([first]).run()
+    app.text_input(key=f"runs/name/{first}").set_value("slow").run()
+    app.button(key="runs/rename").click().run()
+    app.multiselect(key="runs/chosen").set_value([second]).run()
+    app.text_input(key=f"runs/name/{second}").set_value("fast").run()
+    app.button(key="runs/rename").click().run()
+    app.multiselect(key="runs/chosen").set_value([first, second]).run()
+    assert [c.value[:8] for c in app.caption[-2:]] == ["**slow**", "**fast**"]
+
+    app.multiselect(key="runs/chosen").set_value([first]).run()
+    app.button(key="runs/delete").click().run()
+    assert not app.exception
+    assert first not in app.multiselect(key="runs/chosen").options
+    assert first not in {run.id for run in kept_runs()}
+    assert second in {run.id for run in kept_runs()}
+
+
+def kept_runs() -> list[StoredRun]:
+    kept = store()
+    assert kept is not None
+    return kept.list()
+
+
+def test_runs_of_two_pages_are_not_overlaid(open_page: OpenPage) -> None:
+    first = stored_run(open_page, **SHORT)
+    second = stored_run(open_page, "self-normalizing", steps="10", seeds="1")
+    app = open_page("runs")
+    app.multiselect(key="runs/chosen").set_value([first, second]).run()
+    assert any("Only runs of one page" in i.value for i in app.info)
+
+
+def test_link_to_a_run_shows_that_run_on_its_device(open_page: OpenPage) -> None:
+    slug = SLUGS[0]
+    run = engine().submit(
+        get_experiment(slug),
+        get_experiment(slug).knobs(steps=10, seeds=1, norms=("layer",)),
+        owner="cli",
+        device="cpu",
+    )
+    app = open_page(slug, run=run.id)
+    assert app.session_state[f"run:{slug}"]["id"] == run.id
+    assert app.selectbox(key=f"{slug}/device").value == "cpu"
 
 
 def test_ledger_prefers_more_seeds_then_newer() -> None:

@@ -171,6 +171,11 @@ class HeldOut(NamedTuple):
     whole: Batch
     batches: list[Batch]
 
+    @property
+    def covered(self) -> bool:
+        """Whether the batches, all of one size, are the whole."""
+        return sum(len(batch[0]) for batch in self.batches) == len(self.whole[0])
+
     @classmethod
     def of(cls, tensors: Batch, size: int) -> HeldOut:
         """Shuffle by a fixed seed; keep at most :data:`VALIDATION_BATCHES` full batches of ``size``."""
@@ -185,9 +190,10 @@ def _evaluate(member: Member, *, validation: Callable[[Member], HeldOut]) -> Map
     """Validation loss with the statistics that would be used, and what the batches' own would change."""
     held_out = validation(member)
     trained = evaluation_loss(member, held_out.batches, training_mode=True)
+    evaluated = evaluation_loss(member, held_out.batches)
     values: dict[str, Value] = {
-        "validation_loss": evaluation_loss(member, [held_out.whole]),
-        "train_minus_eval": trained - evaluation_loss(member, held_out.batches),
+        "validation_loss": evaluated if held_out.covered else evaluation_loss(member, [held_out.whole]),
+        "train_minus_eval": trained - evaluated,
     }
     if isinstance(member.model, RNNLanguageModel):
         values |= _cell_statistics(member.model, held_out.batches[0][0])
