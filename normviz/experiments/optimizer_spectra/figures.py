@@ -155,6 +155,7 @@ def _time(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
     for member, value in zip(times["arm"].tolist(), times["value"].tolist(), strict=True):
         by_arm.setdefault(split_member(member)[0], []).append(value)
     medians = {arm: float(np.median(values)) for arm, values in by_arm.items()}
+    bands = bands[bands["arm"].isin(medians)]
     per_step = np.array([medians[arm] for arm in bands["arm"].tolist()])
     return curve_figure(
         bands.assign(x=bands["step"].to_numpy() * per_step / 1e3),
