@@ -34,6 +34,7 @@ from normviz.optim._matrix import (
 )
 from normviz.optim.newton_schulz import (
     MUON_COEFFICIENTS,
+    NS_CPU_BATCH,
     check_coefficients,
     check_newton_schulz,
     orthogonalize,
@@ -164,7 +165,8 @@ class Muon(Optimizer):
                 refuse_unusual(p, "Muon")
         for group in self.param_groups:
             lr = group["lr"]
-            for batch in matrix_batches(p for p in group["params"] if p.grad is not None):
+            live = [p for p in group["params"] if p.grad is not None]
+            for batch in matrix_batches(live, cpu_entries=NS_CPU_BATCH):
                 for p in batch.params:
                     if "momentum_buffer" not in self.state[p]:
                         self.state[p]["momentum_buffer"] = torch.zeros_like(p)

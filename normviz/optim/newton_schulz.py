@@ -27,6 +27,8 @@ __all__ = ["MUON_COEFFICIENTS", "newton_schulz"]
 
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_EPS = 1e-7
+NS_CPU_BATCH = 2**22
+"""Entries of one batch on the CPU. Its bfloat16 products are up to three times as fast in a batch; float32 is alike."""
 
 
 def check_newton_schulz(

@@ -64,6 +64,7 @@ from normviz.optim._sharding import (
 from normviz.optim.muon import Muon, momentum_direction
 from normviz.optim.newton_schulz import (
     MUON_COEFFICIENTS,
+    NS_CPU_BATCH,
     NS_EPS,
     check_newton_schulz,
     newton_schulz,
@@ -276,7 +277,7 @@ class NorMuon(MatrixOptimizer):
 
     def step_matrices(self, group: Group) -> None:
         """Take the matrix step for every matrix of ``group`` that takes part."""
-        for batch in matrix_batches(*self.matrix_gradients(group)):
+        for batch in matrix_batches(*self.matrix_gradients(group), cpu_entries=NS_CPU_BATCH):
             self.matrix_step(group, batch)
 
     def matrix_step(self, group: Group, batch: MatrixBatch) -> None:
@@ -404,7 +405,7 @@ class DistributedNorMuon(NorMuon):
         live = [(p, owner) for p, owner in zip(matrices, owners, strict=True) if p in gradients]
         rank = dist.get_rank(self.process_group)
         mine = [p for p, owner in live if owner == rank]
-        for batch in matrix_batches(mine, [gradients[p] for p in mine]):
+        for batch in matrix_batches(mine, [gradients[p] for p in mine], NS_CPU_BATCH):
             self.matrix_step(group, batch)
         if live:
             share_updates([p for p, _ in live], [owner for _, owner in live], self.process_group)
