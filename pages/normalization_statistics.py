@@ -14,6 +14,9 @@ A normalization layer rescales what flows through a network so that every channe
 - **PowerNorm** asks why batch statistics failed in language at all. Its answer: the statistics of a text batch jump far
   more than those of an image batch, so the running ones mislead. It drops the mean, keeps only the *quadratic mean*
   $\psi^2 = \mathrm{E}[x^2]$, and already trains with the running value, with an approximate backward pass.
+- **UnifiedNorm** goes on from there: the quadratic means of the last few batches are averaged *geometrically*, which
+  one extreme batch hardly moves, and in its filtered form a step whose window looks abnormal falls back to its own
+  batch. At test time it is one multiplication and one addition per channel, which fold into the next linear layer.
 
 The same network is trained once per norm, on the same batches from the same initial weights. Grey bands are the range
 over seeds.
@@ -28,6 +31,13 @@ first and an exact zero on the second.
 **What to try.** Switch on *Sort batches by topic*: consecutive batches then come from one topic, and every batch
 statistic jumps. Lower the batch size. Raise the learning rate until a norm diverges. In *Vision*, compare each norm
 with its small-batch twin. In *Recurrent*, raise the recurrent weight scale and watch the spread of the LSTM cell.
+
+**UnifiedNorm.** Select *UnifiedNorm* and *UnifiedNorm, filtered*: a chart of its own marks the filtered steps. In
+*Vision* set *Outlier every … batches* to 10: every tenth batch then holds one image that is far too bright. *Offline
+EMA* remembers it in its running average; whether the geometric mean and the filter hold it back is what the claims
+judge.
+After a language run every UnifiedNorm is folded into the next linear layer, and time and memory of the folded network
+are measured against LayerNorm's.
 """
 
 MATHS = (
@@ -82,6 +92,26 @@ assumption.
 """,
         "norms/power_norm.py",
         ("PowerNormV._train_step",),
+    ),
+    Maths(
+        "UnifiedNorm",
+        r"""
+The quadratic means $\psi^2$ of the last $M$ batches are kept, and with GM and AM their geometric and arithmetic mean:
+
+$$\hat\sigma^2 = \begin{cases}\psi_B^2 & \text{warm-up, or filtered}\\ \mathrm{GM} & \text{else}\end{cases}
+\qquad z = \frac{x}{\sqrt{\hat\sigma^2+\varepsilon}} \qquad y = \gamma z + \beta$$
+
+A step is filtered if in any channel the two means are further apart than $M$ times the spread $V$ of the window's
+roots allows:
+
+$$\mathrm{AM} - \mathrm{GM} > M\,V$$
+
+Backward, with the mean of $u z$ over recent batches, smoothed once more, as $\bar q$ (a filtered step takes its own):
+
+$$dx = \frac{u - \bar q\, z}{\sqrt{\hat\sigma^2+\varepsilon}}$$
+""",
+        "norms/unified_norm.py",
+        ("_UnifiedNorm._statistics", "UnifiedNormFunction"),
     ),
     Maths(
         "BatchNorm",

@@ -10,6 +10,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.lines import seed_bands
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
@@ -89,7 +90,7 @@ def _area_spec(
                 "part:N",
                 title=None,
                 scale=alt.Scale(domain=list(parts), range=colours(parts)),
-                legend=alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=1),
+                legend=legend_above(parts, lines=False),
             ),
             order=alt.Order("order:Q"),
             tooltip=[

@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -83,7 +84,7 @@ def _dot_spec(arms: tuple[str, ...], places: tuple[str, ...], x: str, zero: bool
             "arm:N",
             title=None,
             scale=alt.Scale(domain=list(arms), range=colours(arms)),
-            legend=alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=1),
+            legend=legend_above(arms, lines=False),
         ),
     )
     bar = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=x, scale=scale, axis=axis), x2="high:Q")

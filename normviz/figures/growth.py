@@ -89,7 +89,7 @@ def _growth_spec(
         title=None,
         scale=alt.Scale(domain=list(arms), range=[colours(palette)[i] for i in at]),
         legend=alt.Legend(
-            orient="top", symbolType="stroke", symbolSize=240, columns=3, labelLimit=170, symbolOpacity=1
+            orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
         ),
     )
     dash = alt.StrokeDash(

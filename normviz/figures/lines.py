@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -144,9 +145,7 @@ def _line_spec(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(arms), range=range_of),
-        legend=alt.Legend(
-            orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
-        ),
+        legend=legend_above(arms),
     )
     dash = alt.StrokeDash("arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dash_of))
     span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -20,6 +21,8 @@ __all__ = ["profile_figure"]
 
 REFERENCE = "#a5703f"
 """Colour of curves that no arm has."""
+REFERENCE_DASHES = ((2, 3), (9, 3), (9, 3, 2, 3))
+"""Their dashes, which tell them apart."""
 
 
 def profile_figure(
@@ -103,21 +106,22 @@ def _profile_spec(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=names, range=[*colours(arms), *[REFERENCE] * len(reference)]),
-        legend=alt.Legend(
-            orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
-        ),
+        legend=legend_above(names),
     )
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
     axis = alt.Axis(format="~g" if log_scale else "~r", tickCount=6)
     base = alt.Chart().encode(x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False)), color=colour)
     band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q")
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=18)).encode(
+    beside = [list(REFERENCE_DASHES[i % len(REFERENCE_DASHES)]) for i in range(len(reference))]
+    line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
         strokeDash=alt.StrokeDash(
-            "arm:N",
-            title=None,
-            scale=alt.Scale(domain=names, range=[*dashes(arms), *[[2, 3]] * len(reference)]),
+            "arm:N", title=None, scale=alt.Scale(domain=names, range=[*dashes(arms), *beside])
         ),
+    )
+    measured = base.transform_filter(alt.FieldOneOfPredicate(field="arm", oneOf=list(arms)))
+    dots = measured.mark_circle(size=18, opacity=1).encode(
+        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
         tooltip=[
             alt.Tooltip("arm:N"),
             alt.Tooltip("x:Q", title=x),
@@ -126,4 +130,4 @@ def _profile_spec(
             alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
         ],
     )
-    return specification(alt.layer(band, line).properties(width="container", height=340))
+    return specification(alt.layer(band, line, dots).properties(width="container", height=340))

@@ -156,7 +156,7 @@ def _colour(title: str | None = None) -> alt.Color:
         "kind:N",
         title=title,
         scale=alt.Scale(domain=list(KINDS), range=colours(KINDS)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=3, symbolOpacity=1),
+        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=2, symbolOpacity=1),
     )
 
 

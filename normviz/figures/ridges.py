@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -115,7 +116,7 @@ def _ridge_spec(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(arms), range=colours(arms)),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=1),
+        legend=legend_above(arms, lines=False),
     )
     labels = "[" + ", ".join(repr(n) for n in layer_names) + "][datum.value] || ''"
     axis = alt.Axis(

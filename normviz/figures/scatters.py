@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 
@@ -90,7 +91,7 @@ def _scatter_spec(
         "group:N",
         title=None,
         scale=alt.Scale(domain=list(groups), range=colours(groups)),
-        legend=alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=1),
+        legend=legend_above(groups, lines=False),
     )
     tooltip = [
         alt.Tooltip("group:N", title="from"),

@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -82,9 +83,7 @@ def _sweep_spec(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(methods), range=colours(methods)),
-        legend=alt.Legend(
-            orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
-        ),
+        legend=legend_above(methods),
     )
     pad = math.sqrt(2) if log_x else 0.0
     domain = [settings[0] / pad, settings[-1] * pad] if log_x else [settings[0], settings[-1]]

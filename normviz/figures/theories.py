@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -21,6 +22,10 @@ __all__ = ["theory_figure"]
 
 MEASURED = "measured"
 COLUMNS = ["arm", "kind", "x", "mean", "low", "high"]
+POWER_LABEL = "replace(format(datum.value, abs(log(datum.value)) > 3.5 * LN10 ? '.0e' : '~g'), '+', '')"
+"""1e7, 1000, 0.001, 1e-5: a log axis does not keep to a format."""
+FEW = 24
+"""Most positions that are marked by a dot; more would run together and hide the lines below."""
 
 
 def theory_figure(
@@ -84,7 +89,8 @@ def theory_figure(
         ranges = ", ".join(_ends(data))
         text = f"Line chart of {y} against {x} at {unit} {shown}. From first to last: {ranges}."
         title = f"{title} ({unit} {shown})"
-    spec = _theory_spec(tuple(arms), theory_label if theory else "", x, y, log_scale, limits, span)
+    dotted = data["x"].nunique() <= FEW
+    spec = _theory_spec(tuple(arms), theory_label if theory else "", x, y, log_scale, limits, span, dotted)
     return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
@@ -131,10 +137,9 @@ def _theory_spec(
     log_scale: bool,
     limits: tuple[float, float] | None,
     span: tuple[float, float] | None,
+    dotted: bool,
 ) -> dict[str, Any]:
-    legend = alt.Legend(
-        orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
-    )
+    legend = legend_above(arms)
     colour = alt.Color(
         "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=colours(arms)), legend=legend
     )
@@ -149,7 +154,11 @@ def _theory_spec(
     ends = list(limits) if limits else alt.Undefined
     scale = alt.Scale(type="log", domain=ends) if log_scale else alt.Scale(zero=False, domain=ends)
     ticks = _powers(*limits) if limits and log_scale else alt.Undefined
-    axis = alt.Axis(format="~g", tickCount=6, values=ticks)
+    axis = (
+        alt.Axis(labelExpr=POWER_LABEL, values=ticks)
+        if log_scale
+        else alt.Axis(format="~g", tickCount=6, values=ticks)
+    )
     across = alt.Scale(domain=list(span) if span else alt.Undefined, nice=False, zero=False)
     base = alt.Chart().encode(
         x=alt.X("x:Q", title=x, scale=across, axis=alt.Axis(tickMinStep=1)), color=colour
@@ -161,7 +170,7 @@ def _theory_spec(
     line = base.mark_line(strokeWidth=2).encode(
         y=alt.Y("mean:Q", title=y, scale=scale, axis=axis), strokeDash=dash
     )
-    dots = measured.mark_circle(size=22, opacity=1).encode(
+    dots = measured.mark_circle(size=22, opacity=1 if dotted else 0).encode(
         y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
         tooltip=[
             alt.Tooltip("arm:N"),

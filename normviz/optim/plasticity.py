@@ -13,7 +13,7 @@ compares them with and without projection. The interventions themselves:
                        Sokar et al., arXiv 2302.12902
 
 "Weights" theta are all trainable parameters except those of norm layers. Penalties carry no factor 1/2. The defaults
-are this project's or from memory of the papers, and depend on the problem.
+are this project's or quoted second-hand, and depend on the problem.
 """
 
 from __future__ import annotations

@@ -117,6 +117,12 @@ def experiment_page(
     if run.live:
         st.info("The claims are judged when the run has ended.", icon=":material/hourglass_top:")
     else:
+        if run.status != "done":
+            st.warning(
+                f"This run ended at step {run.log.last_step} of {run.knobs.total_steps()}: "
+                "the verdicts judge what there is.",
+                icon=":material/timer_off:",
+            )
         draw_verdicts(experiment.claims, run.verdicts())
     st.header("The maths beside the code that ran", anchor="maths")
     maths_beside_source(maths)

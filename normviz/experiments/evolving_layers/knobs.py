@@ -123,7 +123,7 @@ class Knobs(Base):
         1,
         200,
         label="Population",
-        help="Accepted layers that stay alive; the oldest leaves when a new one comes (the paper, from memory: 2500).",
+        help="Accepted layers that stay alive; the oldest leaves when a new one comes (the paper: about 2500).",
         section=_SEARCH,
     )
     exploration: float = knob(
@@ -155,7 +155,7 @@ class Knobs(Base):
         1,
         16,
         label="Nodes of a graph",
-        help="Operations in a random layer; not all of them need to matter (the paper, from memory: 10).",
+        help="Operations in a random layer; not all of them need to matter (the paper: about 10).",
         section=_SEARCH,
     )
     trial_steps: int = knob(

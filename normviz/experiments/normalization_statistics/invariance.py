@@ -33,6 +33,9 @@ TRANSFORMATIONS = (
     ("one case × δ", "factor"),
 )
 
+WRAPPED = "split(replace(replace(datum.label, ' ×', '|×'), ' +', '|+'), '|')"
+"""Axis labels with the operation on a line of its own."""
+
 
 def invariance_figure(log: FrameLog) -> Figure:
     """The grid of 3 normalisers by 6 transformations with sliders for δ and the shift.
@@ -92,7 +95,10 @@ def _spec() -> dict[str, Any]:
         )
         .encode(
             x=alt.X(
-                "transformation:N", sort=order, title=None, axis=alt.Axis(labelAngle=-20, labelLimit=200)
+                "transformation:N",
+                sort=order,
+                title=None,
+                axis=alt.Axis(labelAngle=0, labelOverlap=False, labelLimit=200, labelExpr=WRAPPED),
             ),
             y=alt.Y("normaliser:N", sort=list(NORMALISERS), title=None),
             tooltip=[
