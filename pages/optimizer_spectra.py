@@ -29,13 +29,15 @@ the range over seeds.
 READING = r"""
 **How to read it.** The two spectra are one picture: left what the optimizer was given, right what it made of it. Drag
 the moment slider and watch them change. A **condition number** (largest over smallest singular value) of 1 would be a
-flat line; the *effective rank* counts how many directions carry the update. Muon and SWAN are flat by design, SinkGD is
-not: equal rows and columns do not make equal singular values. GaLore looks well conditioned because only its $r$
+flat line; the *effective rank* counts how many directions carry the update. Muon and SWAN are flat by design,
+up to the smallest values, which their few iterations do not lift; SinkGD is not flat: equal rows and columns do not
+make equal singular values. GaLore looks well conditioned because only its $r$
 directions are counted.
 
 The chart of conditioning against row balance is NorMuon's central picture. For a *tall* matrix Muon cannot have both a
-flat spectrum and even rows; NorMuon buys the second with a little of the first. Switch to the *wide* matrix: there rows
-of an orthogonal matrix have equal length anyway, and NorMuon changes hardly anything.
+flat spectrum and even rows; NorMuon buys the second with a little of the first. Switch to the *wide* matrix: the
+rows of an exactly orthogonal one have equal length anyway. In the matrix equation Muon comes close to that, and NorMuon
+has little left to do; on the digits, whose gradients hold few directions, it still evens the rows out.
 
 **What to try.** *Matrix equation*: the whole problem is one ill-conditioned matrix, and flattening the spectrum pays at
 once. *Text*: a small transformer; with all optimizers it takes some minutes. *One bad batch* with *Fira* and *Fira, no

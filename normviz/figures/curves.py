@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 
@@ -82,21 +83,13 @@ def _curve_spec(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(arms), range=[colours(palette)[i] for i in at]),
-        legend=alt.Legend(
-            orient="top",
-            symbolType="stroke",
-            symbolSize=150,
-            columns=3,
-            columnPadding=6,
-            labelLimit=120,
-            symbolOpacity=1,
-        ),
+        legend=legend_above(arms),
     )
     dash = alt.StrokeDash(
         "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=[dashes(palette)[i] for i in at])
     )
     span = alt.Scale(type="log" if log_x else "linear", nice=False)
-    scale = alt.Scale(type="log") if log_y else alt.Scale(zero=False)
+    scale = alt.Scale(type="log", nice=False) if log_y else alt.Scale(zero=False)
     axis = alt.Axis(format="~g" if log_y else "~r", tickCount=6)
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
     shown = alt.when(pick)
@@ -122,4 +115,5 @@ def _curve_spec(
             alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
         ],
     )
-    return specification(alt.layer(band, line).properties(width="container", height=340).add_params(pick))
+    layers = alt.layer(band, line).properties(width="container", height=height_below(arms))
+    return specification(layers.add_params(pick))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -192,5 +192,5 @@ def _line_spec(
     if zero_line:
         zero = alt.Chart().mark_rule(color="#888888", strokeDash=[2, 2]).encode(y=alt.datum(0))
         layers.insert(0, zero)
-    chart = alt.layer(*layers).properties(width="container", height=340).add_params(pick, cursor)
-    return specification(chart)
+    chart = alt.layer(*layers).properties(width="container", height=height_below(arms))
+    return specification(chart.add_params(pick, cursor))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -144,5 +144,5 @@ def _ridge_spec(
             alt.Tooltip("density:Q", format=".3g"),
         ],
     )
-    height = max(340, 60 * len(layer_names))
+    height = max(height_below(arms), 60 * len(layer_names))
     return specification(alt.layer(area, line).properties(width="container", height=height).add_params(pick))

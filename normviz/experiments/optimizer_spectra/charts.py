@@ -12,6 +12,7 @@ import pandas as pd
 
 from normviz.experiments.optimizer_spectra.knobs import PLANS
 from normviz.figures import Figure
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -72,9 +73,7 @@ def geometry_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = No
 @lru_cache(maxsize=64)
 def _geometry_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     scale = alt.Scale(domain=list(arms), range=colours(arms))
-    legend = alt.Legend(
-        orient="top", columns=3, columnPadding=6, labelLimit=120, symbolOpacity=1, symbolSize=90
-    )
+    legend = legend_above(arms, lines=False)
     colour = alt.Color("arm:N", title=None, scale=scale, legend=legend)
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
     shown = alt.when(pick)
@@ -110,7 +109,8 @@ def _geometry_spec(arms: tuple[str, ...]) -> dict[str, Any]:
             ],
         )
     )
-    return specification(alt.layer(trail, points).properties(width="container", height=340).add_params(pick))
+    layers = alt.layer(trail, points).properties(width="container", height=height_below(arms))
+    return specification(layers.add_params(pick))
 
 
 def factors_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = None) -> Figure:
@@ -124,7 +124,9 @@ def factors_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = Non
     ]
     data = pd.DataFrame(rows, columns=["arm", "low", "full"])
     title, text = "Fira's scaling factors", "Scatter chart of scaling factors; nothing is measured yet."
-    look_for = "Along the diagonal: Adam rescales a row (column) alike in r directions and in all of them."
+    look_for = (
+        "On a line beside the diagonal: Adam rescales rows (columns) in the same proportions in r directions."
+    )
     if entries:
         shown = max(entry.step for entry in entries)
         table = log.scalars("phi_spearman")
@@ -139,8 +141,8 @@ def factors_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = Non
 
 @lru_cache(maxsize=64)
 def _factors_spec(arms: tuple[str, ...]) -> dict[str, Any]:
-    log_scale = alt.Scale(type="log")
-    axis = alt.Axis(format="~g", tickCount=5)
+    log_scale = alt.Scale(type="log", nice=False)
+    axis = alt.Axis(format="~e", tickCount=5)
     points = (
         alt.Chart()
         .mark_circle(size=28, opacity=0.7)

@@ -235,6 +235,7 @@ def _sharded(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
 # ---------------------------------------------------------------------------------------------------------- claims
 
 HALF = "half of the paper's gain, at each optimizer's best learning rate"
+LOSS = "in nats (matrix equation: as a share of ‖C‖²)"
 SCALE = "The paper trains networks a thousand times larger for a hundred times as many steps."
 
 CLAIMS: tuple[Claim, ...] = (
@@ -243,9 +244,8 @@ CLAIMS: tuple[Claim, ...] = (
         paper="multi-norm",
         statement="SinkGD reaches a lower loss than Adam in the same steps.",
         paper_figure="Adam's evaluation perplexity with 40 % of the tokens (NeurIPS abstract).",
-        measured="final loss of SinkGD minus AdamW's",
+        measured=f"final loss of SinkGD minus AdamW's, {LOSS}",
         measure=_loss_difference("sinkgd", "adamw"),
-        unit="nats",
         needs="SinkGD and AdamW",
     ),
     Claim(
@@ -323,9 +323,8 @@ CLAIMS: tuple[Claim, ...] = (
         paper="swan",
         statement="Row normalization alone is worse than both operators.",
         paper_figure="Ablation on language-model pre-training (qualitative).",
-        measured="final loss of SWAN minus that of GradNorm only",
+        measured=f"final loss of SWAN minus that of GradNorm only, {LOSS}",
         measure=_loss_difference("swan", "gradnorm"),
-        unit="nats",
         needs="SWAN and GradNorm only",
     ),
     Claim(
@@ -333,9 +332,8 @@ CLAIMS: tuple[Claim, ...] = (
         paper="swan",
         statement="Whitening alone is worse than both operators.",
         paper_figure="Ablation on language-model pre-training (qualitative).",
-        measured="final loss of SWAN minus that of Whitening only",
+        measured=f"final loss of SWAN minus that of Whitening only, {LOSS}",
         measure=_loss_difference("swan", "whitening"),
-        unit="nats",
         needs="SWAN and Whitening only",
     ),
     Claim(
@@ -476,9 +474,8 @@ CLAIMS: tuple[Claim, ...] = (
         paper="conda",
         statement="Conda reaches a lower loss than Muon.",
         paper_figure="Consistently better than AdamW, Muon, SOAP and Adafactor on LLaMA and GPT-2.",
-        measured="final loss of Conda minus Muon's",
+        measured=f"final loss of Conda minus Muon's, {LOSS}",
         measure=_loss_difference("conda", "muon"),
-        unit="nats",
         needs="Conda and Muon",
     ),
     Claim(
@@ -496,9 +493,8 @@ CLAIMS: tuple[Claim, ...] = (
         paper="fira",
         statement="With the same low-rank memory Fira reaches a lower loss than GaLore.",
         paper_figure="Better loss than GaLore at 7B with 8 × smaller optimizer state.",
-        measured="final loss of Fira minus GaLore's, same rank",
+        measured=f"final loss of Fira minus GaLore's, same rank, {LOSS}",
         measure=_loss_difference("fira", "galore"),
-        unit="nats",
         needs="Fira and GaLore",
     ),
     Claim(
@@ -564,9 +560,8 @@ CLAIMS: tuple[Claim, ...] = (
         paper="fira",
         statement="The limiter keeps a bad batch from raising the loss.",
         paper_figure="Loss spikes vanish with the norm-growth limiter (figure).",
-        measured="largest rise of the training loss after the bad batch, with limiter less without",
+        measured=f"largest rise of the training loss after the bad batch, with limiter less without, {LOSS}",
         measure=_best(_spike_rise),
-        unit="nats",
         needs="one bad batch, Fira and Fira without limiter",
     ),
 )

@@ -174,21 +174,26 @@ def _criterion_name(knobs: Knobs) -> str:
 
 def _grid(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
     losses = final_losses(log, knobs)
-    rows = []
+    rows, edges = [], set()
     for arm, members in members_by_arm(log).items():
+        if len(members) > 1 and best.chosen[arm] in (members[0], members[-1]):
+            edges.add(arm)
         for member in members:
             values = [v for v in losses.get(member, {}).values() if v < DIVERGED]
             if values:
                 rate = split_member(member)[1]
                 rows.append((arm, rate, sum(values) / len(values), min(values), max(values)))
     chosen = best.rates
-    rates = ", ".join(f"{arm} {chosen[arm]:g}" for arm in arm_names(knobs) if arm in chosen)
+    rates = ", ".join(
+        f"{arm} {chosen[arm]:g}{'†' if arm in edges else ''}" for arm in arm_names(knobs) if arm in chosen
+    )
+    note = " † At the end of its grid: a better one may lie beyond." if edges else ""
     return curve_figure(
         pd.DataFrame(rows, columns=["arm", "x", "mean", "low", "high"]),
         title="Every learning rate that was trained",
         x="learning rate",
         y=f"{_criterion_name(knobs).lower()}, final",
-        look_for=f"The other charts show each line's lowest point. Best so far: {rates}.",
+        look_for=f"The other charts show each line's lowest point. Best so far: {rates}.{note}",
         arms=arm_names(knobs),
         log_x=True,
         log_y=True,

@@ -91,7 +91,9 @@ WATCHED = {
     },
 }
 RESIDUAL_SWEEPS = 20
-BINS = 30
+BINS = 31
+"""Bins of a histogram of norms; odd, so that a norm of exactly the mean lies within a bin, not between two."""
+
 PROBES = 20
 """Measurements of the spectrum in a run."""
 
