@@ -32,7 +32,7 @@ first and an exact zero on the second.
 statistic jumps. Lower the batch size. Raise the learning rate until a norm diverges. In *Vision*, compare each norm
 with its small-batch twin. In *Recurrent*, raise the recurrent weight scale and watch the spread of the LSTM cell.
 
-**UnifiedNorm.** Select *UnifiedNorm* and *UnifiedNorm, filtered*: a chart of its own marks the filtered steps. In
+**UnifiedNorm.** Select *UnifiedNorm* and *Filtered UnifiedNorm*: a chart of its own marks the filtered steps. In
 *Vision* set *Outlier every … batches* to 10: every tenth batch then holds one image that is far too bright. *Offline
 EMA* remembers it in its running average; whether the geometric mean and the filter hold it back is what the claims
 judge.

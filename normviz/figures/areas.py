@@ -10,7 +10,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.lines import seed_bands
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
@@ -108,5 +108,9 @@ def _area_spec(
         .transform_calculate(at="cursor")
         .encode(x=alt.X("at:Q"))
     )
-    chart = alt.layer(area, rule).properties(width="container", height=340).add_params(shown, cursor)
+    chart = (
+        alt.layer(area, rule)
+        .properties(width="container", height=height_below(parts))
+        .add_params(shown, cursor)
+    )
     return specification(chart)

@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -99,4 +99,4 @@ def _dot_spec(arms: tuple[str, ...], places: tuple[str, ...], x: str, zero: bool
             alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
         ],
     )
-    return specification(alt.layer(bar, dot).properties(width="container", height=340))
+    return specification(alt.layer(bar, dot).properties(width="container", height=height_below(arms)))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -88,9 +89,7 @@ def _growth_spec(
         "arm:N",
         title=None,
         scale=alt.Scale(domain=list(arms), range=[colours(palette)[i] for i in at]),
-        legend=alt.Legend(
-            orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, symbolOpacity=1
-        ),
+        legend=legend_above(arms),
     )
     dash = alt.StrokeDash(
         "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=[dashes(palette)[i] for i in at])

@@ -62,6 +62,8 @@ _FIXED = {
     "Layer-wise": 2,
     "Global": 4,
     "UnifiedNorm": 7,
+    "Filtered UnifiedNorm": 9,
+    "Offline EMA": 5,
     "AdamW": 0,
     "SGD": 6,
     "Muon": 1,

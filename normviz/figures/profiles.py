@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -130,4 +130,6 @@ def _profile_spec(
             alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
         ],
     )
-    return specification(alt.layer(band, line, dots).properties(width="container", height=340))
+    return specification(
+        alt.layer(band, line, dots).properties(width="container", height=height_below(names))
+    )

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 
@@ -156,7 +157,7 @@ def _colour(title: str | None = None) -> alt.Color:
         "kind:N",
         title=title,
         scale=alt.Scale(domain=list(KINDS), range=colours(KINDS)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=2, symbolOpacity=1),
+        legend=legend_above(KINDS),
     )
 
 

@@ -121,8 +121,8 @@ def _response_spec(
     crosses = (
         alt.Chart()
         .transform_filter("datum.diverged")
-        .mark_text(text="✕", fontSize=16, color=DIVERGED, tooltip="diverged")
-        .encode(x=alt.X("x:Q", title=x, scale=span), y=alt.value(330))
+        .mark_text(text="✕", fontSize=16, color=DIVERGED, tooltip="diverged", dy=-10)
+        .encode(x=alt.X("x:Q", title=x, scale=span), y=alt.value("height"))
     )
     layers: list[Any] = [band, line, crosses]
     for name, dose in marks:

@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
 
@@ -116,4 +116,6 @@ def _scatter_spec(
         .encode(text="text:N")
         for place, shift in (("above", -13), ("below", 14))
     ]
-    return specification(alt.layer(rest, front, cross, *names).properties(width="container", height=340))
+    return specification(
+        alt.layer(rest, front, cross, *names).properties(width="container", height=height_below(groups))
+    )

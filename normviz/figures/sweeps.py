@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -107,4 +107,6 @@ def _sweep_spec(
             alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
         ],
     )
-    return specification(alt.layer(band, bars, line).properties(width="container", height=340))
+    return specification(
+        alt.layer(band, bars, line).properties(width="container", height=height_below(methods))
+    )

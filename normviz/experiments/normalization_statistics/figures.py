@@ -103,9 +103,9 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
             last=last,
         ),
     }
-    filtered = [arm for arm in trained if arm.startswith(arm_name("unified"))]
-    if filtered:
-        figures["filtration"] = filtration_figure(log, filtered[-1], last=last, step=step)
+    tested = [arm_name(n) for n in ("unified_filtered", "unified") if n in knobs.norms]
+    if tested:
+        figures["filtration"] = filtration_figure(log, tested[0], last=last, step=step)
     if "layer" in knobs.norms:
         figures["invariances"] = invariance_figure(log)
     if knobs.task == "recurrent":

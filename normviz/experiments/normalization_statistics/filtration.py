@@ -15,7 +15,7 @@ from normviz.frame import FrameLog
 
 __all__ = ["filtration_figure"]
 
-GAP, THRESHOLD, FILTERED = "AM − GM of the window (largest channel)", "threshold M·V", "filtered step"
+GAP, THRESHOLD, FILTERED = "AM − GM (largest channel)", "threshold M·V", "filtered step"
 
 
 def filtration_figure(log: FrameLog, arm: str, *, last: int, step: int | None = None) -> Figure:
@@ -63,7 +63,7 @@ def _spec(last: int) -> dict[str, Any]:
     colour = alt.Color(
         "line:N",
         title=None,
-        scale=alt.Scale(domain=domain, range=[*colours(["UnifiedNorm", "No norm"]), "#e0483e"]),
+        scale=alt.Scale(domain=domain, range=colours(["LayerNorm", "No norm", "UnifiedNorm"])),
         legend=alt.Legend(orient="top", columns=1, labelLimit=300),
     )
     x = alt.X(

@@ -20,7 +20,7 @@ NORMS: dict[str, str] = {
     "power": "PowerNorm",
     "power_v": "PowerNorm-V",
     "unified": "UnifiedNorm",
-    "unified_filtered": "UnifiedNorm, filtered",
+    "unified_filtered": "Filtered UnifiedNorm",
     "ema": "Offline EMA",
     "rms": "RMSNorm",
     "group": "GroupNorm",
