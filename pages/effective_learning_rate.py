@@ -2,6 +2,7 @@
 
 from normviz.experiments.effective_learning_rate.growth import growth_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.implicit_schedule import implicit_schedule_panel
 
 INTRO = r"""
 Put a normalization layer behind a weight matrix $W$ and the size of $W$ no longer matters: $2W$ gives the same output
@@ -22,15 +23,18 @@ batches. Bands are the range over seeds.
 """
 
 READING = r"""
-**How to read it.** The second chart is the paper's point: with a norm only, every layer's effective rate falls though
-the learning rate never changes; NaP's lines stay level. Whether that costs anything shows on the first chart, and there
-it depends on the learning rate: if it is small, weights hardly grow and there is nothing to undo; if it is too large,
-NaP *keeps* it too large, while the norm alone quietly anneals it. So switch on the sweep before you believe either, and
-take more and longer phases (20 of 300 steps): lost plasticity is a matter of time. Then switch to SGD, where in our
-tries the order turned round: the noise of a constant rate cost more than the norm's hidden decay.
+**How to read it.** *Effective learning rate of each layer* is the paper's point: with a norm only, every layer's rate
+falls though the learning rate never changes; NaP's lines stay level. Whether that costs anything shows on *Accuracy at
+the end of each phase*, and there it depends on the learning rate: if it is small, weights hardly grow and there is
+nothing to undo; if it is too large, NaP *keeps* it too large, while the norm alone quietly anneals it. So switch on the
+sweep before you believe either, and take more and longer phases (20 of 300 steps): lost plasticity is a matter of time.
+Then switch to SGD, where in our tries the order turned round: the noise of a constant rate cost more than the norm's
+hidden decay. The network without norm learns random labels badly here from the first phase on, and in so few phases it
+need not get worse; watch its dormant units instead, which pile up.
 
-**Re-inject the implicit schedule.** With that switch a projected network is trained once more, with the rates that the
-norm-only network felt, step by step and layer by layer. It has NaP's constant lengths and the other's decay.
+**Re-inject the implicit schedule.** That button (and the switch of the same name) trains a projected network once more,
+with the rates that the norm-only network felt, step by step and layer by layer. It has NaP's constant lengths and the
+other's decay.
 
 **Equivalence.** In double precision with plain SGD the two views are not similar but the same: raising each layer's
 rate with the square of its length gives NaP's network up to rounding, and NaP with the recorded schedule gives the
@@ -136,4 +140,5 @@ experiment_page(
     reading=READING,
     maths=MATHS,
     exact=Exact("The law behind it", LAW, lambda: {"growth": growth_figure()}),
+    panel=implicit_schedule_panel,
 )

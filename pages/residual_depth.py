@@ -37,6 +37,8 @@ a ranking at one rate means little.
 **What to keep in mind.** "λ = 1/n kills the high levels" is not quite right: they fall like $1/k!$, whatever the
 depth, and level 2 is still half of level 1. "1/√n is bounded" holds for independent paths only. The theorem needs
 smooth modules; with ReLU it holds on the straight piece around each example, and that is what the level chart computes.
+BatchNorm's levels grow on that chart like those of λ = 1: the expansion is taken at the input, where the stream has not
+grown yet, and the first levels say nothing about the whole. How small its modules become shows in *Effective scale*.
 
 **What is not tested here.** 1000-layer convolutional networks on CIFAR-10, the paper's own setting.
 """

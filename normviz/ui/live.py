@@ -263,9 +263,10 @@ def status_line(run: Run) -> None:
         text = f"{word}: step {run.log.progress_step:.0f} of {total}, {speed:.3g} network steps/s{remaining}"
     else:
         word = {"done": "Done", "cancelled": "Stopped", "failed": "Failed"}[run.status]
-        text = f"{word}: step {run.log.progress_step:.0f} of {total} in {run.seconds:.1f} s"
+        text = f"{word}: step {run.log.last_step} of {total} in {run.seconds:.1f} s"
     st.progress(run.progress, text=text)
     if run.status == "failed":
         st.error(f"This run failed: {run.error} Change a knob or press *Run again*.", icon=":material/error:")
-    for event in run.log.events[-6:]:
-        st.warning(f"{event.arm}, seed {event.seed}: {event.text}", icon=":material/warning:")
+    if events := run.log.events[-6:]:
+        lines = [f"{event.arm}, seed {event.seed}: {event.text}" for event in events]
+        st.warning("  \n".join(lines), icon=":material/warning:")

@@ -16,6 +16,7 @@ from normviz.experiments.attention_entropy.scales import FUSED, KEYS, NORMS, len
 from normviz.figures import Figure, colours, line_figure, profile_figure
 from normviz.figures.attention_maps import attention_maps_figure
 from normviz.figures.growth import growth_figure
+from normviz.figures.legends import legend_above
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
 
@@ -156,7 +157,7 @@ def _rows_spec(arms: tuple[str, ...]) -> dict[str, Any]:
         .encode(
             x=alt.X("norm:Q", title="norm of the query |q|", scale=alt.Scale(zero=False)),
             y=alt.Y("entropy:Q", title="entropy, share of the greatest", scale=alt.Scale(zero=False)),
-            color=alt.Color("arm:N", title=None, scale=scale, legend=alt.Legend(orient="top", columns=3)),
+            color=alt.Color("arm:N", title=None, scale=scale, legend=legend_above(arms, lines=False)),
             shape=alt.Shape(
                 "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=shapes[: len(arms)])
             ),

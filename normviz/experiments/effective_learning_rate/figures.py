@@ -77,12 +77,14 @@ def _lengths(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
 
 
 def _dormant(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+    changing = knobs.task != "stationary"
     return line_figure(
         log,
         "dormant",
         title="Dormant units",
         y="share of hidden units (%)",
-        look_for="Units that (almost) never fire. Do they come back, or do they pile up from phase to phase?",
+        look_for="Units that (almost) never fire. Do they come back"
+        + (", or do they pile up from one task to the next?" if changing else "?"),
         arms=_names(knobs),
         unit=" %",
         step=step,
@@ -135,7 +137,8 @@ def _memorisation(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Fi
             knobs,
             step,
             (normed(knobs), NAP, REPLAY),
-            "With a norm only it falls though nobody asked. NaP holds it. Replayed, it falls again.",
+            "With a norm only it falls though nobody asked. NaP holds it."
+            + (" Replayed, it falls again." if knobs.replay else ""),
         ),
         "lengths": _lengths(log, knobs, step),
         "dormant": _dormant(log, knobs, step),
@@ -187,7 +190,12 @@ def _remedies(log: FrameLog, knobs: Knobs) -> Figure:
         {place: f"late{end}" for place, end in places.items()},
         title="Late phases with each remedy",
         x="accuracy, last five phases (%)",
-        look_for="Are the remedies closer together with NaP than without? Shown when the run has ended.",
+        look_for=(
+            "Are the remedies closer together with NaP than without?"
+            if knobs.remedies_with_nap
+            else "Do the remedies help the norm? Remedies with NaP too shows whether NaP makes them alike."
+        )
+        + " Shown when the run has ended.",
         arms=bases,
         zero=False,
     )
