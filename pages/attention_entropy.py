@@ -36,7 +36,7 @@ falls by less than softmax. Much of what sets NaLa's rows apart is the third pow
 **What to try.** Lower τ: the power of short queries falls and more depends on the length. Raise λ: sharper rows
 altogether. Add *FLatten*, *PolaFormer*, *Performer* and *NaLa sign* to the arms. Run 200 steps with four seeds to have
 the accuracies compared in earnest. Change to text, where a token sees only the tokens before it: in runs this short
-NaLa tends to learn more slowly there, and the verdicts say so.
+NaLa tends to learn a little more slowly there than the others.
 
 **Time and memory** are those of the attention alone, one head of width 16, one CPU thread. The fused softmax of PyTorch
 never stores its matrix, so its memory grows linearly as well; its time does not. Softmax that does form the matrix

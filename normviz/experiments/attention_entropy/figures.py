@@ -76,9 +76,11 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
             log,
             "attention_map",
             title="Attention maps of the first block",
-            look_for="One test example, seed 0, mean over the heads. Yellow: eight times an even look, or more. Move "
-            "the moment of training.",
+            look_for="One test example, seed 0, mean over the heads. Yellow: eight times an even look"
+            + (", or more." if pixels else " at the tokens so far, or more.")
+            + " Move the moment of training.",
             arms=arms,
+            causal=not pixels,
             step=step,
         ),
         "query_norm": over_time(
