@@ -14,8 +14,7 @@ def drawn(weights: np.ndarray, arms: tuple[str, ...], causal: bool) -> Figure:
     log = FrameLog()
     for arm in arms:
         log.append(Frame(3, arm, 0, {"map": weights}))
-    figure = attention_maps_figure(log, "map", title="Maps", look_for="", arms=arms, causal=causal)
-    return figure
+    return attention_maps_figure(log, "map", title="Maps", look_for="", arms=arms, causal=causal)
 
 
 def test_an_even_look_is_one_everywhere_it_may_look() -> None:
