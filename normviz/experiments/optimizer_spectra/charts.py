@@ -143,13 +143,22 @@ def factors_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = Non
 def _factors_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     log_scale = alt.Scale(type="log", nice=False)
     axis = alt.Axis(format="~e", tickCount=5)
+    legend = legend_above(arms, lines=False) if len(arms) > 1 else None
     points = (
         alt.Chart()
-        .mark_circle(size=28, opacity=0.7)
+        .mark_point(filled=True, size=28, opacity=0.7)
         .encode(
             x=alt.X("full:Q", title="factor of full-rank Adam", scale=log_scale, axis=axis),
             y=alt.Y("low:Q", title="factor in Fira's subspace", scale=log_scale, axis=axis),
-            color=alt.Color("arm:N", scale=alt.Scale(domain=list(arms), range=colours(arms)), legend=None),
+            color=alt.Color(
+                "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=colours(arms)), legend=legend
+            ),
+            shape=alt.Shape(
+                "arm:N",
+                title=None,
+                scale=alt.Scale(domain=list(arms), range=list(SHAPES[: len(arms)])),
+                legend=legend,
+            ),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("full:Q", title="full rank", format=".4~g"),

@@ -212,7 +212,7 @@ def _memory(best: BestLog, arms: list[str]) -> Figure:
     return bar_figure(
         held,
         title="Memory of the optimizer",
-        x="bytes of state per matrix parameter (float32)",
+        x="bytes per matrix parameter (float32)",
         look_for="Counted in the storage; the grey mark is the paper's formula. The weight itself takes 4 bytes.",
         arms=arms,
         expected=expected,

@@ -298,10 +298,11 @@ def _spectra(record: UpdateRecord) -> dict[str, Value]:
 
     The update is a difference of weights: singular values below their rounding are noise, and count as zero.
     """
-    U, W = record.update, record.before
+    U = record.update
     assert record.gradient is not None
     G = record.gradient.double().cpu()
-    rounding = torch.finfo(W.dtype).eps * float(W.abs().max()) / record.rate
+    largest = max(float(W.abs().max()) for W in (record.before, record.after))
+    rounding = torch.finfo(record.after.dtype).eps * largest / record.rate
     floor = rounding * (math.sqrt(U.shape[0]) + math.sqrt(U.shape[1]))
     s = singular_values(U)
     s = torch.where(s < floor, 0.0, s)
