@@ -106,6 +106,17 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     tested = [arm_name(n) for n in ("unified_filtered", "unified") if n in knobs.norms]
     if tested:
         figures["filtration"] = filtration_figure(log, tested[0], last=last, step=step)
+        figures["smoothing"] = line_figure(
+            log,
+            {"filter/batch_distance": ", one batch", "filter/smoothed_distance": ", window"},
+            title="UnifiedNorm against its running statistic",
+            y="distance |quadratic mean − running|",
+            look_for="The geometric mean over the window should stay closer than one batch does. Log scale.",
+            arms=tested[:1],
+            log_scale=True,
+            step=step,
+            last=last,
+        )
     if "layer" in knobs.norms:
         figures["invariances"] = invariance_figure(log)
     if knobs.task == "recurrent":
