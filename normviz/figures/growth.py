@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
 from normviz.figures.legends import legend_above
@@ -19,6 +20,10 @@ from normviz.frame import FrameLog
 __all__ = ["growth_figure"]
 
 COLUMNS = ["arm", "x", "mean", "low", "high"]
+POWERS = [10.0**k for k in range(-9, 13)]
+"""Ticks of the vertical axis, those of its range."""
+APART = 0.1
+"""Least distance of two labels, as a share of the vertical axis."""
 
 
 def growth_figure(
@@ -60,11 +65,12 @@ def growth_figure(
             parts.append(pd.DataFrame(rows))
             if len(at) > 1:
                 exponents[arm] = float(np.polyfit(np.log(at), np.log(mean), 1)[0])
-    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS, "label"])
+    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS, "label", "at"])
     if parts:
         last = data["x"].to_numpy() == at.max()
         texts = [f"N^{exponents[arm]:.2f}" if arm in exponents else "" for arm in data["arm"]]
         data["label"] = np.where(last, texts, "")
+        data["at"] = _spread(data["mean"].to_numpy(dtype=float), last)
         listed = ", ".join(f"{arm} {value:.2f}" for arm, value in exponents.items())
         text = f"Line chart of {y} against {x}, both logarithmic. Exponents: {listed or 'one size only'}."
     else:
@@ -78,6 +84,16 @@ def growth_figure(
         data=data,
         wide=wide,
     )
+
+
+def _spread(values: NDArray[np.float64], labelled: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Heights of the labels: the values, moved up on the logarithmic axis where two would overlap."""
+    logs = np.log(values)
+    least, lower = APART * float(np.ptp(logs)), -np.inf
+    for i in np.argsort(logs):
+        if labelled[i]:
+            logs[i] = lower = max(logs[i], lower + least)
+    return np.asarray(np.exp(logs))
 
 
 @lru_cache(maxsize=64)
@@ -96,7 +112,7 @@ def _growth_spec(
     )
     span = alt.Scale(type="log", base=2, nice=False)
     scale = alt.Scale(type="log")
-    axis = alt.Axis(format="~g", tickCount=6)
+    axis = alt.Axis(format="~g", values=POWERS)
     base = alt.Chart().encode(
         x=alt.X("x:Q", title=x, scale=span, axis=alt.Axis(format="~d", grid=False, values=list(sizes))),
         color=colour,
@@ -114,6 +130,6 @@ def _growth_spec(
         ],
     )
     text = base.mark_text(align="right", dx=-6, dy=-8, fontSize=11, fontWeight="bold").encode(
-        y=alt.Y("mean:Q", scale=scale), text="label:N"
+        y=alt.Y("at:Q", scale=scale, axis=axis), text="label:N"
     )
     return specification(alt.layer(band, line, text).properties(width="container", height=340))

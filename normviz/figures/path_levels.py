@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import legend_above
 from normviz.figures.vega import specification
 from normviz.residual.counting import path_count
 
@@ -117,8 +118,8 @@ def _weights_spec() -> dict[str, Any]:
     lines = [
         f"'grey: paths C(n, k), in all 2^' + n + ' = ' + (n < 50 ? format(pow(2, n), ',d') : {every})",
         f"'dashed: paths through exactly ' + {level} + ' modules: ' + {paths}",
-        f"'blue: weights C(n, k) λ^k with λ = ' + format(lam, '.4~g') + ', together ' + {_power_of_ten('total')}",
-        "'heaviest level ' + min(mode, n) + '; most of the sum on levels ' + "
+        f"'blue: C(n, k) λ^k with λ = ' + format(lam, '.3~g') + ', sum ' + {_power_of_ten('total')}",
+        "'heaviest level ' + min(mode, n) + '; most of the sum: levels ' + "
         "format(n * lam / (1 + lam), '.1f') + ' ± ' + format(sqrt(n * lam) / (1 + lam), '.1f')",
     ]
     x = alt.X(
@@ -213,9 +214,7 @@ def _growth_spec() -> dict[str, Any]:
             "line:N",
             title=None,
             scale=alt.Scale(domain=list(LINES), range=[c for _, c in LINES.values()]),
-            legend=alt.Legend(
-                orient="top", symbolType="stroke", symbolSize=240, columns=4, labelLimit=170, symbolOpacity=1
-            ),
+            legend=legend_above(tuple(LINES)),
         ),
         strokeDash=alt.StrokeDash(
             "line:N",

@@ -24,6 +24,8 @@ MEASURED = "measured"
 COLUMNS = ["arm", "kind", "x", "mean", "low", "high"]
 POWER_LABEL = "replace(format(datum.value, abs(log(datum.value)) > 3.5 * LN10 ? '.0e' : '~g'), '+', '')"
 """1e7, 1000, 0.001, 1e-5: a log axis does not keep to a format."""
+BELOW = 34
+"""Pixels of the legend that tells measured from theory."""
 FEW = 24
 """Most positions that are marked by a dot; more would run together and hide the lines below."""
 
@@ -180,4 +182,5 @@ def _theory_spec(
             alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
         ],
     )
-    return specification(alt.layer(band, line, dots).properties(width="container", height=height_below(arms)))
+    height = height_below(arms) + (BELOW if label else 0)
+    return specification(alt.layer(band, line, dots).properties(width="container", height=height))

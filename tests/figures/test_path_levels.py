@@ -20,6 +20,6 @@ def test_level_weights_figure_computes_counts_and_weights() -> None:
     assert "2^32 = 4,294,967,296" in svg
     assert f"exactly 3 modules: {math.comb(32, 3)}" in svg
     total = (1 + 32**-0.5) ** 32
-    assert f"together {total:.3f}" in svg
+    assert f"sum {total:.3f}" in svg
     mean, spread = 32 * 32**-0.5 / (1 + 32**-0.5), math.sqrt(32 * 32**-0.5) / (1 + 32**-0.5)
     assert f"{mean:.1f} ± {spread:.1f}" in svg
