@@ -20,7 +20,7 @@ from normviz.ui.charts import draw_figure
 from normviz.ui.files import page_file
 from normviz.ui.server import store, store_trouble
 
-__all__ = ["overlay", "runs_page"]
+__all__ = ["first_arms", "overlay", "runs_page"]
 
 OVERLAY = (2, 5)
 """Fewest and most runs on one chart."""
@@ -184,7 +184,9 @@ def _several(kept: RunStore, chosen: list[StoredRun]) -> None:
         "Quantity", shared, index=shared.index("loss") if "loss" in shared else 0, key="runs/what"
     )
     arms = list(dict.fromkeys(arm for run in runs for arm in run.log.arms))
-    wanted = right.pills("Arms", arms, selection_mode="multi", default=arms[:1], key="runs/arms")
+    wanted = right.pills(
+        "Arms", arms, selection_mode="multi", default=first_arms(runs), key=f"runs/arms/{'/'.join(arms)}"
+    )
     log = overlay(runs, labels, name, set(wanted or arms))
     figure = line_figure(
         log,
@@ -199,6 +201,12 @@ def _several(kept: RunStore, chosen: list[StoredRun]) -> None:
         st.caption(
             f"**{label}**: {run.title}, {run.status}, {datetime.fromtimestamp(run.created):%d %b %H:%M}"
         )
+
+
+def first_arms(runs: list[Run]) -> list[str]:
+    """The first arm that all runs have, else the first of each."""
+    shared = [arm for arm in runs[0].log.arms if all(arm in run.log.arms for run in runs)]
+    return shared[:1] or list(dict.fromkeys(run.log.arms[0] for run in runs))
 
 
 def _labels(runs: list[Run]) -> list[str]:

@@ -10,8 +10,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from normviz.engine import StoredRun
-from normviz.experiments import SLUGS, get_experiment
+from normviz.experiments import SLUGS, Run, get_experiment
+from normviz.frame import Frame, FrameLog
 from normviz.knobs import Control, Knobs
+from normviz.ui.history import first_arms
 from normviz.ui.server import engine, store
 
 OpenPage = Callable[..., AppTest]
@@ -186,6 +188,18 @@ def test_runs_of_two_pages_are_not_overlaid(open_page: OpenPage) -> None:
     assert any("Only runs of one page" in i.value for i in app.info)
 
 
+def test_overlay_begins_with_an_arm_of_every_run() -> None:
+    experiment = get_experiment(SLUGS[0])
+
+    def run(*arms: str) -> Run:
+        return Run(
+            experiment, experiment.knobs(), log=FrameLog(Frame(0, arm, 0, {"loss": 1.0}) for arm in arms)
+        )
+
+    assert first_arms([run("A", "B"), run("B", "C")]) == ["B"]
+    assert first_arms([run("A"), run("C", "D")]) == ["A", "C"]
+
+
 def test_link_to_a_run_shows_that_run_on_its_device(open_page: OpenPage) -> None:
     slug = SLUGS[0]
     run = engine().submit(
@@ -201,8 +215,6 @@ def test_link_to_a_run_shows_that_run_on_its_device(open_page: OpenPage) -> None
 
 def test_ledger_prefers_more_seeds_then_newer() -> None:
     from normviz.claims import Claim
-    from normviz.experiments import Run
-    from normviz.frame import Frame, FrameLog
     from normviz.ui.ledger import best_verdicts
 
     experiment = get_experiment(SLUGS[0])
