@@ -15,9 +15,9 @@ works it out anew at every step, from losses one has anyway:
    without its cap;
 3. turn scores into weights by a softmax with temperature $r$.
 
-Here a small transformer reads Python's documentation into which text of low quality was mixed: a few passages that
-come **again and again**, passages with **shuffled** characters, and passages in a **foreign** language (letters
-replaced by ROT13). It is trained once per strategy, from the same start, on the same batches.
+Here a small transformer reads Python's documentation into which text of low quality was mixed: a few passages that come
+**again and again** (*duplicated* on the charts), passages with **shuffled** characters, and passages in a **foreign**
+language (letters replaced by ROT13). It is trained once per strategy, from the same start, on the same batches.
 """
 
 READING = r"""

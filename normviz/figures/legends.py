@@ -9,11 +9,11 @@ import altair as alt
 
 __all__ = ["height_below", "legend_above"]
 
-WIDTH = 270
+WIDTH = 240
 """Pixels beside the vertical axis of a chart in the two-column grid of the page, and of a phone."""
 
-CHARACTER, SYMBOL = 7.2, 36
-"""Pixels of a letter and of a symbol with its gaps."""
+CHARACTER, NARROW, SYMBOL = 7.2, 3.6, 36
+"""Pixels of a letter, of a narrow one, and of a symbol with its gaps."""
 
 HEIGHT, ROW = 340, 22
 """Pixels of a chart with its legend of one or two rows, and of a further row."""
@@ -45,5 +45,9 @@ def _columns(names: Sequence[str], most: int | None) -> int:
 
 def _width(names: Sequence[str], columns: int) -> float:
     """Pixels of a legend whose columns are each as wide as their longest name."""
-    longest = [max((len(n) for n in names[i::columns]), default=0) for i in range(columns)]
-    return sum(SYMBOL + CHARACTER * length for length in longest)
+    longest = [max((_text_width(n) for n in names[i::columns]), default=0.0) for i in range(columns)]
+    return sum(SYMBOL + width for width in longest)
+
+
+def _text_width(name: str) -> float:
+    return sum(NARROW if c in " ,.:;'|()ijlt₀₁₂₃₄₅" else CHARACTER for c in name)

@@ -22,6 +22,13 @@ __all__ = ["line_figure", "seed_bands"]
 MAX_POINTS = 120
 """Most points on one line: what a chart this wide can show, and what keeps a live update small."""
 
+LOG_LABELS = (
+    "indexof(log(domain('y')[1] / domain('y')[0]) < 5 ? '125' : '1', substring(format(datum.value, '.0e'), 0, 1)) < 0"
+    " ? '' : format(datum.value, '~g')"
+)
+"""Labels of a logarithmic axis: 1, 2 and 5 of each decade up to two decades, else powers of ten. What fits by chance
+(10, 2, 0.3, 0.1) would be hard to read."""
+
 
 def seed_bands(table: pd.DataFrame, *, max_points: int = MAX_POINTS) -> pd.DataFrame:
     """Mean and range over seeds, for each arm and bin of steps.
@@ -151,7 +158,7 @@ def _line_spec(
     span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
     x = alt.X("step:Q", title=across, scale=span, axis=alt.Axis(tickMinStep=1, format="d"))
     scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
-    axis = alt.Axis(format="~g" if log_scale else "~r", tickCount=6)
+    axis = alt.Axis(labelExpr=LOG_LABELS) if log_scale else alt.Axis(format="~r", tickCount=6)
     pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
     hover = alt.selection_point(
         name="hover", fields=["step"], nearest=True, on="pointermove", clear="pointerout", empty=False

@@ -10,7 +10,7 @@ from torch.nn.functional import log_softmax
 
 from models import TokenPolicy
 from normviz.experiments.reward_normalization import EXPERIMENT, Knobs, frozen, run
-from normviz.experiments.reward_normalization.advantages import advantages
+from normviz.experiments.reward_normalization.advantages import advantages, reward_parts
 from normviz.experiments.reward_normalization.arithmetic import (
     BLANK,
     VOCABULARY,
@@ -26,6 +26,7 @@ from normviz.experiments.reward_normalization.figures import draw
 from normviz.experiments.reward_normalization.frames import frames
 from normviz.experiments.reward_normalization.knobs import (
     ESTIMATOR_NAMES,
+    SUM,
     UNDECOMPOSED,
     arm_names,
     reference_arm,
@@ -155,6 +156,11 @@ def test_advantages_of_one_and_of_two_rewards() -> None:
     torch.testing.assert_close(advantages(BNPO, rewards, greedy), (parts[0] + parts[1]) / 2)
     total = rewards["accuracy"] + rewards["format"]
     torch.testing.assert_close(advantages(UNDECOMPOSED, rewards, greedy), group_advantage(total / 2, "bnpo"))
+    own, summed = reward_parts(BNPO, rewards), reward_parts(UNDECOMPOSED, rewards)
+    assert list(own) == list(rewards)
+    for name, part in zip(rewards, parts, strict=True):
+        torch.testing.assert_close(own[name].advantages, part)
+    torch.testing.assert_close(summed[SUM].advantages, group_advantage(total / 2, "bnpo"))
     torch.testing.assert_close(advantages(REMAX, rewards, greedy), total - 2)
     torch.testing.assert_close(advantages(GRPO, rewards, greedy), group_advantage(total, "grpo"))
 
@@ -307,7 +313,9 @@ def test_frames_of_all_estimators(accuracy_log: FrameLog) -> None:
     assert set(accuracy_log.scalars("noise")["arm"]) == set(accuracy_log.arms)
     relative = accuracy_log.scalars("relative_noise")
     assert (relative.loc[relative["arm"] == BASELINE, "value"] == 1).all()
+    assert accuracy_log.scalars("noise")["step"].unique().tolist() == [0, 10]
     assert set(accuracy_log.scalars("moment_theory")["arm"]) == {BNPO, GRPO, BASELINE}
+    assert not [name for name in accuracy_log.scalar_names if name.startswith("part/")]
     assert "format" not in accuracy_log.scalar_names
 
 
@@ -324,6 +332,9 @@ def test_frames_with_two_rewards(both_log: FrameLog) -> None:
     assert {"accuracy", "format", "batch_accuracy", "batch_format"} <= set(both_log.scalar_names)
     assert set(both_log.scalars("noise")["arm"]) == set(both_log.arms) - {UNDECOMPOSED}
     assert both_log.last_step == 10
+    parts = {name: set(both_log.scalars(f"part/{name}")["arm"]) for name in ("accuracy", "format", SUM)}
+    assert parts == {"accuracy": {BNPO}, "format": {BNPO}, SUM: {UNDECOMPOSED}}
+    assert set(both_log.scalars("alpha")["arm"]) == {BNPO, UNDECOMPOSED}
 
 
 def test_all_arms_start_from_one_policy_and_see_one_batch(accuracy_log: FrameLog) -> None:

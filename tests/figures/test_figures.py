@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,22 @@ def test_log_scale_leaves_out_what_is_not_positive() -> None:
     figure = line_figure(log, "x", title="T", y="y", look_for="l", log_scale=True)
     assert figure.data is not None
     assert figure.data["step"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.2, 0.7, {"0.1", "0.2", "0.5", "1"}),
+        (0.02, 0.7, {"0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"}),
+        (2e-4, 30, {"0.0001", "0.001", "0.01", "0.1", "1", "10", "100"}),
+    ],
+)
+def test_log_axis_has_round_labels(low: float, high: float, labels: set[str]) -> None:
+    log = FrameLog([Frame(0, "A", 0, {"x": low}), Frame(9, "A", 0, {"x": high})])
+    svg = line_figure(log, "x", title="T", y="y", look_for="l", log_scale=True, last=9).to_svg()
+    axis = svg[svg.index("Y-axis") :]
+    shown = re.findall(r">([\d.e−-]+)</text>", axis[: axis.index("role-mark")])
+    assert labels == set(shown)
 
 
 def test_ridges_average_seeds_and_show_the_moment() -> None:

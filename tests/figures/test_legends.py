@@ -16,6 +16,7 @@ from normviz.figures.legends import height_below, legend_above
         (["SGD", "Muon", "SWAN", "Conda"], None, 2),
         (["SGD", "Muon", "SWAN", "Conda", "Fira"], None, 3),
         (["AdamW", "Muon", "Whitening only", "Conda", "Fira, no limiter"], None, 2),
+        (["Plain", "Small-loss", "MW-Net", "STORM", "Oracle"], None, 2),
         (["a" * 60], 2, 1),
         ([], 2, 2),
         ([], None, 2),

@@ -70,7 +70,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
         "calibration_error",
         title="Calibration error on test data",
         y="expected calibration error",
-        look_for="0: of the answers given with 80 % confidence, 80 % are right. Label noise makes networks timid.",
+        look_for="0: of the answers given with 80 % confidence, 80 % are right. Random noise makes networks timid.",
         arms=arms,
         step=step,
         last=knobs.steps,

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from normviz.experiments.reward_normalization.knobs import ESTIMATOR_NAMES, UNDECOMPOSED
-from normviz.weighting import decomposed_advantage, group_advantage
+from normviz.experiments.reward_normalization.knobs import ESTIMATOR_NAMES, SUM, UNDECOMPOSED
+from normviz.weighting import BNPOResult, bnpo_advantage, decomposed_advantage, group_advantage
 
-__all__ = ["advantages"]
+__all__ = ["advantages", "reward_parts"]
 
 ESTIMATORS = {name: estimator for estimator, name in ESTIMATOR_NAMES.items()} | {UNDECOMPOSED: "bnpo"}
 
@@ -35,3 +35,19 @@ def advantages(arm: str, rewards: Mapping[str, Tensor], greedy: Mapping[str, Ten
         baseline = torch.stack(list(greedy.values())).sum(0)
         return group_advantage(total, "remax", greedy_rewards=baseline)
     return group_advantage(total, estimator)
+
+
+def reward_parts(arm: str, rewards: Mapping[str, Tensor]) -> dict[str, BNPOResult]:
+    """What BNPO makes of each reward by itself, or of the sum in the arm that does not take them apart.
+
+    Args:
+        arm: "BNPO" or its variant on the sum.
+        rewards: named rewards [Q, G] in [0, 1].
+
+    Returns:
+        Results by the name of the reward (``SUM`` for the sum), each with its own Beta. BNPO's advantage is their mean.
+    """
+    if arm == ESTIMATOR_NAMES["bnpo"]:
+        return {name: bnpo_advantage(reward) for name, reward in rewards.items()}
+    total = torch.stack(list(rewards.values())).sum(0)
+    return {SUM: bnpo_advantage(total, max_value=float(len(rewards)))}

@@ -10,7 +10,14 @@ from normviz.experiments.reward_normalization.beta_curves import (
     moment_map_figure,
     normaliser_figure,
 )
-from normviz.experiments.reward_normalization.knobs import OPERATIONS, Knobs, arm_names, reference_arm
+from normviz.experiments.reward_normalization.knobs import (
+    OPERATIONS,
+    SUM,
+    UNDECOMPOSED,
+    Knobs,
+    arm_names,
+    reference_arm,
+)
 from normviz.figures import Figure, dot_figure, line_figure
 from normviz.frame import FrameLog
 
@@ -21,6 +28,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     """All figures for what the log holds, with the cursor at ``step``."""
     arms = arm_names(knobs)
     last = knobs.steps
+    several = knobs.rewards == "accuracy_and_format"
     figures = {
         "accuracy": line_figure(
             log,
@@ -61,8 +69,11 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
             {"alpha": ", α", "beta": ", β"},
             title="BNPO's normaliser, refitted to every batch",
             y="α and β",
-            look_for="At 1 and 1 nothing is divided, at 1.5 and 1.5 it is GRPO. Which way does learning move them?",
-            arms=[BNPO],
+            look_for="BNPO: for the accuracy. Summed: for both rewards in one, where large α and β mean a narrow spike."
+            if several
+            else "At 1 and 1 nothing is divided, at 1.5 and 1.5 it is GRPO. Which way does learning move them?",
+            arms=[BNPO, UNDECOMPOSED] if several else [BNPO],
+            log_scale=several,
             step=step,
             last=last,
         ),
@@ -88,7 +99,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
         ),
         "map": moment_map_figure(log, knobs, step),
     }
-    if knobs.rewards == "accuracy_and_format":
+    if several:
         form = line_figure(
             log,
             "format",
@@ -99,5 +110,16 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
             step=step,
             last=last,
         )
-        figures = {"accuracy": figures.pop("accuracy"), "format": form, **figures}
+        parts = line_figure(
+            log,
+            {"part/accuracy": ", accuracy", "part/format": ", format", f"part/{SUM}": ""},
+            title="The advantage taken apart",
+            y="mean |advantage|",
+            look_for="What each reward adds to BNPO's. A line ends once all earn a reward: nothing is left.",
+            arms=[BNPO, UNDECOMPOSED],
+            log_scale=True,
+            step=step,
+            last=last,
+        )
+        figures = {"accuracy": figures.pop("accuracy"), "format": form, "parts": parts, **figures}
     return figures

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models import TokenPolicy
 from normviz.data import seeded_generator
-from normviz.experiments.reward_normalization.advantages import advantages
+from normviz.experiments.reward_normalization.advantages import advantages, reward_parts
 from normviz.experiments.reward_normalization.arithmetic import (
     Questions,
     exact_rewards,
@@ -77,12 +77,12 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         if step % EVALUATE_EVERY == 0 or step == knobs.steps:
             for learner in active:
                 yield Frame(step, learner.arm, learner.seed, _evaluate(learner.policy, questions, knobs))
-        if step == knobs.steps:
-            return
-        if step % measure_every == 0:
+        if step % measure_every == 0 or step == knobs.steps:
             for learner in active:
                 if learner.arm == reference_arm(knobs):
                     yield from _compare(learner, step, questions, knobs)
+        if step == knobs.steps:
+            return
         for learner in active:
             yield _step(learner, step, questions, knobs)
 
@@ -134,9 +134,12 @@ def _step(learner: Learner, step: int, questions: Questions, knobs: Knobs) -> Fr
     learner.optimizer.step()
     values: dict[str, Value] = {"grad_norm": norm}
     values |= {f"batch_{name}": float(reward.mean()) for name, reward in sampled.rewards.items()}
-    if learner.arm == BNPO:
-        alpha, beta = bnpo_parameters(sampled.rewards["accuracy"].mean(1))
-        values |= {"alpha": float(alpha), "beta": float(beta)}
+    if learner.arm in (BNPO, UNDECOMPOSED):
+        parts = reward_parts(learner.arm, sampled.rewards)
+        if len(sampled.rewards) > 1:
+            values |= {f"part/{n}": float(r.advantages.abs().mean()) / len(parts) for n, r in parts.items()}
+        first = next(iter(parts.values()))
+        values |= {"alpha": float(first.alpha), "beta": float(first.beta)}
     return Frame(step, learner.arm, learner.seed, values)
 
 

@@ -10,6 +10,7 @@ from normviz.knobs import knob
 __all__ = [
     "ESTIMATOR_NAMES",
     "OPERATIONS",
+    "SUM",
     "UNDECOMPOSED",
     "EstimatorName",
     "Knobs",
@@ -40,8 +41,11 @@ ESTIMATOR_NAMES: dict[str, str] = {
 }
 """Arms by estimator; "b" stands for "with baseline"."""
 
-UNDECOMPOSED = "BNPO, one reward"
+UNDECOMPOSED = "BNPO, summed"
 """BNPO on the sum of the rewards, beside the decomposed one."""
+
+SUM = "sum"
+"""Name of the only reward that this arm gets."""
 
 OPERATIONS = ("sum", "difference", "product")
 

@@ -63,19 +63,13 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
 
 
 def _language(log: FrameLog, knobs: Knobs, arms: list[str], step: int | None) -> dict[str, Figure]:
-    labels = {
-        "clean": "clean",
-        "duplicated": "repeated passages",
-        "shuffled": "shuffled",
-        "foreign": "foreign",
-    }
     return {
         "domains": dot_figure(
             log,
-            {labels[name]: f"heldout/{name}" for name in TEXT_SOURCES},
+            {name: f"heldout/{name}" for name in TEXT_SOURCES},
             title="Loss by kind of text",
             x="cross-entropy (nats)",
-            look_for="What does weight on hard samples cost elsewhere? Shuffled text cannot be learned by anyone.",
+            look_for="What does weight on hard samples cost the duplicated ones? Shuffled text cannot be learned.",
             arms=arms,
             step=step,
         ),

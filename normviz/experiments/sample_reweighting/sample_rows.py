@@ -43,7 +43,7 @@ def sample_rows_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
             if entry.arm in arms:
                 newest.setdefault(entry.arm, {})[name] = entry
     parts = [_rows(arm, found, sources(knobs)) for arm, found in newest.items() if len(found) == len(wanted)]
-    columns = ["arm", "row", "source", "weight", "text"]
+    columns = ["arm", "row", "source", "weight", "text", "loss", "passage"]
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     first = next((a for a in arms if a != STRATEGY_NAMES["uniform"]), arms[0])
     shown = max((f["sample_weight"].step for f in newest.values() if "sample_weight" in f), default=None)
@@ -55,7 +55,10 @@ def sample_rows_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
         text = (
             f"Samples of a batch at step {shown} as {first} sees them. Most weight: {most}. Least: {least}."
         )
-    look_for = "Top: most weight, bottom: least. Columns: weight ÷ uniform weight (also the bar), loss, source, text."
+    look_for = (
+        "Top: most weight, bottom: least. Columns: weight ÷ uniform weight (also the bar), loss, source, how often "
+        "in this batch, text."
+    )
     spec = _rows_spec(tuple(arms), sources(knobs), first)
     return Figure(title, look_for, text, spec=spec, data=data, wide=True)
 
@@ -63,16 +66,23 @@ def sample_rows_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
 def _rows(arm: str, found: dict[str, ArrayAt], names: tuple[str, ...]) -> pd.DataFrame:
     weight = found["sample_weight"].value.astype(float)
     weight = weight * len(weight)
-    order = np.argsort(-weight, kind="stable")
-    count = min(ROWS, len(order) // 2)
-    chosen = [*enumerate(order[:count]), *enumerate(order[-count:], start=count + 1)]
+    copies: dict[
+        tuple[str, str], list[int]
+    ] = {}  # a passage that comes several times in the batch is one row
+    for i in np.argsort(-weight, kind="stable").tolist():
+        passage = readable(found["sample_text"].value[i])
+        copies.setdefault((names[int(found["sample_source"].value[i])], passage), []).append(i)
+    different = list(copies.items())
+    half = -(-len(different) // 2)
+    most, least = different[: min(ROWS, half)], different[max(half, len(different) - ROWS) :]
     rows = []
-    for row, i in chosen:
-        source = names[int(found["sample_source"].value[i])]
+    for row, ((source, passage), same) in [*enumerate(most), *enumerate(least, start=len(most) + 1)]:
+        i = same[0]
         loss = float(found["sample_loss"].value[i])
-        text = f"{weight[i]:4.2f} {loss:5.2f} {source:<10} {readable(found['sample_text'].value[i])}"
-        rows.append((arm, row, source, weight[i], text.replace(" ", NO_BREAK)))
-    return pd.DataFrame(rows, columns=["arm", "row", "source", "weight", "text"])
+        times = f"×{len(same)}" if len(same) > 1 else ""
+        text = f"{weight[i]:4.2f} {loss:5.2f} {source:<10} {times:<3} {passage}"
+        rows.append((arm, row, source, weight[i], text.replace(" ", NO_BREAK), loss, passage))
+    return pd.DataFrame(rows, columns=["arm", "row", "source", "weight", "text", "loss", "passage"])
 
 
 @lru_cache(maxsize=64)
@@ -81,7 +91,13 @@ def _rows_spec(arms: tuple[str, ...], names: tuple[str, ...], first: str) -> dic
         name="shown", value=first, bind=alt.binding_radio(options=list(arms), name="As seen by: ")
     )
     row = alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[2 * ROWS + 0.5, -0.5], nice=False))
-    base = alt.Chart().transform_filter("datum.arm == shown").encode(y=row)
+    told = [
+        alt.Tooltip("source:N"),
+        alt.Tooltip("weight:Q", title="weight ÷ uniform", format=".2f"),
+        alt.Tooltip("loss:Q", format=".2f"),
+        alt.Tooltip("passage:N", title="text"),
+    ]
+    base = alt.Chart().transform_filter("datum.arm == shown").encode(y=row, tooltip=told)
     paper = base.mark_bar(size=PITCH - 2, color=PAPER).encode(x=alt.value(0), x2=alt.value("width"))
     bar = (
         base.transform_calculate(zero="0")

@@ -147,5 +147,5 @@ def _curve_spec(arms: tuple[str, ...], names: tuple[str, ...], first: str, r: fl
         .mark_text(align="left", baseline="bottom", color="#888888", fontSize=12)
         .encode(x=alt.value(0), y=alt.value(-6), text="text:N")
     )
-    chart = alt.layer(curve, dots, limit).properties(width="container", height=380)
+    chart = alt.layer(curve, dots, limit).properties(width="container", height=460)
     return specification(chart.add_params(temperature, shown))
