@@ -39,9 +39,7 @@ def implicit_schedule_panel(run: Run, step: int | None) -> None:
         rates = felt_rates(run.log, knobs, step)
         if rates:
             parts = ", ".join(f"{100 * rate:.0f} % in layer {i}" for i, rate in enumerate(rates, 1))
-            st.markdown(
-                f"{normed(knobs)} now learns at {parts} of the rate that is set, though nobody lowered it."
-            )
+            st.markdown(f"Of the learning rate that is set, {normed(knobs)} feels by now: {parts}.")
         if REPLAY in names:
             st.caption(f"{REPLAY}, trained last, is given these rates, step by step and layer by layer.")
         elif normed(knobs) in names:
