@@ -41,7 +41,7 @@ has little left to do; on the digits, whose gradients hold few directions, it st
 
 **What to try.** *Matrix equation*: the whole problem is one ill-conditioned matrix, and flattening the spectrum pays at
 once. *Text*: a small transformer; with all optimizers it takes some minutes. *One bad batch* with *Fira* and *Fira, no
-limiter*: who jumps? *GradNorm only* and *Whitening only* are SWAN's two halves. Set the learning rates to one per
+limiter*: who jumps? *GradNorm* and *Whitening* are SWAN's two halves, each alone. Set the learning rates to one per
 optimizer and drag the factor: most "wins" can be had by a badly chosen rate.
 
 **Honest limits.** Runs here are short and networks tiny; the papers' perplexities on LLaMA up to 7B cannot be repeated

@@ -15,7 +15,7 @@ from normviz.figures.legends import height_below, legend_above
         (["SGD", "Muon", "SWAN"], 3, 3),
         (["SGD", "Muon", "SWAN", "Conda"], None, 2),
         (["SGD", "Muon", "SWAN", "Conda", "Fira"], None, 3),
-        (["AdamW", "Muon", "Whitening only", "Conda", "Fira, no limiter"], None, 2),
+        (["AdamW", "Muon", "GradNorm", "Conda", "Fira, no limiter"], None, 2),
         (["Plain", "Small-loss", "MW-Net", "STORM", "Oracle"], None, 2),
         (["a" * 60], 2, 1),
         ([], 2, 2),

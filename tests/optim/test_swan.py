@@ -321,7 +321,7 @@ def test_step_equals_numpy(make: type[SWAN], diagonal: bool, weight_decay: float
     ps = parameters()
     optimizer = make(ps, lr=0.3, alpha=0.2, weight_decay=weight_decay)
     W = [p.detach().numpy().copy() for p in ps[:4]]
-    for seed in range(3):
+    for seed in range(20):
         set_grads(ps, seed)
         for k, p in enumerate(ps[:4]):
             D = numpy_swan(p.grad.numpy().reshape(p.shape[0], -1), diagonal).reshape(p.shape)

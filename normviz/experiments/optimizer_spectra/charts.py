@@ -124,9 +124,7 @@ def factors_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = Non
     ]
     data = pd.DataFrame(rows, columns=["arm", "low", "full"])
     title, text = "Fira's scaling factors", "Scatter chart of scaling factors; nothing is measured yet."
-    look_for = (
-        "On a line beside the diagonal: Adam rescales rows (columns) in the same proportions in r directions."
-    )
+    look_for = "Parallel to the diagonal: up to a factor Adam rescales a row (column) alike in r directions and in all."
     if entries:
         shown = max(entry.step for entry in entries)
         table = log.scalars("phi_spearman")

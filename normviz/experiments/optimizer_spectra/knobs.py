@@ -46,8 +46,8 @@ NAMES: dict[str, str] = {
     "galore": "GaLore",
     "fira": "Fira",
     "fira_free": "Fira, no limiter",
-    "gradnorm": "GradNorm only",
-    "whitening": "Whitening only",
+    "gradnorm": "GradNorm",
+    "whitening": "Whitening",
 }
 
 PLANS = {
@@ -125,7 +125,8 @@ class Knobs(Base):
         ("adamw", "muon", "normuon", "sinkgd", "swan", "conda", "galore", "fira"),
         label="Optimizers",
         help="The arms: the same network, each weight matrix inside it stepped by one of these. Everything that is no "
-        "such matrix (embeddings, output layer, biases) is stepped by the same AdamW in every arm.",
+        "such matrix (embeddings, output layer, biases) is stepped by the same AdamW in every arm. GradNorm and "
+        "Whitening are the two halves of SWAN, each alone.",
         labels=NAMES,
         section="Experiment",
     )
