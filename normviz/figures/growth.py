@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
@@ -132,4 +132,4 @@ def _growth_spec(
     text = base.mark_text(align="right", dx=-6, dy=-8, fontSize=11, fontWeight="bold").encode(
         y=alt.Y("at:Q", scale=scale, axis=axis), text="label:N"
     )
-    return specification(alt.layer(band, line, text).properties(width="container", height=340))
+    return specification(alt.layer(band, line, text).properties(width="container", height=height_below(arms)))

@@ -60,7 +60,7 @@ def theory_figure(
         y: vertical axis title.
         look_for: see ``title``.
         arms: arms in order.
-        positions: horizontal coordinate of each entry (default 0, 1, 2, …).
+        positions: horizontal coordinate of each entry (default 0, 1, 2, …); entries beyond are left out.
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         limits: ends of the vertical axis; what lies beyond is left out.
         span: ends of the horizontal axis (default: as far as the data go).
@@ -70,9 +70,10 @@ def theory_figure(
         wide: see ``title``.
     """
     entries = [entry for entry in log.arrays(name, step) if entry.arm in arms]
+    most = None if positions is None else len(positions)  # a live log may have grown since they were read
     curves: list[tuple[str, str, NDArray[np.float64]]] = []  # arm, kind, values (seeds, positions)
     for arm in arms:
-        values = [entry.value.ravel().astype(float) for entry in entries if entry.arm == arm]
+        values = [entry.value.ravel()[:most].astype(float) for entry in entries if entry.arm == arm]
         if values:
             length = max(len(v) for v in values)
             stack = np.stack([v for v in values if len(v) == length])  # (seeds, positions)

@@ -16,7 +16,7 @@ from normviz.experiments.attention_entropy.scales import FUSED, KEYS, NORMS, len
 from normviz.figures import Figure, colours, line_figure, profile_figure
 from normviz.figures.attention_maps import attention_maps_figure
 from normviz.figures.growth import growth_figure
-from normviz.figures.legends import legend_above
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.vega import specification
 from normviz.frame import FrameLog
 
@@ -152,7 +152,16 @@ def _rows_figure(log: FrameLog, arms: Sequence[str], step: int | None) -> Figure
 @lru_cache(maxsize=64)
 def _rows_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     scale = alt.Scale(domain=list(arms), range=colours(arms))
-    shapes = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke", "wedge"]
+    shapes = [
+        "circle",
+        "square",
+        "triangle-up",
+        "diamond",
+        "cross",
+        "triangle-down",
+        "triangle-left",
+        "triangle-right",
+    ]
     chart = (
         alt.Chart()
         .mark_point(filled=True, size=34, opacity=0.6)
@@ -170,4 +179,4 @@ def _rows_spec(arms: tuple[str, ...]) -> dict[str, Any]:
             ],
         )
     )
-    return specification(chart.properties(width="container", height=340))
+    return specification(chart.properties(width="container", height=height_below(arms)))

@@ -259,7 +259,7 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             title="Size of each level, measured and in theory",
             x="level k: modules on the path",
             y="norm relative to level 0, log scale",
-            look_for="Dotted: theory of independent paths (of one repeated path if tied). 1/n: levels fall fast.",
+            look_for=_levels_text(knobs),
             arms=arms,
             limits=(1e-8, 1e8),
             span=(0, knobs.order),
@@ -273,7 +273,12 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             title="What is missed when the sum stops at level K",
             x="last level K that is kept",
             y="error relative to the output, log scale",
-            look_for="1/n: a handful of levels is the whole network. λ = 1: the first levels are next to nothing.",
+            look_for="1/n: a handful of levels is the whole network. "
+            + (
+                "Curved modules with a larger λ: a series that need not converge."
+                if _curved(knobs)
+                else "λ = 1: the first levels are next to nothing."
+            ),
             arms=arms,
             limits=(1e-12, 10.0),
             span=(0, knobs.order),
@@ -287,7 +292,7 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             title="Growth of the stream with depth",
             x="depth n",
             y="output over input, log scale",
-            look_for="Explodes for λ = 1, constant for 1/√n, and 1/n: close to the identity.",
+            look_for=_growth_text(knobs),
             arms=arms,
             positions=visited,
             limits=(0.1, 1e12),
@@ -312,6 +317,32 @@ def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figur
             theory_label="K + 1",
         ),
     }
+
+
+def _curved(knobs: Knobs) -> bool:
+    """Whether modules have second derivatives, so that trees join the chains from level 3 on."""
+    return knobs.modules == "branches" and knobs.activation != "relu"
+
+
+def _levels_text(knobs: Knobs) -> str:
+    if knobs.tied:
+        return "Dotted: theory of one repeated path, C(n, k) times. Only 1/n makes the levels fall."
+    theory = "theory of independent paths"
+    if _curved(knobs):
+        return f"Dotted: {theory}, chains only. Curved modules also have trees, from level 3 on."
+    return f"Dotted: {theory}. 1/n: levels fall fast."
+
+
+def _growth_text(knobs: Knobs) -> str:
+    if _curved(knobs) and knobs.activation == "tanh":
+        return (
+            "tanh bounds what a module can add: even λ = 1 does not explode, and 1/n stays near the identity."
+        )
+    if knobs.tied:
+        return (
+            "One module again and again: its paths add up. Explodes for λ = 1, grows for 1/√n; 1/n holds it."
+        )
+    return "Explodes for λ = 1, constant for 1/√n, and 1/n: close to the identity."
 
 
 def _visited(log: FrameLog) -> list[int]:
