@@ -41,7 +41,7 @@ smallest then.
 **What to try.** Start at 0.8: only hard questions are left to learn, does GRPO's extra weight on them pay? Take
 groups of 2, where $p$ is known badly. Use SGD (with a learning rate near 0.3), where the scale of the advantages
 matters. Add the format reward: two digits are learned within ten steps, first at the cost of the right number. BNPO
-takes the two rewards apart, and a reward that is always earned drops out. *BNPO, summed* adds them first: then all
+takes the two rewards apart, and a reward that is always earned drops out. *Summed BNPO* adds them first: then all
 $p$ come to lie in a narrow heap at one half, where the fitted density is a spike, and the few questions beside it get
 enormous weights.
 
@@ -108,7 +108,7 @@ With $K$ rewards (here: the number is right; it has two digits), each has its ow
 
 $$A = \frac1K \sum_k A^{(k)}$$
 
-A mean of advantages, not the advantage of the mean reward. The arm *BNPO, summed* gets
+A mean of advantages, not the advantage of the mean reward. The arm *Summed BNPO* gets
 $(R^{(1)} + R^{(2)})/2$ instead.
 """,
         "weighting/bnpo.py",

@@ -106,6 +106,18 @@ def test_refused_link_says_so_and_page_stays_usable(slug: str, open_page: OpenPa
         assert "steps = 999999 is not allowed" in warnings
 
 
+def test_values_of_a_link_are_sent_again_with_the_whole_page(open_page: OpenPage) -> None:
+    app = open_page("sample-reweighting", task="regression", steps="10", redundant="0.3")
+
+    def share() -> tuple[bool, list[float]]:
+        proto = next(s for s in app.slider if s.label == "Redundant share").proto
+        return proto.set_value, list(proto.value)
+
+    assert share() == (True, [0.3])  # the browser may have skipped what the first run of the script sent
+    app.run()
+    assert not share()[0]  # and later runs leave the slider to the visitor
+
+
 @pytest.mark.parametrize("slug", SLUGS)
 def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage) -> None:
     schema = get_experiment(slug).knobs

@@ -41,7 +41,7 @@ ESTIMATOR_NAMES: dict[str, str] = {
 }
 """Arms by estimator; "b" stands for "with baseline"."""
 
-UNDECOMPOSED = "BNPO, summed"
+UNDECOMPOSED = "Summed BNPO"
 """BNPO on the sum of the rewards, beside the decomposed one."""
 
 SUM = "sum"
