@@ -408,7 +408,7 @@ CLAIMS: tuple[Claim, ...] = (
         measured="mean return in the last cycle, NaP with decay minus NaP at a constant rate",
         measure=_returns(DECAY, NAP),
         side="above",
-        needs="the games with NaP and NaP + decay",
+        needs="the games with NaP, at a constant rate and with decay",
     ),
     Claim(
         id="games-nap-over-norm",

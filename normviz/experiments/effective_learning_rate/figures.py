@@ -45,7 +45,7 @@ def _names(knobs: Knobs) -> list[str]:
 
 def _by_layer(name: str, knobs: Knobs) -> dict[str, str]:
     """The scalar of each hidden weight tensor, and what its line is called after the arm."""
-    return {f"{name}/{layer}": f", W{'₀₁₂₃₄₅'[layer]}" for layer in range(1, knobs.layers() + 1)}
+    return {f"{name}/{layer}": f" W{'₀₁₂₃₄₅'[layer]}" for layer in range(1, knobs.layers() + 1)}
 
 
 def _rates(log: FrameLog, knobs: Knobs, step: int | None, arms: Sequence[str], look_for: str) -> Figure:
