@@ -48,7 +48,9 @@ optimizer and drag the factor: most "wins" can be had by a badly chosen rate.
 here, nor Fira's memory at 7B, nor the throughput on many GPUs. On a CPU with small matrices the optimizer takes a large
 part of a step, so the chart against time flatters the cheap ones. Conda's and Fira's bases are renewed every 20 steps,
 not every 200 to 2000. The digits and the matrix equation run in double precision, so that small singular values are
-not lost in rounding; in text, in single precision, those below the rounding of the weights are left out.
+not lost in rounding; in text, in single precision, those below the rounding of the weights are left out. SWAN's
+cheap *diagonal* whitening, whose scaling the paper leaves open, turns the strongest directions of such lopsided
+gradients around and does not learn here.
 """
 
 EXACT = r"""

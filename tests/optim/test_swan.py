@@ -299,6 +299,20 @@ def test_leading_axes_vmap_compile_and_half_types(function) -> None:
     torch.testing.assert_close(inside, function(G.float()), rtol=0, atol=0)
 
 
+def test_diagonal_scheme_turns_dominant_directions_around() -> None:
+    """Two steps at beta 0.4 on rows of equal length: Z = 0.96 I - 0.2048 Y, by hand."""
+    N = grad_norm(matrix(6, 20, seed=4))
+    U, s, Vh = np.linalg.svd(N.numpy(), full_matrices=False)
+    s = s / np.sqrt(np.mean(s**2))
+    by_hand = U @ np.diag(0.96 * s - 0.2048 * s**3) @ Vh
+    found = grad_whitening(N, 2, 0.4, diagonal=True, gram_norm="correlation")
+    np.testing.assert_allclose(found.numpy(), by_hand, atol=1e-12)
+    lopsided = matrix(6, 1, seed=5) @ matrix(1, 20, seed=6) + 0.1 * matrix(6, 20)
+    N = grad_norm(lopsided)
+    assert float((swan_update(lopsided, diagonal=True) * N).sum()) < 0
+    assert float((swan_update(lopsided) * N).sum()) > 0
+
+
 # -------------------------------------------------------------------------------------------------- optimizers
 
 
