@@ -36,8 +36,9 @@ weight by true class* a few classes take everything while the others are forgott
 weights do harm where nothing is wrong? Choose *Instance-dependent* noise: digits that look like another digit get its
 label, mistakes are hard to tell from honest hard cases, and the network becomes too sure of itself (last chart).
 Choose *Next class*: at 40 % one seed may win and the next one lose; at 60 % most labels of every class are wrong in
-the same way, and trusting the majority means trusting mistakes. So look at the bands, not only at the lines. If you add
-*L2RW*, lower the learning rate to 0.1: it puts the weight of a batch on few samples.
+the same way, and trusting the majority means trusting mistakes. So look at the bands, not only at the lines. Choose
+*Text*: STORM still gains, but becomes too sure of itself there, and under *Asymmetric* noise nothing is gained. If you
+add *L2RW*, lower the learning rate to 0.1: it puts the weight of a batch on few samples.
 
 **What cannot be shown here.** The paper fine-tunes language models on spam, paraphrase and acceptability data and,
 for the first time, a dialogue state tracker (TripPy on MultiWOZ 2.4). Neither fits on this page. The overhead depends

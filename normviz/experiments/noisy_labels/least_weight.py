@@ -20,6 +20,7 @@ KINDS = ("wrong label", "right label")
 COLUMNS, ROWS = 6, 3
 PASSAGES = 8
 SHOWN_CHARACTERS = 80
+COLUMNS_OF_TEXT = ["row", "kind", "text", "passage"]
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -74,20 +75,21 @@ def _passages(title: str, looks: ArrayAt, facts: ArrayAt) -> Figure:
     for row, (codes, (_, given, true, _)) in enumerate(
         zip(looks.value, facts.value.tolist(), strict=True), start=1
     ):
-        text = "".join(chr(int(code)) for code in codes[:SHOWN_CHARACTERS])
+        passage = "".join(chr(int(code)) for code in codes)
+        text = passage[:SHOWN_CHARACTERS]
         label = f"{given:.0f}" if given == true else f"{given:.0f} (is {true:.0f})"
-        rows.append((row, _kind(given, true), f"{label:<9} {text}…".replace(" ", NO_BREAK)))
-    data = pd.DataFrame(rows, columns=["row", "kind", "text"])
+        rows.append((row, _kind(given, true), f"{label:<9} {text}…".replace(" ", NO_BREAK), passage))
+    data = pd.DataFrame(rows, columns=COLUMNS_OF_TEXT)
     look_for = (
         f"Number of the chapter it is labelled with, and in brackets the right one: {_share_wrong(facts)}."
     )
-    shown = " | ".join(text.replace(NO_BREAK, " ") for _, _, text in rows[:3])
+    shown = " | ".join(text.replace(NO_BREAK, " ") for _, _, text, _ in rows[:3])
     alt_text = f"Text of the least trusted passages; {_share_wrong(facts)}. First ones: {shown}."
     return Figure(title, look_for, alt_text, spec=_text_spec(), data=data, wide=True)
 
 
 def _no_rows() -> pd.DataFrame:
-    return pd.DataFrame(columns=["row", "kind", "text"])
+    return pd.DataFrame(columns=COLUMNS_OF_TEXT)
 
 
 @lru_cache(maxsize=1)
@@ -113,6 +115,11 @@ def _text_spec() -> dict[str, Any]:
     text = (
         alt.Chart()
         .mark_text(align="left", font="monospace", fontSize=12, baseline="middle", color="#888888")
-        .encode(x=alt.value(18), y=y, text="text:N")
+        .encode(
+            x=alt.value(18),
+            y=y,
+            text="text:N",
+            tooltip=[alt.Tooltip("kind:N", title="label"), alt.Tooltip("passage:N", title="text")],
+        )
     )
     return specification(alt.layer(mark, text).properties(width="container", height=24 * PASSAGES + 40))
