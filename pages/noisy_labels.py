@@ -51,21 +51,13 @@ MATHS = (
         r"""
 Network $\Theta$ with losses $l_i(\theta)$, rescaler $\Omega$, batch of $n$, features $F_i$:
 
-$$
-s_i = \sigma\big(W_2 \tanh(W_1 F_i + b_1) + b_2\big)
-$$
+$$s_i = \sigma\big(W_2 \tanh(W_1 F_i + b_1) + b_2\big)$$
 
-$$
-w_i = \frac{n\, s_i}{\sum_j s_j}
-$$
+$$w_i = \frac{n\, s_i}{\sum_j s_j}$$
 
-$$
-L_{\text{in}}(\theta, \omega) = \frac1n \sum_i w_i(\omega)\, l_i(\theta)
-$$
+$$L_{\text{in}}(\theta, \omega) = \frac1n \sum_i w_i(\omega)\, l_i(\theta)$$
 
-$$
-\theta' = \theta - \eta\, \nabla_\theta L_{\text{in}}
-$$
+$$\theta' = \theta - \eta\, \nabla_\theta L_{\text{in}}$$
 
 All weights start at 1 ($W_2 = b_2 = 0$). Their mean stays 1: otherwise the cheapest way to a small loss would be to
 trust nobody.
@@ -97,16 +89,12 @@ The paper names loss, confidence and uncertainty; this list is ours.
         r"""
 A second batch of the same noisy data, at the *updated* $\theta'$:
 
-$$
-L_{\text{out}}(\omega) = \frac1{n'} \sum_j w_j^{\text{val}}(\omega)\, l_j\big(\theta'(\omega)\big)
-$$
+$$L_{\text{out}}(\omega) = \frac1{n'} \sum_j w_j^{\text{val}}(\omega)\, l_j\big(\theta'(\omega)\big)$$
 
 $\omega$ acts in two ways. **Through the update** (meta part):
 
-$$
-\frac{\partial L_{\text{out}}}{\partial w_i} = -\frac{\eta}{n}
-\big\langle \nabla l_i(\theta),\ \nabla_{\theta'} L_{\text{out}} \big\rangle
-$$
+$$\frac{\partial L_{\text{out}}}{\partial w_i} = -\frac{\eta}{n}
+\big\langle \nabla l_i(\theta),\ \nabla_{\theta'} L_{\text{out}} \big\rangle$$
 
 A sample gains weight when its gradient points where the second batch wants to go. **Through the weights of the second
 batch** (outer part), which simply prefers small losses:

@@ -30,9 +30,10 @@ sample counts the same; the weighted loss leans to hard samples and compares not
 
 **What to try.** Set the redundant share to 0: there is nothing left to take weight from, and what LinUpper adds to the
 hardest samples goes to text that teaches nothing. Raise the shuffled and foreign shares as well, and Quadratic, which
-turns away from both ends, passes it. Lower $r$ until one sample takes nearly everything. Choose *Linear regression* to
-check theory: without corrupted targets all samples can be fitted at once, and the mean gap must stay below its bound.
-Then corrupt some targets: the largest losses are now the wrong ones, and weight on them does harm.
+turns away from both ends, passes it. Lower $r$: under Extremes a few samples at the ends then take nearly everything,
+under LinUpper never fewer than all above the middle of the losses. Choose *Linear regression* to check theory: without
+corrupted targets all samples can be fitted at once, and the mean gap must stay below its bound. Then corrupt some
+targets: the largest losses are now the wrong ones, and weight on them does harm.
 
 **What cannot be shown here.** The paper trains GPT-2 with 124M to 684M parameters and Llama models with 1.4B and 7B.
 It reports that the gain grows with size and adds to that of domain mixing (DoGE, DoReMi), which decides what is drawn,

@@ -79,7 +79,7 @@ def _language(log: FrameLog, knobs: Knobs, arms: list[str], step: int | None) ->
             "batch_loss",
             title="Training loss, all samples weighing the same",
             y="cross-entropy (nats)",
-            look_for="The weighted loss would be higher by construction: only this mean compares the arms.",
+            look_for="Duplicated samples count fully here: who knows them by heart leads, yet may lose on new text.",
             arms=arms,
             step=step,
             last=knobs.steps,
