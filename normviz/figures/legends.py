@@ -27,7 +27,13 @@ def legend_above(names: Sequence[str], *, lines: bool = True, columns: int | Non
         lines: symbols are strokes; False: the mark's own.
         columns: most columns; None: two, and three for more than four names.
     """
-    legend = alt.Legend(orient="top", columns=_columns(names, columns), labelLimit=230, symbolOpacity=1)
+    legend = alt.Legend(
+        orient="top",
+        columns=_columns(names, columns),
+        columnPadding=5,
+        labelLimit=230,
+        symbolOpacity=1,
+    )
     if lines:
         legend.symbolType, legend.symbolSize = "stroke", 240
     return legend
