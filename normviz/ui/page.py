@@ -17,7 +17,7 @@ from normviz.ui.server import store_trouble
 from normviz.ui.source import Maths, maths_beside_source
 from normviz.ui.takeaway import draw_takeaway
 from normviz.ui.verdicts import draw_verdicts
-from normviz.ui.widgets import CustomWidget, knob_panel, load_link, resend_knobs, reset_knobs, set_knobs
+from normviz.ui.widgets import CustomWidget, knob_panel, load_link, resend, reset_knobs, set_knobs
 
 __all__ = ["Exact", "experiment_page"]
 
@@ -76,7 +76,7 @@ def experiment_page(
         st.session_state[f"{slug}/device"] = adopted.device
         st.session_state[f"rejections:{slug}"] = []
     if st.session_state.pop(f"{slug}/resend", False):
-        resend_knobs(slug, experiment.knobs)
+        resend(slug, experiment.knobs)
     rejections = load_link(slug, experiment.knobs)
     if rejections:
         replaced = " ".join(r.sentence for r in rejections)

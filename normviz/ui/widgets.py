@@ -11,7 +11,7 @@ import streamlit as st
 
 from normviz.knobs import Control, KnobError, Knobs, Rejection
 
-__all__ = ["CustomWidget", "knob_panel", "load_link", "resend_knobs", "reset_knobs", "set_knobs"]
+__all__ = ["CustomWidget", "knob_panel", "load_link", "resend", "reset_knobs", "set_knobs"]
 
 CustomWidget = Callable[[Control, str], None]
 """Draws the widget of one knob under the session key it is given."""
@@ -43,13 +43,13 @@ def set_knobs(slug: str, knobs: Knobs) -> None:
         st.session_state[_key(slug, name)] = list(value) if control.kind == "choices" else value
 
 
-def resend_knobs(slug: str, schema: type[Knobs]) -> None:
-    """Put the present values into the widgets again (before they are drawn).
+def resend(slug: str, schema: type[Knobs]) -> None:
+    """Put the present values into the page's widgets again (before they are drawn).
 
     A value that the script gives a widget goes to the browser in that one run of the script only. If the next run
     comes before the browser has drawn the first, the browser never sees the value and shows the lowest, or no choice.
     """
-    for key in [_key(slug, name) for name in schema.controls()]:
+    for key in [*(_key(slug, name) for name in schema.controls()), f"{slug}/device", f"scrub:{slug}"]:
         if key in st.session_state:
             st.session_state[key] = st.session_state[key]
 

@@ -114,6 +114,7 @@ def test_values_of_a_link_are_sent_again_with_the_whole_page(open_page: OpenPage
         return proto.set_value, list(proto.value)
 
     assert share() == (True, [0.3])  # the browser may have skipped what the first run of the script sent
+    assert next(s for s in app.slider if s.label.startswith("Moment")).proto.set_value
     app.run()
     assert not share()[0]  # and later runs leave the slider to the visitor
 
