@@ -324,8 +324,8 @@ def test_every_agent_plays_every_game() -> None:
     done = whole + len(
         [s for s in range(1, 151) if s >= LEARN_START and s % 4 == 0]
     )  # at the last measurement
-    assert rates["NaP, decay"].iloc[-1] == pytest.approx(knobs.adam_lr * (1 - 0.99 * done / (2 * whole)))
-    cyclic = rates["NaP, cyclic"].to_numpy()
+    assert rates["NaP + decay"].iloc[-1] == pytest.approx(knobs.adam_lr * (1 - 0.99 * done / (2 * whole)))
+    cyclic = rates["NaP + cyclic"].to_numpy()
     restart = list(rates.index).index(201)
     assert cyclic[restart] == knobs.adam_lr > cyclic[restart - 1], "restarts with the second game"
     length = run.log.scalars("length").pivot_table(index="step", columns="arm", values="value")
@@ -496,7 +496,7 @@ def test_game_claims_compare_the_last_cycle() -> None:
     knobs = Knobs(task="games", tasks=2, cycles=2, task_steps=500)
     runs = {
         NAP: {0: [1.0, 1.0, 0.2, 0.4], 1: [1.0, 1.0, 0.2]},
-        "NaP, decay": {0: [0.0, 0.0, 0.6, 0.6], 1: [0.0, 0.0, 0.6, 0.6]},
+        "NaP + decay": {0: [0.0, 0.0, 0.6, 0.6], 1: [0.0, 0.0, 0.6, 0.6]},
         "Fresh net": {0: [0.0, 0.0, 0.5, 0.3]},
         "LayerNorm": {0: [0.0, 0.0, 0.0, 0.2]},
     }

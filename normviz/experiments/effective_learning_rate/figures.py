@@ -10,6 +10,7 @@ import numpy as np
 from normviz.experiments.effective_learning_rate.claims import late_and_first
 from normviz.experiments.effective_learning_rate.growth import growth_figure
 from normviz.experiments.effective_learning_rate.knobs import (
+    FRESH,
     GLOBAL,
     LAYERWISE,
     NAP,
@@ -45,7 +46,7 @@ def _names(knobs: Knobs) -> list[str]:
 
 def _by_layer(name: str, knobs: Knobs) -> dict[str, str]:
     """The scalar of each hidden weight tensor, and what its line is called after the arm."""
-    return {f"{name}/{layer}": f" W{'₀₁₂₃₄₅'[layer]}" for layer in range(1, knobs.layers() + 1)}
+    return {f"{name}/{layer}": f", W{'₀₁₂₃₄₅'[layer]}" for layer in range(1, knobs.layers() + 1)}
 
 
 def _rates(log: FrameLog, knobs: Knobs, step: int | None, arms: Sequence[str], look_for: str) -> Figure:
@@ -290,7 +291,11 @@ def _games(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
             log,
             knobs,
             step,
-            [name for name in _names(knobs) if log.scalars("elr/1")["arm"].isin([name]).any()],
+            [
+                name
+                for name in _names(knobs)
+                if name != FRESH and log.scalars("elr/1")["arm"].isin([name]).any()
+            ],
             "The implicit schedule of the norm, NaP's constant, and the explicit decay. Log scale.",
         ),
         "games": dot_figure(

@@ -29,7 +29,7 @@ Rates = Literal["constant", "layerwise", "global", "replay", "decay", "cyclic"]
 
 NONE, NAP, REPLAY = "No norm", "NaP", "NaP replay"
 LAYERWISE, GLOBAL = "Layer-wise", "Global"
-DECAY, CYCLIC, FRESH = "NaP, decay", "NaP, cyclic", "Fresh net"
+DECAY, CYCLIC, FRESH = "NaP + decay", "NaP + cyclic", "Fresh net"
 
 REMEDIES: dict[str, str] = {
     "l2": "L2",
