@@ -37,7 +37,7 @@ directions are counted.
 The chart of conditioning against row balance is NorMuon's central picture. For a *tall* matrix Muon cannot have both a
 flat spectrum and even rows; NorMuon buys the second with a little of the first. Switch to the *wide* matrix: the
 rows of an exactly orthogonal one have equal length anyway. In the matrix equation and in text Muon comes close to
-that, and NorMuon has little left to do; on the digits, whose gradients hold few directions, it still evens the rows out.
+that, and NorMuon has little left to do; on the digits, whose gradients hold few directions, it still evens the rows.
 
 **What to try.** *Matrix equation*: the whole problem is one ill-conditioned matrix, and flattening the spectrum pays at
 once. *Text*: a small transformer; with all optimizers it takes some minutes. *One bad batch* with *Fira* and *Fira, no
