@@ -83,7 +83,7 @@ class Claim:
         """The rule in words."""
         what = "the number" if self.exact else "the whole 95 % interval over seeds"
         return (
-            f"Reproduced if {what} lies {self.side} {self.threshold:g}{' ' + self.unit if self.unit else ''}."
+            f"Reproduced if {what} lies {self.side} {self.threshold:.3g}{' ' + self.unit if self.unit else ''}."
         )
 
     def measured_text(self, verdict: Verdict) -> str:
@@ -121,11 +121,11 @@ class Claim:
             holds = above if self.side == "above" else below
             where = "above" if above else "below"
             outcome: Outcome = "reproduced" if holds else "not reproduced"
-            reason = f"{'The number' if self.exact else 'The interval'} lies {where} {self.threshold:g}."
+            reason = f"{'The number' if self.exact else 'The interval'} lies {where} {self.threshold:.3g}."
         else:
             outcome, reason = (
                 "undecided",
-                f"The interval contains {self.threshold:g}: more seeds or steps may decide.",
+                f"The interval contains {self.threshold:.3g}: more seeds or steps may decide.",
             )
         return Verdict(outcome, estimate, low, high, per_seed, reason)
 

@@ -21,12 +21,12 @@ language (letters replaced by ROT13). It is trained once per strategy, from the 
 """
 
 READING = r"""
-**How to read it.** The first chart is the method: drag $r$ and see who would get how much. Then follow the repeated
-passages. At first they are as hard as anything else. Within a few dozen steps they are known by heart, their dots move
-to the left end, and the strategies that push the left end down spend the freed weight on text that is still new. The
-price is on *Loss by kind of text*: the repeated passages are learned less well, which is the point. *Who got the
-weight* shows the samples themselves. All strategies are compared after **equally many steps**, by losses in which every
-sample counts the same; the weighted loss leans to hard samples and compares nothing.
+**How to read it.** The first chart is the method: drag $r$ and see who would get how much. Then, in the language task,
+follow the repeated passages. At first they are as hard as anything else. Within a few dozen steps they are known by
+heart, their dots move to the left end, and the strategies that push the left end down spend the freed weight on text
+that is still new. The price is on *Loss by kind of text*: the repeated passages are learned less well, which is the
+point. *Who got the weight* shows the samples themselves. All strategies are compared after **equally many steps**, by
+losses in which every sample counts the same; the weighted loss leans to hard samples and compares nothing.
 
 **What to try.** Set the redundant share to 0: there is nothing left to take weight from, and what LinUpper adds to the
 hardest samples goes to text that teaches nothing. Raise the shuffled and foreign shares as well, and Quadratic, which
