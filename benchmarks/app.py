@@ -26,6 +26,15 @@ COUNT = """() => {
   last = texts();
   setInterval(() => { const now = texts(); if (now !== last) { window.updates += 1; last = now; } }, 20);
 }"""
+LOSS = f"""(() => {{
+  for (const e of {CHARTS}) {{
+    const found = e.outerHTML.match(/cross-entropy[^"]*Newest values: LayerNorm ([\\d.]+)/);
+    if (found) return parseFloat(found[1]);
+  }}
+  return NaN;
+}})()"""
+"""The newest training loss on the page; a new run is told by its going up again."""
+
 REPEATS = 5
 
 
@@ -68,15 +77,11 @@ def slider(browser: Browser, server: Server) -> tuple[list[float], float]:
     times = []
     for _ in range(REPEATS):
         page.wait_for_timeout(1500)
-        old = page.evaluate("new URLSearchParams(location.search).get('run')")
         handle.focus()
+        before = page.evaluate(LOSS)
         start = time.perf_counter()
         handle.press("ArrowRight")
-        page.wait_for_function(
-            f"() => new URLSearchParams(location.search).get('run') !== '{old}' && ({POINTS})()",
-            timeout=30_000,
-            polling=10,
-        )
+        page.wait_for_function(f"() => {LOSS} > {before} + 0.3", timeout=30_000, polling=10)
         times.append(time.perf_counter() - start)
     page.wait_for_timeout(2000)
     page.evaluate(COUNT)

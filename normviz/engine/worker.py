@@ -32,6 +32,9 @@ __all__ = ["main"]
 
 _PAUSE_POLL = 0.02
 
+_EAGER = 0.3
+"""Seconds from the start of a job in which every frame is sent at once: somebody waits for the first points."""
+
 
 class Outbox:
     """Sends frames to the server: at once when asked to, else in batches from a thread of its own.
@@ -123,15 +126,14 @@ def run_job(request: dict[str, Any], control: ControlBlock, outbox: Outbox) -> N
 
 def _train(frames: Iterator[Frame], control: ControlBlock, outbox: Outbox) -> bool:
     """Send the frames as they come; whether they came to their end."""
-    first = True
+    eager = time.monotonic() + _EAGER
     while not _stopped(control, outbox):
         try:
             outbox.add(next(frames))
         except StopIteration:
             return True
-        if first:
+        if time.monotonic() < eager:
             outbox.flush()
-            first = False
     return False
 
 

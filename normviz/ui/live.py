@@ -205,7 +205,7 @@ class RunControl:
             current = self.run() or run
             if opening and (seen or polls == PATIENCE):
                 st.rerun()
-            polls, seen = polls + 1, current.log.last_step > 0 or not current.live
+            polls, seen = polls + 1, _has_points(current) or not current.live
             status_line(current)
             shown, label = _with_points(current)
             if label:
@@ -222,10 +222,15 @@ class RunControl:
         region()
 
 
+def _has_points(run: Run) -> bool:
+    """Whether a training step is done: lines begin."""
+    return run.log.last_step > 0 or "loss" in run.log.scalar_names
+
+
 def _wait_for_points(run: Run) -> None:
     """Wait until the first step is trained, the run has ended, or :data:`FIRST_POINTS` seconds are over."""
     deadline = time.monotonic() + FIRST_POINTS
-    while run.live and run.log.last_step < 1 and (left := deadline - time.monotonic()) > 0:
+    while run.live and not _has_points(run) and (left := deadline - time.monotonic()) > 0:
         engine().wait_for_frames(run.id, seen=len(run.log), timeout=left)
 
 
