@@ -82,9 +82,7 @@ class Claim:
     def rule(self) -> str:
         """The rule in words."""
         what = "the number" if self.exact else "the whole 95 % interval over seeds"
-        return (
-            f"Reproduced if {what} lies {self.side} {self.threshold:.3g}{' ' + self.unit if self.unit else ''}."
-        )
+        return f"Reproduced if {what} lies {self.side} {self.threshold:.3g}{' ' + self.unit if self.unit else ''}."
 
     def measured_text(self, verdict: Verdict) -> str:
         """The measured number with its unit, interval and number of seeds, in words."""

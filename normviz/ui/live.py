@@ -22,7 +22,7 @@ __all__ = ["RunControl", "shared_figures"]
 POLL = 0.25
 """Seconds between two polls of a live run."""
 
-FIRST_POINTS = 0.15
+FIRST_POINTS = 0.25
 """Seconds that the page waits for a new run's first step before it is drawn: a slider then shows new points at once."""
 
 IN_SIGHT = 2
