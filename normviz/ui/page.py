@@ -75,7 +75,7 @@ def experiment_page(
         set_knobs(slug, adopted.knobs)
         st.session_state[f"{slug}/device"] = adopted.device
         st.session_state[f"rejections:{slug}"] = []
-    if st.session_state.pop(f"{slug}/resend", False):
+    if st.session_state.get(f"{slug}/resend"):
         resend(slug, experiment.knobs)
     rejections = load_link(slug, experiment.knobs)
     if rejections:
@@ -132,6 +132,8 @@ def experiment_page(
     st.header("Take it with you", anchor="take-away")
     base = (st.context.url or "").partition("?")[0]
     draw_takeaway(run, base=base, step=step)
+    # Not before: a run of the script that was cut short may have sent nothing.
+    st.session_state[f"{slug}/resend"] = False
 
 
 def _restart(control: RunControl, knobs: Knobs, device: str) -> None:

@@ -107,7 +107,7 @@ def test_refused_link_says_so_and_page_stays_usable(slug: str, open_page: OpenPa
 
 
 def test_values_of_a_link_are_sent_again_with_the_whole_page(open_page: OpenPage) -> None:
-    app = open_page("sample-reweighting", task="regression", steps="10", redundant="0.3")
+    app = open_page("sample-reweighting", task="regression", steps="400", redundant="0.3")
 
     def share() -> tuple[bool, list[float]]:
         proto = next(s for s in app.slider if s.label == "Redundant share").proto
