@@ -78,19 +78,18 @@ def train(
     stacks = [Stack(group) for group in groups] if stacked else []
     members = [member for by_seed in zip(*groups, strict=True) for member in by_seed]
     for step in range(steps + 1):
-        if evaluate is not None and (step % eval_every == 0 or step == steps):
-            for member in members:
-                if not member.diverged:
-                    yield Frame(step, member.arm.name, member.seed, evaluate(member))
-        if step == steps or all(member.diverged for member in members):
+        if all(member.diverged for member in members):
             break
-        if stacked:
+        due = step % eval_every == 0 or step == steps
+        # Evaluation and step of each member in turn: the first loss does not wait for all evaluations.
+        for member in members:
+            if evaluate is not None and due and not member.diverged:
+                yield Frame(step, member.arm.name, member.seed, evaluate(member))
+            if not stacked and step < steps and not member.diverged:
+                yield _single_step(member, step, batches, probes, before_step)
+        if step < steps:
             for stack in stacks:
                 yield from _stacked_step(stack, step, batches, probes, before_step)
-        else:
-            for member in members:
-                if not member.diverged:
-                    yield _single_step(member, step, batches, probes, before_step)
     if on_end is not None:
         on_end(members)
 
