@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -105,7 +106,7 @@ class FrameLog:
     """
 
     def __init__(self, frames: Iterable[Frame] = ()) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._scalars: dict[str, _Column] = {}
         self._arrays: dict[str, list[ArrayAt]] = defaultdict(list)
         self._events: list[Event] = []
@@ -114,6 +115,12 @@ class FrameLog:
         self._frames: list[Frame] = []
         self._cache: dict[str, tuple[int, pd.DataFrame]] = {}
         self.extend(frames)
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Let no frame arrive while several quantities are read that belong together."""
+        with self._lock:
+            yield
 
     def append(self, frame: Frame) -> None:
         """Add one frame."""

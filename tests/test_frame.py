@@ -248,3 +248,15 @@ def test_two_events_of_one_moment_are_both_kept() -> None:
     back = table_to_frames(frames_to_table(frames))
     assert [f.event for f in back] == ["first", "second"]
     assert [dict(f.values) for f in back] == [{"x": 1.0}, {"y": 2.0}]
+
+
+def test_a_still_log_takes_no_frame_until_it_is_released() -> None:
+    log = FrameLog([Frame(0, "a", 0, {"x": 1.0, "y": 2.0})])
+    writer = threading.Thread(target=log.append, args=(Frame(1, "a", 0, {"x": 3.0, "y": 4.0}),))
+    with log.still():
+        writer.start()
+        writer.join(0.1)
+        assert writer.is_alive()
+        assert len(log.scalars("x")) == len(log.scalars("y")) == 1
+    writer.join(5)
+    assert len(log.scalars("x")) == len(log.scalars("y")) == 2

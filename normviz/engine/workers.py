@@ -296,6 +296,7 @@ class WorkerEngine:
                 run.begin()
                 entry.changed.notify_all()
                 request = {"package": run.experiment.package, "knobs": run.knobs.model_dump(mode="json")}
+                worker.forget_words()
                 worker.send({"kind": "run", "job": entry.number, "device": run.device, **request})
 
     def _on_message(self, worker: WorkerProcess, header: dict[str, Any], payload: bytes) -> None:
@@ -311,7 +312,6 @@ class WorkerEngine:
                 self._start_worker()
             case "started" if job is not None:
                 job.started = True
-                worker.forget_words()
                 self._keeper.begin(job.run)
             case "frames" if job is not None:
                 frames = decode_frames(payload)

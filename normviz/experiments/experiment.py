@@ -107,8 +107,10 @@ class Experiment:
 
     def figures(self, log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
         """The experiment's figures for what the log holds, at the newest or at a given step."""
-        return dict(self.draw(log, knobs, step))
+        with log.still():
+            return dict(self.draw(log, knobs, step))
 
     def verdicts(self, log: FrameLog, knobs: Knobs) -> dict[str, Verdict]:
         """The verdict of each claim by its id."""
-        return {claim.id: claim.verdict(log, knobs) for claim in self.claims}
+        with log.still():
+            return {claim.id: claim.verdict(log, knobs) for claim in self.claims}
