@@ -12,10 +12,10 @@ app: $(VENV)/app
 	$(BIN)/normviz app --port $(PORT)
 
 test: $(VENV)/dev browser lint types
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 fast: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not browser"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not browser"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ __all__ = ["WorkerProcess", "cause_of_death"]
 logger = logging.getLogger("normviz.engine")
 
 _TAIL = 4096
-_PATIENCE = 5.0
+_PATIENCE = 2.0
 
 
 class WorkerProcess:
