@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from normviz.validation import nearest
 
@@ -53,6 +53,7 @@ class Control:
     options: tuple[str, ...] = ()
     labels: Mapping[str, str] | None = None
     min_choices: int = 1
+    hidden: bool = False
 
     @property
     def allowed(self) -> str:
@@ -84,6 +85,7 @@ def knob(
     log: bool = False,
     labels: Mapping[str, str] | None = None,
     min_choices: int = 1,
+    hidden: bool = False,
 ) -> Any:
     """A field of a :class:`Knobs` model: numbers take inclusive bounds, tuples of literals a minimal count.
 
@@ -96,6 +98,7 @@ def knob(
         log: the slider moves in powers of ten.
         labels: what the reader sees for each option of a choice.
         min_choices: fewest options of a choice of several.
+        hidden: the page has no widget for it; links, the command line and notebooks may set it.
     """
     extra: dict[str, Any] = {
         "label": label,
@@ -107,6 +110,7 @@ def knob(
         "low": low,
         "high": high,
         "min_choices": min_choices,
+        "hidden": hidden,
     }
     bounds: dict[str, Any] = {}
     if isinstance(default, str):
@@ -137,6 +141,41 @@ class Knobs(BaseModel):
         """What to lower, with the largest value that fits; appended to the refusal."""
         return "Lower the steps, the seeds or the number of arms."
 
+    first_seed: int = knob(
+        0,
+        0,
+        999_999,
+        label="First seed",
+        help="Seeds count up from here. Other seeds than 0, 1, … repeat an experiment with fresh random numbers.",
+        section="Training",
+        hidden=True,
+    )
+
+    _only: tuple[int, ...] | None = PrivateAttr(default=None)
+
+    def seed_range(self) -> Sequence[int]:
+        """The seeds of the run, or those of the part of it that :meth:`for_seeds` asks for."""
+        if self._only is not None:
+            return self._only
+        return range(self.first_seed, self.first_seed + int(getattr(self, "seeds", 1)))
+
+    def for_seeds(self, seeds: Sequence[int]) -> Self:
+        """The same setting, of which only these seeds are trained: a part of the run, with the same numbers.
+
+        What a run shows for one seed only is shown for :attr:`first_seed`, whichever part has it.
+
+        Raises:
+            ValueError: a seed is not one of the run's.
+        """
+        whole = range(self.first_seed, self.first_seed + int(getattr(self, "seeds", 1)))
+        if not seeds or any(seed not in whole for seed in seeds):
+            raise ValueError(
+                f"seeds must be one or more of {whole.start} to {whole.stop - 1}, got {list(seeds)}."
+            )
+        part = self.model_copy()
+        part._only = tuple(seeds)
+        return part
+
     def total_steps(self) -> int:
         """Steps each member takes; the denominator of the progress bar."""
         return int(getattr(self, "steps", 0))
@@ -157,8 +196,9 @@ class Knobs(BaseModel):
 
     @classmethod
     def controls(cls) -> dict[str, Control]:
-        """One :class:`Control` for each field, in order of declaration."""
-        return {name: _control(name, info) for name, info in cls.model_fields.items()}
+        """One :class:`Control` for each field, in order of declaration, hidden ones last."""
+        controls = [_control(name, info) for name, info in cls.model_fields.items()]
+        return {control.name: control for control in sorted(controls, key=lambda c: c.hidden)}
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -218,8 +258,14 @@ class Knobs(BaseModel):
         }
 
     def key(self) -> str:
-        """Canonical text of all knobs: equal for equal knobs, for finding a stored run."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Canonical text of all knobs: equal for equal knobs, for finding a stored run.
+
+        Hidden knobs count only where they differ from their defaults, so that a run from before they existed is found.
+        """
+        controls = self.controls()
+        values = self.model_dump(mode="json")
+        kept = {n: v for n, v in values.items() if not controls[n].hidden or v != controls[n].default}
+        return json.dumps(kept, sort_keys=True)
 
 
 def _control(name: str, info: Any) -> Control:

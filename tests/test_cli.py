@@ -541,7 +541,7 @@ def test_reproduce(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["reproduce", own, "--seeds", "4", "--json", str(ledger)]) == 0
     assert "1 reproduced, 1 not reproduced, 2 undecided" in capsys.readouterr().out
     (run,) = json.loads(ledger.read_text())["runs"]
-    assert (run["experiment"], run["status"], run["knobs"]) == ("own", "done", {"steps": 4, "seeds": 4})
+    assert (run["experiment"], run["status"], run["knobs"]) == ("own", "done", {"first_seed": 0, "steps": 4, "seeds": 4})
     assert run["environment"]["python"]
     assert {claim["id"]: claim["outcome"] for claim in run["claims"]} == {
         "low": "reproduced",

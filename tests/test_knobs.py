@@ -33,7 +33,7 @@ class Toy(Knobs):
 
 def test_controls_say_everything_about_a_knob() -> None:
     controls = Toy.controls()
-    assert list(controls) == ["rate", "steps", "width", "sort", "task", "norms", "pair", "name"]
+    assert list(controls) == ["rate", "steps", "width", "sort", "task", "norms", "pair", "name", "first_seed"]
     assert controls["rate"] == Control(
         "rate", "float", 0.01, "Rate", "Step size.", section="Training", low=1e-4, high=1.0, log=True
     )
@@ -46,7 +46,9 @@ def test_controls_say_everything_about_a_knob() -> None:
         "norms": "choices",
         "pair": "choices",
         "name": "text",
+        "first_seed": "int",
     }
+    assert [name for name, control in controls.items() if control.hidden] == ["first_seed"]
     assert (controls["steps"].step, controls["steps"].unit) == (10, "updates")
     assert controls["task"].options == ("text", "image")
     assert (controls["task"].option_label("text"), controls["task"].option_label("image")) == (
@@ -62,6 +64,7 @@ def test_controls_say_everything_about_a_knob() -> None:
         "norms": "1 or more of layer, batch, power",
         "pair": "2 or more of x, y",
         "name": "text of at most 5 characters",
+        "first_seed": "0 to 999999",
     }
 
 
@@ -168,7 +171,7 @@ def test_query_has_what_differs_and_key_has_all() -> None:
     }
     assert Toy().to_query() == {}
     assert Toy(steps=20).key() == Toy.parse({"steps": "20"}).key() != Toy().key()
-    assert set(json.loads(knobs.key())) == set(Toy.model_fields)
+    assert set(json.loads(knobs.key())) == set(Toy.model_fields) - {"first_seed"}
     assert (Toy().total_steps(), Knobs().total_steps()) == (50, 0)
 
 
@@ -219,3 +222,29 @@ def test_a_choice_given_twice_counts_once() -> None:
     from normviz.experiments.normalization_statistics import Knobs as Real
 
     assert Real.parse({"norms": "layer,layer,batch"}).norms == ("layer", "batch")
+
+
+class Seeded(Knobs):
+    seeds: int = knob(2, 1, 5, label="Seeds", help="Repetitions.")
+
+
+def test_seeds_count_from_the_first() -> None:
+    assert list(Toy().seed_range()) == [0]
+    assert list(Seeded(seeds=3, first_seed=100).seed_range()) == [100, 101, 102]
+
+
+def test_a_part_of_a_run_has_the_same_setting() -> None:
+    whole = Seeded(seeds=3, first_seed=7)
+    part = whole.for_seeds([9])
+    assert list(part.seed_range()) == [9]
+    assert part == whole.for_seeds([9])
+    assert part.key() == whole.key()
+    assert part.first_seed == 7
+    assert list(whole.seed_range()) == [7, 8, 9]
+    with pytest.raises(ValueError, match=r"seeds must be one or more of 7 to 9, got \[10\]"):
+        whole.for_seeds([10])
+
+
+def test_runs_from_before_a_hidden_knob_are_found() -> None:
+    assert "first_seed" not in Seeded().key()
+    assert "first_seed" in Seeded(first_seed=1).key()

@@ -49,9 +49,9 @@ VALIDATION_WINDOWS = 64
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
-    yield from (Frame(0, arm_name(kind), seed) for kind in knobs.kinds for seed in range(knobs.seeds))
+    yield from (Frame(0, arm_name(kind), seed) for kind in knobs.kinds for seed in knobs.seed_range())
     for kind in knobs.kinds:
-        for seed in range(knobs.seeds):
+        for seed in knobs.seed_range():
             values: dict[str, Value] = {
                 "entropy_by_norm": entropy_by_norm(kind, seed, **_constants(kind, knobs))
             }
@@ -62,7 +62,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     trained: list[Member] = []
     yield from train(
         arms,
-        range(knobs.seeds),
+        knobs.seed_range(),
         batches=batches,
         steps=knobs.steps,
         device=where,
@@ -234,7 +234,7 @@ def _time_and_memory(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
         else:
             timed[arm_name(kind)] = LinearKernel(kind, 1, HEAD_DIM, **_constants(kind, knobs)).to(device)
     at = lengths(int(knobs.longest))
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         for name, attend in timed.items():
             seconds, size = growth(attend, at, HEAD_DIM, seed, device)
             yield Frame(

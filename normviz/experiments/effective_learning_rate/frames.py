@@ -22,5 +22,5 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
     for variant in variants(knobs):
-        yield from (Frame(0, variant.name, seed) for seed in range(knobs.seeds))
+        yield from (Frame(0, variant.name, seed) for seed in knobs.seed_range())
     yield from (play if knobs.task == "games" else learn)(knobs, where)

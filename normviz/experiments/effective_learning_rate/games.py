@@ -49,7 +49,7 @@ def play(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     chosen = variants(knobs)
     for stage in ([v for v in chosen if v.name != REPLAY], [v for v in chosen if v.name == REPLAY]):
         players = [
-            Player(knobs, variant, seed, device, recorded) for seed in range(knobs.seeds) for variant in stage
+            Player(knobs, variant, seed, device, recorded) for seed in knobs.seed_range() for variant in stage
         ]
         for _ in range(knobs.total_steps()):
             for player in players:

@@ -92,7 +92,7 @@ class Study:
     def _train(self, names: list[str]) -> Iterator[Frame]:
         yield from train(
             [self._arm(self.variants[name]) for name in names],
-            range(self.knobs.seeds),
+            self.knobs.seed_range(),
             batches=self._batch,
             steps=self.steps,
             device=self.device,
@@ -218,7 +218,7 @@ class Study:
         """What a dead unit's gradient is at the start, with and without a norm."""
         for variant in self.variants.values():
             if variant.name in (NONE, normed(self.knobs)):
-                for seed in range(self.knobs.seeds):
+                for seed in self.knobs.seed_range():
                     values = self._dead_unit(variant, seed)
                     if values:
                         yield Frame(0, variant.name, seed, values)

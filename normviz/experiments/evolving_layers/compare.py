@@ -71,12 +71,12 @@ def make_layer(name: str, found: str, channels: int) -> nn.Module:
 def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Train every layer with every number of images per worker."""
     first = arm_names(knobs)[0]
-    yield from (Frame(0, first, seed) for seed in range(knobs.seeds))
+    yield from (Frame(0, first, seed) for seed in knobs.seed_range())
     digits = load_digits("image").to(device)
     layers = [*knobs.layers, *([FOUND] if knobs.found else [])]
     yield from train(
         [_arm(layer, size, knobs) for size in knobs.workers() for layer in layers],
-        range(knobs.seeds),
+        knobs.seed_range(),
         batches=digits.train_batches(knobs.batch_size()),
         steps=knobs.steps,
         device=device,

@@ -140,7 +140,7 @@ def _references(log: FrameLog, step: int | None) -> dict[str, np.ndarray]:
     """Scores (3,) of the published layers, first seed, where they are known."""
     known = {name: log.arrays(f"reference/{name}", step) for name in REFERENCES}
     return {
-        name: 100 * entry.value for name, entries in known.items() for entry in entries if entry.seed == 0
+        name: 100 * min(entries, key=lambda e: e.seed).value for name, entries in known.items() if entries
     }
 
 

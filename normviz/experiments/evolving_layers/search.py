@@ -55,14 +55,14 @@ def anchors() -> list[partial[nn.Module]]:
 def search(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Run every search to its budget, then re-rank."""
     names = arm_names(knobs)
-    members = [(name, seed) for seed in range(knobs.seeds) for name in names]
+    members = [(name, seed) for seed in knobs.seed_range() for name in names]
     yield from (Frame(0, name, seed) for name, seed in members)
     digits = load_digits("image").to(device)
     data = SearchData(digits.x_train, digits.y_train, digits.x_test, digits.y_test, BATCH)
     searches = {
         (STRATEGIES[strategy], seed): _search(strategy, seed, knobs, data)
         for strategy in knobs.strategies
-        for seed in range(knobs.seeds)
+        for seed in knobs.seed_range()
     }
     for index in range(knobs.budget):
         for name, seed in members:
@@ -73,7 +73,7 @@ def search(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
                     yield Frame(index + 1, names[0], 0, _named(f"reference/{reference}", scores))
 
     longer = knobs.trial_steps * RERANK_FACTOR
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         for scores in _reference(RIVAL, seed + 1, longer, data):
             yield Frame(knobs.budget, names[0], seed, _named(f"reranked/{RIVAL}", scores))
     for name, seed in members:

@@ -52,11 +52,11 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
     order = [arm for arm in ARM_NAMES if arm in knobs.arms]
-    yield Frame(0, arm_name(order[0], knobs), 0)
-    tasks = [build_task(knobs, seed, where) for seed in range(knobs.seeds)]
+    yield Frame(0, arm_name(order[0], knobs), knobs.seed_range()[0])
+    tasks = [build_task(knobs, seed, where) for seed in knobs.seed_range()]
     members = [
         _Member(arm, arm_name(arm, knobs), seed, build_learner(arm, task, knobs, seed))
-        for seed, task in enumerate(tasks)
+        for seed, task in zip(knobs.seed_range(), tasks, strict=True)
         for arm in order
     ]
     n, trusted = len(tasks[0].y), len(tasks[0].y_trusted)
@@ -132,7 +132,7 @@ def _evaluate(member: _Member, step: int) -> dict[str, Value]:
             weights = learner.sample_weights()
             assert weights is not None
             values |= _weight_values(weights, task, learner.all_losses())
-            if member.seed == 0:
+            if member.seed == member.learner.knobs.first_seed:
                 values |= _least_weight(weights, task, predicted, SHOWN[learner.knobs.task])
                 if member.arm == "storm" and isinstance(learner, StormLearner):
                     values |= _omega_map(learner)

@@ -74,15 +74,15 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     build = {"language": _language, "vision": _vision, "recurrent": _recurrent}[knobs.task]
     arms, batches, validation = build(knobs, where)
     if "layer" in knobs.norms:
-        for seed in range(knobs.seeds):
+        for seed in knobs.seed_range():
             values: dict[str, Value] = {"invariances_as_in_paper": _invariances_as_in_paper(seed)}
-            if seed == 0:
+            if seed == knobs.first_seed:
                 values["invariance_gaps"] = _invariance_gaps(seed)
             yield Frame(0, arm_name("layer"), seed, values)
     trained: list[Member] = []
     yield from train(
         arms,
-        range(knobs.seeds),
+        knobs.seed_range(),
         batches=batches,
         steps=knobs.steps,
         device=where,

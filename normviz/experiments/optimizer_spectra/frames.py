@@ -129,7 +129,7 @@ def _frames(knobs: Knobs, where: torch.device) -> Iterator[Frame]:
         for rate in learning_rates(knobs, optimizer)
     }
     for name in names:
-        yield from (Frame(0, name, seed) for seed in range(knobs.seeds))
+        yield from (Frame(0, name, seed) for seed in knobs.seed_range())
     task = {"digits": _digits, "regression": _regression, "language": _language}[knobs.task](knobs, where)
     yield from _memory(knobs, task, names)
     if "normuon" in knobs.optimizers:
@@ -142,7 +142,7 @@ def _frames(knobs: Knobs, where: torch.device) -> Iterator[Frame]:
     every = max(1, knobs.steps // PROBES)
     training = train(
         arms,
-        range(knobs.seeds),
+        knobs.seed_range(),
         batches=task.batches,
         steps=knobs.steps,
         device=where,
@@ -374,7 +374,7 @@ def _memory(knobs: Knobs, task: Task, names: Mapping[str, tuple[str, float]]) ->
                 "rows": float(sum(m for m, _ in shapes)),
                 "training_bytes": (8 * total + held + rest_bytes) / total,
             }
-        for seed in range(knobs.seeds):
+        for seed in knobs.seed_range():
             yield Frame(0, name, seed, counted[optimizer])
 
 
@@ -398,7 +398,7 @@ def _distributed_plan(knobs: Knobs) -> Iterator[Frame]:
         for name, plan in plans.items()
     }
     for rate in learning_rates(knobs, "normuon"):
-        for seed in range(knobs.seeds):
+        for seed in knobs.seed_range():
             values["sharded_difference"] = _sharded_difference(knobs, seed)
             yield Frame(0, member_name("normuon", rate), seed, values)
 

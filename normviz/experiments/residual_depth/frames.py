@@ -63,9 +63,9 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train or take apart every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
     first = arm_names(knobs)[0]
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         yield Frame(0, first, seed)
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         yield Frame(0, first, seed, theorem_values(seed))
     if knobs.task == "expansion":
         yield from _taken_apart(knobs)
@@ -116,7 +116,7 @@ def _trained(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     data = load_digits("flat").to(device)
     yield from train(
         _arms(knobs),
-        range(knobs.seeds),
+        knobs.seed_range(),
         batches=data.train_batches(knobs.batch_size),
         steps=knobs.steps,
         device=device,
@@ -222,9 +222,9 @@ def depths(depth: int) -> list[int]:
 
 def _taken_apart(knobs: Knobs) -> Iterator[Frame]:
     methods = scaled(knobs)
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         yield from (Frame(0, arm, seed) for arm in arm_names(knobs))
-    growing = [_Growing(knobs, seed) for seed in range(knobs.seeds)]
+    growing = [_Growing(knobs, seed) for seed in knobs.seed_range()]
     for seed, tower in enumerate(growing):
         yield Frame(0, arm_name(methods[0]), seed, tower.module_sizes())
     for n in depths(knobs.depth):

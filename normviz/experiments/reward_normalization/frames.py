@@ -64,10 +64,10 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every estimator and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
     arms = arm_names(knobs)
-    yield Frame(0, arms[0], 0)
+    yield Frame(0, arms[0], knobs.seed_range()[0])
     questions = Questions(where)
     learners: list[Learner] = []
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         start = _start(seed, questions, knobs.start)
         learners += [_learner(arm, seed, start, knobs) for arm in arms]
         yield from (Frame(0, arm, seed) for arm in arms)

@@ -44,7 +44,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
 
 def _language_frames(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     arms = [STRATEGY_NAMES[strategy] for strategy in knobs.strategies]
-    yield Frame(0, arms[0], 0)
+    yield Frame(0, arms[0], knobs.seed_range()[0])
     corpus = load_corpus(knobs.corpus).to(device)
     bad = (knobs.redundant, knobs.shuffled, knobs.foreign)
     mixture = TextMixture(corpus, CONTEXT, knobs.batch_size, (max(0.0, 1 - sum(bad)), *bad), knobs.duplicates)
@@ -64,14 +64,14 @@ def _language_frames(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
         return Arm(STRATEGY_NAMES[strategy], build, optimizer, lambda call, batch: call(*batch))
 
     optimizer = partial(torch.optim.AdamW, lr=knobs.learning_rate, weight_decay=0.01)
-    held_out = [mixture.held_out(seed, HELD_OUT) for seed in range(knobs.seeds)]
+    held_out = {seed: mixture.held_out(seed, HELD_OUT) for seed in knobs.seed_range()}
     codes = torch.tensor([ord(char) for char in corpus.vocabulary], device=device)
     probes: list[Probe] = [WeightShares(), DeviceSplit(knobs, every=5), Samples(codes, every=10)]
     if device.type == "cpu":  # elsewhere kernels run on after the call has returned
         probes.insert(0, ReweightingCost(every=5))
     yield from train(
         [arm(strategy) for strategy in knobs.strategies],
-        range(knobs.seeds),
+        knobs.seed_range(),
         batches=mixture,
         steps=knobs.steps,
         device=device,
@@ -99,7 +99,7 @@ class ReweightedLM(nn.Module):
         return loss
 
 
-def _evaluate(member: Member, *, held_out: list[list[tuple[Tensor, Tensor]]]) -> Mapping[str, Value]:
+def _evaluate(member: Member, *, held_out: Mapping[int, list[tuple[Tensor, Tensor]]]) -> Mapping[str, Value]:
     """Uniform mean loss on unseen text of each source (for "duplicated": the repeated passages themselves)."""
     network = member.model.get_submodule("network").eval()
     with torch.no_grad():

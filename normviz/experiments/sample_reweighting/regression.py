@@ -132,7 +132,7 @@ class Learner:
 def regression_frames(knobs: Knobs) -> Iterator[Frame]:
     """A frame per strategy, seed and step; see the module."""
     learners = []
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         problem = make_problem(knobs, seed)
         for strategy in knobs.strategies:
             reweight = make_reweighter(strategy, knobs)

@@ -39,10 +39,10 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
     first = arm_names(knobs)[0]
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         yield Frame(0, first, seed)
     exact = theorem_values()
-    for seed in range(knobs.seeds):
+    for seed in knobs.seed_range():
         yield Frame(0, first, seed, {**exact, **_fresh_layers(seed), **_dropped(seed, knobs)})
 
     data = _load(knobs).to(where)
@@ -54,7 +54,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
             for depth in knobs.depths()
             for kind in knobs.arms
         ],
-        range(knobs.seeds),
+        knobs.seed_range(),
         batches=data.train_batches(min(knobs.batch_size, len(data.x_train))),
         steps=knobs.steps,
         device=where,
