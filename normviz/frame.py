@@ -294,15 +294,18 @@ def schema() -> pa.Schema:
 def frames_to_table(frames: Iterable[Frame]) -> pa.Table:
     """Encode frames as an Arrow table with :func:`schema`.
 
-    A frame without values and event keeps a row of its own (name ``""``), so that the round trip loses no step.
+    A frame with an event, one without values, and one that follows another of its moment (the same step, arm and seed)
+    begin with a row of their own (name ``""``), so that the round trip returns the very frames.
     """
     import pyarrow as pa
 
     rows: list[tuple[object, ...]] = []
+    before: tuple[int, str, int] | None = None
     for f in frames:
         key = (f.step, f.arm, f.seed)
-        if f.event is not None or not f.values:
+        if f.event is not None or not f.values or key == before:
             rows.append((*key, "", None, None, None, f.event))
+        before = key
         for name, value in f.values.items():
             if isinstance(value, float):
                 rows.append((*key, name, value, None, None, None))
