@@ -1,5 +1,7 @@
 """Optimizers, one file per paper or concept."""
 
+from normviz.optim._matrix import MatrixOptimizer
+from normviz.optim._projected import ProjectedOptimizer
 from normviz.optim.conda import Conda, OrthogonalProjector, conda_param_groups
 from normviz.optim.fira import (
     FiraAdamW,
@@ -51,6 +53,7 @@ __all__ = [
     "GaLoreRMSProp",
     "LowRankProjector",
     "MatrixNorm",
+    "MatrixOptimizer",
     "MaxNorm",
     "MultiNormGD",
     "Muon",
@@ -58,6 +61,7 @@ __all__ = [
     "NorMuon",
     "NormGrowthLimiter",
     "OrthogonalProjector",
+    "ProjectedOptimizer",
     "ReDO",
     "RegenerativeL2",
     "RowNorm",

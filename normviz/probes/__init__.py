@@ -11,16 +11,15 @@ from normviz.probes.depth import LayerGradients, LayerMoments
 from normviz.probes.filtration import OutlierFiltration
 from normviz.probes.gradients import GradientNorm
 from normviz.probes.inference import allocated_bytes, compare_inference
+from normviz.probes.optimizer_memory import optimizer_state_bytes
 from normviz.probes.probe import Probe
 from normviz.probes.spectrum import (
     SpectrumValues,
-    UpdateRecord,
-    UpdateSpectrum,
     col_norm_cv,
     condition_number,
     cosine,
     effective_rank,
-    optimizer_state_bytes,
+    numerical_rank,
     rms,
     row_norm_cv,
     singular_values,
@@ -29,6 +28,7 @@ from normviz.probes.spectrum import (
 )
 from normviz.probes.statistics import StatisticsGap
 from normviz.probes.stream import ResidualStream
+from normviz.probes.update_recorder import UpdateRecord, UpdateSpectrum
 
 __all__ = [
     "ActivationHistogram",
@@ -51,6 +51,7 @@ __all__ = [
     "cosine",
     "effective_rank",
     "entropy_norm_correlation",
+    "numerical_rank",
     "optimizer_state_bytes",
     "rms",
     "row_entropy",

@@ -5,6 +5,7 @@ row and column norms, SWAN (2412.13148) and Muon flatten the singular values, No
 of Muon's update, Conda (2509.24218) improves Adam's conditioning, Fira (2410.01623) restores the rank that GaLore
 gives up. The measures, with singular values s_1 >= s_2 >= ... of U:
 
+    rank               number of s > 1e-12 s_1                   ``numerical_rank``
     condition number   s_1 / s_min over s > 1e-12 s_1            ``condition_number``
     stable rank        ||U||_F^2 / s_1^2                         ``stable_rank``
     effective rank     exp(entropy of s_i^2 / sum s^2)           ``effective_rank``
@@ -14,46 +15,39 @@ gives up. The measures, with singular values s_1 >= s_2 >= ... of U:
 
 Ranks of a zero matrix are 0 and its condition number is nan, so that no infinity reaches a plot. A matrix with a
 non-finite entry gives nan everywhere: a diverged run is measured, not raised.
+
+Rank and condition number jump when a singular value crosses the tolerance. 1e-12 fits a matrix that was computed in
+float64. An update that was computed in float32, or recovered from weights, carries more rounding: take its singular
+values from :meth:`normviz.probes.UpdateRecord.singular_values`, which sets those below the rounding to zero.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
-
-from normviz.optim._matrix import MatrixOptimizer, as_matrix
-from normviz.optim._projected import ProjectedOptimizer
-from normviz.validation import check_choice
 
 __all__ = [
     "SpectrumValues",
-    "UpdateRecord",
-    "UpdateSpectrum",
     "col_norm_cv",
     "condition_number",
     "cosine",
     "effective_rank",
-    "optimizer_state_bytes",
+    "numerical_rank",
     "rms",
     "row_norm_cv",
     "singular_values",
+    "spectrum_values",
     "stable_rank",
     "update_spectrum",
 ]
 
-# Singular values below this fraction of the largest one are rounding.
 NEGLIGIBLE = 1e-12
-
-
-# ------------------------------------------------------------------------------- measures, batched over (...)
+"""Singular values up to this fraction of the largest one are rounding of float64."""
 
 
 def singular_values(X: Tensor) -> Tensor:
@@ -62,6 +56,17 @@ def singular_values(X: Tensor) -> Tensor:
     finite = X.isfinite().all(-1).all(-1)  # (...)
     s = torch.linalg.svdvals(torch.where(finite[..., None, None], X, 0.0))
     return torch.where(finite[..., None], s, math.nan)
+
+
+def numerical_rank(s: Tensor) -> Tensor:
+    """Number of singular values above 1e-12 s_1: (..., r) -> (...), a float so that it can be nan; 0 for zero.
+
+    Args:
+        s: singular values, descending, from :func:`singular_values`; of an update in float32 from
+            :meth:`normviz.probes.UpdateRecord.singular_values`.
+    """
+    largest = s[..., :1]
+    return torch.where(largest[..., 0].isnan(), math.nan, (s > NEGLIGIBLE * largest).sum(-1).to(s.dtype))
 
 
 def condition_number(s: Tensor) -> Tensor:
@@ -163,7 +168,17 @@ def update_spectrum(U: Tensor | NDArray[Any], G: Tensor | NDArray[Any] | None = 
     if G is not None and G.shape != U.shape:
         raise ValueError(f"G must have U's shape {tuple(U.shape)}, got {tuple(G.shape)}.")
     U = U.detach().to("cpu", torch.float64)
-    s = singular_values(U)
+    return spectrum_values(singular_values(U), U, G)
+
+
+def spectrum_values(s: Tensor, U: Tensor, G: Tensor | None) -> SpectrumValues:
+    """The measures of :func:`update_spectrum` where the singular values are known already.
+
+    Args:
+        s: (min(m, n),), descending, float64.
+        U: the update (m, n), float64 on the CPU.
+        G: gradient (m, n) or None.
+    """
     scale = s.square().mean().sqrt()
     return {
         "singular_values": torch.where(scale == 0, 0.0, s / scale).numpy(),
@@ -175,191 +190,3 @@ def update_spectrum(U: Tensor | NDArray[Any], G: Tensor | NDArray[Any] | None = 
         "rms": float(rms(U)),
         "cosine_to_gradient": 0.0 if G is None else float(cosine(U, G.detach().to("cpu", torch.float64))),
     }
-
-
-# ----------------------------------------------------------------------------------- optimizers, by their hooks
-
-
-def optimizer_state_bytes(optimizer: Optimizer, params: Iterable[Tensor] | None = None) -> int:
-    """Bytes of memory that the optimizer's state holds.
-
-    Counted are the storages behind all state tensors, each once: a view of a large tensor costs what it keeps alive.
-
-    Args:
-        optimizer: any ``torch.optim.Optimizer``; state appears with its first step.
-        params: only the state of these parameters (default: of all).
-    """
-    chosen = list(optimizer.state) if params is None else [p for p in params if p in optimizer.state]
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-        for p in chosen
-        for tensor in _tensors_in(optimizer.state[p])
-    }
-    return sum(storages.values())
-
-
-def _tensors_in(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return (
-        [tensor for part in value for tensor in _tensors_in(part)] if isinstance(value, list | tuple) else []
-    )
-
-
-def decay_order(optimizer: Optimizer, group: Mapping[str, Any]) -> str:
-    """When ``optimizer`` applies the decoupled decay W <- W (1 - lr wd): "before" its step, "after" it, or "none".
-
-    "none" means that the decay is part of the gradient (L2), and so of the direction, as in torch's SGD and Adam.
-    """
-    if isinstance(optimizer, ProjectedOptimizer):
-        return "after"
-    if "decoupled_weight_decay" in group:  # torch's Adam family
-        return "before" if group["decoupled_weight_decay"] else "none"
-    if type(optimizer).__module__.startswith("torch.optim"):
-        return "before" if isinstance(optimizer, torch.optim.Muon | torch.optim.Adafactor) else "none"
-    return "before"
-
-
-@dataclass(frozen=True)
-class UpdateRecord:
-    """One parameter around one optimizer step; the direction and its measures are computed when asked for.
-
-    Attributes:
-        before, after: the weights (m, n).
-        gradient: the gradient (m, n), None if there was none.
-        rate: eta, what the direction was multiplied with.
-        decay: factor of W in the decoupled weight decay, 1 without.
-        order: "before" or "after": where the decay comes in the step.
-    """
-
-    before: Tensor
-    after: Tensor
-    gradient: Tensor | None
-    rate: float
-    decay: float
-    order: str
-
-    @property
-    def update(self) -> Tensor:
-        """The applied direction U (m, n), float64 on the CPU: W_before - W_after over eta without the decay.
-
-        decay before the step: U = (d W_before - W_after) / eta;  after it: U = (W_before - W_after / d) / eta. Zero
-        if eta is. U is known to about the weights' rounding over eta: in float32 the smallest singular values of a
-        badly conditioned U drown in it.
-        """
-        before, after = (W.to("cpu", torch.float64) for W in (self.before, self.after))
-        if self.rate == 0:
-            return torch.zeros_like(before)
-        moved = self.decay * before - after if self.order == "before" else before - after / self.decay
-        return moved / self.rate
-
-    def spectrum(self) -> SpectrumValues:
-        """:func:`update_spectrum` of the direction and the gradient."""
-        return update_spectrum(self.update, self.gradient)
-
-
-class UpdateSpectrum:
-    """Record the updates that any optimizer applies to chosen matrices, in the steps for which it is armed.
-
-    Hooks of the optimizer copy the weights before and after an armed step and the gradient; nothing happens in other
-    steps, and no measure is computed before :meth:`read` is, so the timed path of an armed step holds three copies
-    and that of another one nothing.
-
-    Args:
-        optimizer: any ``torch.optim.Optimizer`` with ``lr`` in its groups.
-        params: name -> parameter, or (name, parameter) pairs such as ``model.named_parameters()`` gives. Each has at
-            least two axes (more are read as (out, rest)) and belongs to the optimizer.
-        decay: where the decoupled weight decay comes in the step: "before", "after", "none" (there is none, or it is
-            L2 and part of the direction), or "auto": by the optimizer's class (:func:`decay_order`; a class unknown
-            to it counts as "before"). Only matters with weight_decay > 0.
-
-    The eta that is divided out is the group's lr, for SinkGD and SWAN lr * alpha, so that their U has RMS 1. Factors
-    that an optimizer counts to its direction (Muon's sqrt(max(1, m/n)), Conda's scale) stay in U.
-
-    Raises:
-        ValueError: a parameter has fewer than two axes or is not the optimizer's, unknown decay.
-
-    Example:
-        >>> layer = torch.nn.Linear(4, 3, bias=False)
-        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        >>> probe = UpdateSpectrum(optimizer, {"layer": layer.weight})
-        >>> layer(torch.ones(2, 4)).sum().backward()
-        >>> probe.arm()
-        >>> optimizer.step()
-        >>> round(probe.read()["layer"].spectrum()["cosine_to_gradient"], 4)
-        1.0
-        >>> probe.close()
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        params: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
-        *,
-        decay: str = "auto",
-    ) -> None:
-        self.params = dict(params)
-        self.decay = check_choice("decay", decay, ("auto", "before", "after", "none"))
-        self.armed = False
-        self._before: dict[str, Tensor] = {}
-        self._records: dict[str, UpdateRecord] = {}
-        owned = {p for group in optimizer.param_groups for p in group["params"]}
-        for name, p in self.params.items():
-            if p.ndim < 2 or p not in owned:
-                raise ValueError(
-                    f"params must be matrices of the optimizer, got {name!r} of shape {tuple(p.shape)}"
-                    + ("." if p.ndim < 2 else ", which is in none of its groups.")
-                )
-        self._handles = [
-            optimizer.register_step_pre_hook(self._remember),
-            optimizer.register_step_post_hook(self._record),
-        ]
-
-    def arm(self) -> None:
-        """Record the next step (one step only)."""
-        self.armed = True
-
-    def read(self) -> dict[str, UpdateRecord]:
-        """The records of the last armed step by parameter name; empty before the first."""
-        return dict(self._records)
-
-    def close(self) -> None:
-        """Take the hooks off the optimizer."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _remember(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
-        if self.armed:
-            self._before = {name: as_matrix(p.detach()).clone() for name, p in self.params.items()}
-
-    # The gradient is taken after the step: with a closure it does not exist before.
-    def _record(self, optimizer: Optimizer, args: object, kwargs: object) -> None:  # noqa: ARG002
-        if not self.armed:
-            return
-        self.armed = False
-        group_of = {p: group for group in optimizer.param_groups for p in group["params"]}
-        for name, p in self.params.items():
-            rate, decay = _rates(optimizer, group_of[p], p)
-            order = decay_order(optimizer, group_of[p]) if self.decay == "auto" else self.decay
-            self._records[name] = UpdateRecord(
-                before=self._before[name],
-                after=as_matrix(p.detach()).clone(),
-                gradient=None if p.grad is None else as_matrix(p.grad.detach()).clone(),
-                rate=rate,
-                decay=1.0 if order == "none" else decay,
-                order="before" if order == "none" else order,
-            )
-        self._before = {}
-
-
-def _rates(optimizer: Optimizer, group: Mapping[str, Any], p: Tensor) -> tuple[float, float]:
-    """eta and the factor of the decoupled decay for ``p``; no decay where an optimizer skips it."""
-    rate, weight_decay = float(group["lr"]), float(group.get("weight_decay", 0.0))
-    if isinstance(optimizer, MatrixOptimizer):
-        if optimizer.is_matrix(p, group):
-            rate *= group.get("alpha", 1.0)
-        elif group.get(optimizer.flag) is not False:
-            weight_decay = 0.0
-    return rate, 1.0 if p.grad is None else 1 - rate * weight_decay

@@ -1,9 +1,8 @@
-"""The spectral probes against hand-made matrices, NumPy, and the updates of real optimizers."""
+"""The measures of an update's spectrum against hand-made matrices and NumPy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from normviz.optim import SWAN, Conda, MultiNormGD, Muon, NorMuon, SinkGD, newton_schulz, sr_sinkhorn
+from normviz.optim import newton_schulz
 from normviz.probes import (
-    UpdateSpectrum,
     col_norm_cv,
     condition_number,
     cosine,
     effective_rank,
-    optimizer_state_bytes,
+    numerical_rank,
     rms,
     row_norm_cv,
     singular_values,
@@ -166,6 +164,15 @@ def test_measures_batch_over_leading_axes() -> None:
                 np.testing.assert_allclose(float(values[i, j]), one[name], rtol=1e-9)  # type: ignore[literal-required]
 
 
+def test_rank_by_hand() -> None:
+    s = torch.tensor(
+        [[4.0, 2.0, 1e-13], [1.0, 1e-11, 0.0], [0.0, 0.0, 0.0], [math.nan] * 3], dtype=torch.float64
+    )
+    assert numerical_rank(s)[:3].tolist() == [2, 2, 0]
+    assert numerical_rank(s)[3].isnan()
+    assert numerical_rank(singular_values(torch.outer(gaussian(5), gaussian(7)))) == 1
+
+
 @settings(max_examples=25, deadline=None)
 @given(m=st.integers(1, 7), n=st.integers(1, 7), seed=st.integers(0, 999), factor=st.floats(1e-3, 1e3))
 def test_properties(m: int, n: int, seed: int, factor: float) -> None:
@@ -207,238 +214,3 @@ def test_the_picture_of_normuon_on_tall_and_wide_matrices() -> None:
         assert update_spectrum(O)["stable_rank"] > 4 * update_spectrum(G)["stable_rank"]
         assert update_spectrum(O)["condition_number"] < 2 < update_spectrum(G)["condition_number"]
     assert cv[64, 256] < 0.3 < cv[256, 64]
-
-
-# ------------------------------------------------------------------------------------------------- recorder
-
-Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-def record(make: Make, direction: Callable[[Tensor], Tensor], **options: Any) -> None:
-    """Compare the recorded direction with the formula for it, at the second of three steps."""
-    p = nn.Parameter(gaussian(5, 8))
-    optimizer = make([p])
-    probe = UpdateSpectrum(optimizer, {"W": p}, **options)
-    for step in range(3):
-        p.grad = gaussian(5, 8, seed=step + 1)
-        if step == 1:
-            probe.arm()
-        optimizer.step()
-    found = probe.read()["W"]
-    torch.testing.assert_close(found.update, direction(p), rtol=0, atol=1e-10)
-    assert found.gradient is not None
-    torch.testing.assert_close(found.gradient, gaussian(5, 8, seed=2), rtol=0, atol=0)
-    assert found.spectrum()["rms"] == pytest.approx(float(direction(p).square().mean().sqrt()), rel=1e-9)
-
-
-def start() -> Tensor:
-    return gaussian(5, 8)
-
-
-def second_gradient(_: Tensor) -> Tensor:
-    return gaussian(5, 8, seed=2)
-
-
-def test_direction_of_sgd_includes_its_l2_decay() -> None:
-    record(lambda p: torch.optim.SGD(p, lr=0.1), second_gradient)
-
-    def with_decay(_: Tensor) -> Tensor:
-        after_one = start() - 0.1 * (gaussian(5, 8, seed=1) + 0.5 * start())
-        return second_gradient(_) + 0.5 * after_one
-
-    record(lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.5), with_decay)
-
-
-def adam_direction(_: Tensor) -> Tensor:
-    g1, g2 = gaussian(5, 8, seed=1), gaussian(5, 8, seed=2)
-    m = (0.9 * 0.1 * g1 + 0.1 * g2) / (1 - 0.9**2)
-    v = (0.999 * 0.001 * g1**2 + 0.001 * g2**2) / (1 - 0.999**2)
-    return m / (v.sqrt() + 1e-8)
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_direction_of_adamw_excludes_its_decay(weight_decay: float) -> None:
-    record(lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=weight_decay), adam_direction)
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_direction_of_sinkgd_excludes_alpha_and_decay(weight_decay: float) -> None:
-    record(lambda p: SinkGD(p, lr=0.1, weight_decay=weight_decay), lambda _: sr_sinkhorn(second_gradient(_)))
-    record(
-        lambda p: MultiNormGD(p, lr=0.1, weight_decay=weight_decay, iters=5),
-        lambda _: sr_sinkhorn(second_gradient(_)),
-    )
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-@pytest.mark.parametrize("ours", [True, False])
-def test_direction_of_muon_excludes_its_decay(weight_decay: float, ours: bool) -> None:
-    def direction(_: Tensor) -> Tensor:
-        M = 0.95 * 0.05 * gaussian(5, 8, seed=1) + 0.05 * gaussian(5, 8, seed=2)
-        u = 0.05 * gaussian(5, 8, seed=2) + 0.95 * M
-        return newton_schulz(u, eps_mode="clamp", dtype=None if ours else torch.bfloat16)
-
-    if ours:
-        record(lambda p: Muon(p, lr=0.1, weight_decay=weight_decay), direction)
-    else:
-        p = nn.Parameter(start())
-        optimizer: torch.optim.Optimizer = torch.optim.Muon([p], lr=0.1, weight_decay=weight_decay)
-        probe = UpdateSpectrum(optimizer, {"W": p})
-        for step in range(2):
-            p.grad = gaussian(5, 8, seed=step + 1)
-            probe.arm()
-            optimizer.step()
-        torch.testing.assert_close(probe.read()["W"].update, direction(p), rtol=0, atol=0.05)
-
-
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_direction_of_conda_excludes_its_decay_after_the_step(weight_decay: float) -> None:
-    directions = []
-    for wd in (weight_decay, 0.0):
-        p = nn.Parameter(start())
-        optimizer = Conda([{"params": [p], "update_proj_gap": 10}], lr=0.1, weight_decay=wd)
-        probe = UpdateSpectrum(optimizer, {"W": p})
-        p.grad = gaussian(5, 8, seed=1)
-        probe.arm()
-        optimizer.step()
-        directions.append(probe.read()["W"].update)
-    torch.testing.assert_close(*directions, rtol=0, atol=1e-10)
-    # First step: RMS is Conda's scale.
-    assert update_spectrum(directions[0])["rms"] == pytest.approx(0.25, rel=1e-4)
-
-
-def test_expected_sizes_of_the_papers() -> None:
-    for make, size in (
-        (lambda p: NorMuon(p, lr=0.1, scale="rms"), 0.2),
-        (lambda p: SWAN(p, lr=0.1), 1.0),
-        (lambda p: SinkGD(p, lr=0.1), 1.0),
-    ):
-        p = nn.Parameter(start())
-        p.grad = gaussian(5, 8, seed=1)
-        optimizer = make([p])
-        probe = UpdateSpectrum(optimizer, {"W": p})
-        probe.arm()
-        optimizer.step()
-        assert probe.read()["W"].spectrum()["rms"] == pytest.approx(size, rel=1e-6)
-
-
-def test_decay_can_be_said() -> None:
-    for order in ("before", "after", "none"):
-        p = nn.Parameter(torch.full((2, 2), 2.0, dtype=torch.float64))
-        p.grad = torch.ones_like(p)
-        optimizer = torch.optim.AdamW([p], lr=0.1, weight_decay=0.5, eps=0.0)
-        probe = UpdateSpectrum(optimizer, {"W": p}, decay=order)
-        probe.arm()
-        optimizer.step()  # 2 -> 1.9 - 0.1 = 1.8
-        expected = {"before": 1.0, "after": (2 - 1.8 / 0.95) / 0.1, "none": 2.0}[order]
-        torch.testing.assert_close(
-            probe.read()["W"].update, torch.full((2, 2), expected, dtype=torch.float64)
-        )
-
-
-def test_fallback_parameters_and_missing_gradients() -> None:
-    """Where an optimizer skips decay, none is taken out of the direction."""
-    matrix, other = nn.Parameter(gaussian(4, 4)), nn.Parameter(gaussian(4, 4, seed=1))
-    optimizer = SinkGD(
-        [{"params": [matrix]}, {"params": [other], "use_sinkgd": False}], lr=0.1, weight_decay=0.5
-    )
-    probe = UpdateSpectrum(optimizer, [("matrix", matrix), ("other", other)])
-    other.grad = torch.ones_like(other)
-    probe.arm()
-    optimizer.step()
-    records = probe.read()
-    assert records["matrix"].gradient is None
-    assert not records["matrix"].update.any()
-    assert records["matrix"].spectrum()["cosine_to_gradient"] == 0.0
-    torch.testing.assert_close(records["other"].update, torch.ones_like(other.detach()), rtol=0, atol=1e-6)
-
-
-def test_only_armed_steps_are_recorded_and_closing_removes_the_hooks() -> None:
-    p = nn.Parameter(gaussian(3, 4))
-    optimizer = torch.optim.SGD([p], lr=1.0)
-    probe = UpdateSpectrum(optimizer, {"W": p})
-    p.grad = torch.ones_like(p)
-    optimizer.step()
-    assert probe.read() == {}
-    probe.arm()
-    optimizer.step()
-    first = probe.read()["W"]
-    p.grad = -torch.ones_like(p)
-    optimizer.step()
-    assert probe.read()["W"] is first
-    torch.testing.assert_close(first.update, torch.ones_like(p.detach()))
-    probe.close()
-    probe.arm()
-    optimizer.step()
-    assert probe.read()["W"] is first
-
-
-def test_closure_zero_lr_scheduler_and_kernels() -> None:
-    conv = nn.Conv2d(2, 3, 3).double()
-    optimizer = torch.optim.SGD(conv.parameters(), lr=0.5)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step == 0))
-    probe = UpdateSpectrum(optimizer, {"conv": conv.weight})
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = conv(gaussian(1, 2, 5, 5)).square().sum()
-        loss.backward()
-        return float(loss.detach())
-
-    probe.arm()
-    optimizer.step(closure)
-    found = probe.read()["conv"]
-    assert found.update.shape == (3, 18)
-    assert found.spectrum()["cosine_to_gradient"] == pytest.approx(1)
-    scheduler.step()
-    probe.arm()
-    optimizer.step(closure)
-    assert not probe.read()["conv"].update.any()
-
-
-def test_recorder_refuses() -> None:
-    p, vector, stranger = (
-        nn.Parameter(torch.ones(2, 2)),
-        nn.Parameter(torch.ones(2)),
-        nn.Parameter(torch.ones(2, 2)),
-    )
-    optimizer = torch.optim.SGD([p, vector], lr=0.1)
-    with pytest.raises(ValueError, match="matrices"):
-        UpdateSpectrum(optimizer, {"b": vector})
-    with pytest.raises(ValueError, match="none of its groups"):
-        UpdateSpectrum(optimizer, {"x": stranger})
-    with pytest.raises(ValueError, match="decay"):
-        UpdateSpectrum(optimizer, {"W": p}, decay="late")
-
-
-def test_state_bytes() -> None:
-    def after_one_step(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                p.grad = torch.ones_like(p)
-        optimizer.step()
-        return optimizer
-
-    def params() -> list[nn.Parameter]:
-        return [nn.Parameter(torch.ones(6, 4)), nn.Parameter(torch.ones(5))]
-
-    matrix, vector = 24 * 4, 5 * 4
-    adam = after_one_step(torch.optim.AdamW(params()))
-    assert (
-        optimizer_state_bytes(adam) == 2 * (matrix + vector) + 2 * 4
-    )  # two moments, two float32 step counters
-    weights = params()
-    sink = after_one_step(SinkGD(weights))
-    assert optimizer_state_bytes(sink) == 2 * vector + 4
-    assert optimizer_state_bytes(sink, [weights[0]]) == 0
-    normuon = after_one_step(NorMuon(weights))
-    assert optimizer_state_bytes(normuon, [weights[0]]) == matrix + 6 * 4  # m numbers more than Muon
-    assert optimizer_state_bytes(torch.optim.SGD(params(), lr=0.1)) == 0
-
-
-def test_state_bytes_count_what_views_keep_alive() -> None:
-    p = nn.Parameter(torch.ones(2, 2))
-    optimizer = torch.optim.SGD([p], lr=0.1)
-    big = torch.zeros(100)
-    optimizer.state[p] = {"basis": [big[:2], big[2:4]], "inner": {"x": torch.zeros(3)}, "step": 7}
-    assert optimizer_state_bytes(optimizer) == 400 + 12

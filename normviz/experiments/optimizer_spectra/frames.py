@@ -59,6 +59,7 @@ from normviz.probes import (
     condition_number,
     cosine,
     effective_rank,
+    numerical_rank,
     optimizer_state_bytes,
     rms,
     row_norm_cv,
@@ -294,25 +295,18 @@ def _language(knobs: Knobs, device: torch.device) -> Task:
 
 
 def _spectra(record: UpdateRecord) -> dict[str, Value]:
-    """Spectra of gradient and update, and the update's measures.
-
-    The update is a difference of weights: singular values below their rounding are noise, and count as zero.
-    """
+    """Spectra of gradient and update, and the update's measures; singular values that are rounding count as zero."""
     U = record.update
     assert record.gradient is not None
     G = record.gradient.double().cpu()
-    largest = max(float(W.abs().max()) for W in (record.before, record.after))
-    rounding = torch.finfo(record.after.dtype).eps * largest / record.rate
-    floor = rounding * (math.sqrt(U.shape[0]) + math.sqrt(U.shape[1]))
-    s = singular_values(U)
-    s = torch.where(s < floor, 0.0, s)
+    s = record.singular_values()
     return {
         "update_spectrum": _relative(s),
         "gradient_spectrum": _relative(singular_values(G)),
         "condition": float(condition_number(s)),
         "stable_rank": float(stable_rank(s)),
         "effective_rank": float(effective_rank(s)),
-        "rank": float((s > 0).sum()),
+        "rank": float(numerical_rank(s)),
         "row_cv": float(row_norm_cv(U)),
         "column_cv": float(col_norm_cv(U)),
         "rms": float(rms(U)),
