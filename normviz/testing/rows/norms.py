@@ -125,6 +125,46 @@ def graph_layer(**options: Any) -> norms.GraphLayer2d:
     return norms.GraphLayer2d(graph, **{"num_features": 6, "groups": 3, **options})
 
 
+def balanced(layer: type[nn.Module], **options: Any) -> nn.Module:
+    """An AdaB²N layer in the third of four tasks."""
+    built = layer(**{"num_features": 6, "num_tasks": 4, "kappa": 0.4, **options})
+    norms.end_task(built)
+    norms.end_task(built)
+    return built
+
+
+def with_task_ids(*shape: int) -> Callable[[], Inputs]:
+    """Five samples of a shape with their tasks, of which there are three."""
+    return lambda: (torch.randn(5, *shape), torch.randint(3, (5,)))
+
+
+def adab2n(
+    name: str, variant: str, *shape: int, wrong_shape: tuple[int, ...], **options: Any
+) -> LayerContract:
+    """An AdaB²N layer on samples of a shape."""
+    return LayerContract(
+        method=f"normviz.norms.{name}",
+        variant=variant,
+        make=partial(balanced, getattr(norms, name), **options),
+        inputs=with_task_ids(*shape),
+        bad=[
+            Bad({"num_features": 0}),
+            Bad({"num_tasks": 0}),
+            Bad({"kappa": 1.5}),
+            Bad({"eps": -1.0}),
+            Bad({"momentum": None}),
+            Bad({"momentum": 0.0}),
+            Bad({"absent_tasks": "drop"}),
+            Bad(inputs=wrong(*wrong_shape), names="x"),
+            Bad(inputs=wrong(5, 7, *shape[1:]), names="x"),
+            Bad(inputs=wrong(5, *shape, dtype=torch.long), names="x", error=TypeError),
+            Bad(inputs=lambda: (torch.randn(5, *shape), torch.zeros(4, dtype=torch.long)), names="task_ids"),
+            Bad(inputs=lambda: (torch.randn(5, *shape), torch.full((5,), 3)), names="task_ids"),
+            Bad(inputs=lambda: (torch.randn(5, *shape), torch.zeros(5)), names="task_ids", error=TypeError),
+        ],
+    )
+
+
 # ------------------------------------------------------------------------------------- what is no layer
 
 
@@ -388,6 +428,23 @@ ROWS: list[Contract] = [
         make=partial(norms.GroupNorm, num_features=6, groups=2),
         inputs=tokens(),
         bad=[Bad({"num_features": 0}), Bad({"groups": 4}), Bad({"eps": -1.0}), *NOT_TOKENS],
+    ),
+    adab2n("AdaptiveBalanceBatchNorm2d", "", 6, 3, 3, wrong_shape=(5, 6)),
+    adab2n(
+        "AdaptiveBalanceBatchNorm2d", "renormalize", 6, 3, 3, wrong_shape=(5, 6), absent_tasks="renormalize"
+    ),
+    adab2n("AdaptiveBalanceBatchNorm1d", "", 6, wrong_shape=(5, 6, 3, 3)),
+    LayerContract(
+        method="normviz.norms.ContinualNorm2d",
+        make=partial(norms.ContinualNorm2d, num_features=6, num_groups=3),
+        inputs=images,
+        bad=[
+            Bad({"num_features": 0}),
+            Bad({"num_groups": 4}),
+            Bad({"eps": -1.0}),
+            Bad({"momentum": 1.5}),
+            *NOT_IMAGES,
+        ],
     ),
     LayerContract(
         method="normviz.norms.FeatureNorm",
