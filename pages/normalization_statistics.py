@@ -56,7 +56,7 @@ $$da = \frac{u - \overline{u} - z\,\overline{u z}}{\sqrt{\sigma^2+\varepsilon}}$
 
 Means are over the features of the case. No batch, no memory.
 """,
-        "norms/_layer_norm_core.py",
+        "norms/layer_norm.py",
         ("LayerNormFunction",),
     ),
     Maths(

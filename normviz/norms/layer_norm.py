@@ -12,6 +12,7 @@ deviation over the H neurons, ``g`` gain (``weight``), ``b`` bias, ``s = sqrt(si
 
     y = g z + b                                                          LayerNorm
     da = (u - mean(u) - z mean(u z)) / s,   u = g dy                     LayerNormFunction.backward
+    h = f(LN(W x))                                                       LayerNormLinear
     h_t = f(LN(W_hh h + W_ih x))                                         LayerNormRNNCell
     pre = LN(W_hh h) + LN(W_ih x) + bias;   h_t = sigmoid(o) tanh(LN(c_t))   LayerNormLSTMCell
     n = tanh(LN(W_ih^n x) + r LN(W_hh^n h)); h_t = z h + (1 - z) n       LayerNormGRUCell
@@ -21,28 +22,39 @@ The LSTM adds its bias once, after the two norms (paper; the code adds the same 
 the un-normalised cell. In the GRU ``z`` keeps the old state (code and torch; the paper's appendix writes 1 - z). Gates
 are ordered i, f, g, o (torch; the code: i, f, o, g). At padded steps the states are held (code).
 
+The feed-forward layer, the recurrent networks and the invariance table stand in files of their own; their names can be
+imported from here too.
+
 For convolutions the paper reports that layer norm helps over no norm but is worse than batch norm: units at the
 border of an image have other statistics than the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normviz.norms._layer_norm_core import LayerNorm, LayerNormFunction, norm_statistics, standardize
-from normviz.norms._layer_norm_recurrent import (
-    LayerNormGRU,
-    LayerNormGRUCell,
-    LayerNormLSTM,
-    LayerNormLSTMCell,
-    LayerNormRNN,
-    LayerNormRNNCell,
-)
+from normviz.norms._rows import computing_dtype
 from normviz.validation import check_choice, check_integer, check_real
+
+if TYPE_CHECKING:
+    from normviz.norms.layer_norm_invariances import invariance_gaps, invariance_table
+    from normviz.norms.layer_norm_linear import LayerNormLinear
+    from normviz.norms.layer_norm_recurrent import (
+        LayerNormGRU,
+        LayerNormGRUCell,
+        LayerNormLSTM,
+        LayerNormLSTMCell,
+        LayerNormRNN,
+        LayerNormRNNCell,
+    )
 
 __all__ = [
     "LayerNorm",
@@ -59,134 +71,192 @@ __all__ = [
     "norm_statistics",
 ]
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "sigmoid": torch.sigmoid,
-    "identity": lambda a: a,
+_ELSEWHERE = {
+    "LayerNormGRU": "layer_norm_recurrent",
+    "LayerNormGRUCell": "layer_norm_recurrent",
+    "LayerNormLSTM": "layer_norm_recurrent",
+    "LayerNormLSTMCell": "layer_norm_recurrent",
+    "LayerNormLinear": "layer_norm_linear",
+    "LayerNormRNN": "layer_norm_recurrent",
+    "LayerNormRNNCell": "layer_norm_recurrent",
+    "invariance_gaps": "layer_norm_invariances",
+    "invariance_table": "layer_norm_invariances",
 }
+"""Module of each name of the paper that is built on the layer; loaded when asked for, since those files import this."""
 
 
-class LayerNormLinear(nn.Module):
-    """The paper's feed-forward layer ``h = f(LN(W x))``: Linear without bias, layer norm, nonlinearity.
+def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        return getattr(import_module(f"normviz.norms.{_ELSEWHERE[name]}"), name)
+    raise AttributeError(f"module 'normviz.norms.layer_norm' has no attribute {name!r}")
 
-    The Linear has no bias since the norm has one (and takes away the mean anyway).
+
+def standardize(a: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``z`` and ``1 / s`` over the last axis.
+
+    The mean is taken of the differences from the first entry: for a constant row they are exactly 0 and so is z,
+    where the rounding of a plain mean would be blown up by 1 / sqrt(eps).
+    """
+    pivot = a[..., :1].detach()
+    centred = a - (pivot + (a - pivot).mean(-1, keepdim=True))
+    inverse = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    return centred * inverse, inverse
+
+
+class LayerNormFunction(torch.autograd.Function):
+    """``y = g z + b`` over the last axis, with the backward written out.
+
+    Per case, with ``u = g dy``: ``da = (u - mean(u) - z mean(u z)) / s``; ``dg`` and ``db`` sum ``dy z`` and ``dy``
+    over the cases. Only ``a`` and ``g`` are kept for the backward; z and s are computed again, so that a second
+    differentiation sees them as the functions of ``a`` that they are.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, g: Tensor | None, b: Tensor | None, eps: float) -> Tensor:
+        """Normalise ``a`` (..., H); ``g`` and ``b`` are (H,) or None."""
+        z, _ = standardize(a, eps)
+        y = z if g is None else g * z
+        return y if b is None else y + b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        """Keep the input and the gain."""
+        a, g, _, ctx.eps = inputs
+        ctx.save_for_backward(a, g)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients for ``a``, ``g``, ``b`` (and none for ``eps``)."""
+        a, g = ctx.saved_tensors
+        need_a, need_g, need_b, _ = ctx.needs_input_grad
+        z, inverse = standardize(a, ctx.eps)
+        u = dy if g is None else g * dy
+        da = dg = db = None
+        if need_a:
+            da = (u - u.mean(-1, keepdim=True) - z * (u * z).mean(-1, keepdim=True)) * inverse
+        if need_g:
+            dg = (dy * z).reshape(-1, dy.shape[-1]).sum(0)
+        if need_b:
+            db = dy.reshape(-1, dy.shape[-1]).sum(0)
+        return da, dg, db, None
+
+
+class LayerNorm(nn.Module):
+    """Layer normalization ``y = g (a - mu) / sqrt(sigma^2 + eps) + b`` over the trailing axes.
+
+    mu and sigma^2 (biased) are taken over ``normalized_shape`` for each case by itself. float16 and bfloat16 inputs
+    are normalised in float32 and cast back. A constant row gives exactly ``b``; only backend "torch" on devices other
+    than the CPU, or compiled, may be off by the rounding of the mean times 1 / sqrt(eps). With a single
+    normalised element every row gives exactly ``b`` (a UserWarning says so at construction).
 
     Args:
-        in_features: size of the last axis of the input.
-        out_features: size of the last axis of the output.
-        activation: "tanh" (default), "relu", "gelu", "sigmoid", "identity", or any callable on tensors.
-        eps: of the norm. Default 1e-5 (authors' code).
+        normalized_shape: sizes of the trailing axes that are normalised together.
+        eps: added to the variance, inside the root. Default 1e-5 (authors' code, torch). 0 is allowed; the exact
+            invariances hold for it.
+        elementwise_affine: learn gain and bias of shape ``normalized_shape``. Default True (paper).
+        bias: with ``elementwise_affine``, learn the bias too. Default True (paper).
+        backend: "torch" (default: torch's own kernel ``F.layer_norm``, the fastest), "reference" (the formula,
+            differentiated by autograd) or "manual" (backward written out, :class:`LayerNormFunction`). Same values up
+            to rounding.
 
     Raises:
-        ValueError: unknown activation name, sizes below 1.
-        TypeError: ``activation`` neither a string nor callable.
+        ValueError: empty ``normalized_shape`` or a size below 1, ``eps`` < 0, unknown ``backend``; in forward: the
+            trailing axes are not ``normalized_shape``.
+        TypeError: forward on integers.
+
+    Example:
+        >>> layer = LayerNorm(4)
+        >>> layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).mean().abs() < 1e-6
+        tensor(True)
     """
+
+    weight: Tensor | None
+    bias: Tensor | None
 
     def __init__(
         self,
-        in_features: int,
-        out_features: int,
-        activation: str | Callable[[Tensor], Tensor] = "tanh",
+        normalized_shape: int | Sequence[int],
         eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        backend: str = "torch",
     ) -> None:
         super().__init__()
-        check_integer("in_features", in_features, 1)
-        check_integer("out_features", out_features, 1)
-        if isinstance(activation, str):
-            activation = _ACTIVATIONS[check_choice("activation", activation, _ACTIVATIONS)]
-        elif not callable(activation):
-            raise TypeError(f"activation must be a string or a callable, got {type(activation).__name__}.")
-        self.linear = nn.Linear(in_features, out_features, bias=False)
-        self.norm = LayerNorm(out_features, eps)
-        self.activation = activation
+        sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+        if len(sizes) == 0:
+            raise ValueError(f"normalized_shape must have at least one axis, got {normalized_shape!r}.")
+        self.normalized_shape = tuple(check_integer("normalized_shape", size, 1) for size in sizes)
+        self.eps = check_real("eps", eps, 0, high_open=True)
+        self.elementwise_affine = bool(elementwise_affine)
+        self.backend = check_choice("backend", backend, ("reference", "manual", "torch"))
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+        if elementwise_affine:
+            self.weight = nn.Parameter(torch.ones(self.normalized_shape))
+            if bias:
+                self.bias = nn.Parameter(torch.zeros(self.normalized_shape))
+        self._single = math.prod(self.normalized_shape) == 1
+        if self._single:
+            warnings.warn(
+                "normalized_shape has a single element: the output is the bias for every input.",
+                UserWarning,
+                stacklevel=2,
+            )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (..., in_features) to (..., out_features)."""
-        h: Tensor = self.activation(self.norm(self.linear(x)))
-        return h
+    def forward(self, a: Tensor) -> Tensor:
+        """Normalise ``a`` (..., *normalized_shape); same shape and dtype out."""
+        kind = computing_dtype("a", a)
+        ndim = len(self.normalized_shape)
+        if a.shape[-ndim:] != self.normalized_shape:
+            raise ValueError(
+                f"a must end with the axes normalized_shape = {self.normalized_shape}, got shape {tuple(a.shape)}."
+            )
+        g, b = (None if p is None else p.to(kind) for p in (self.weight, self.bias))
+        if self.backend == "torch" and not self._single:
+            return F.layer_norm(a.to(kind), self.normalized_shape, g, b, self.eps).to(a.dtype)
+        flat = a.to(kind).flatten(-ndim)  # (..., H)
+        y = self._normalize(flat, *(None if p is None else p.flatten() for p in (g, b)))
+        return y.to(a.dtype).reshape(a.shape)
 
+    def _normalize(self, a: Tensor, g: Tensor | None, b: Tensor | None) -> Tensor:
+        """The formula over the last axis; ``g`` and ``b`` are (H,)."""
+        if self.backend == "manual" and not self._single:
+            return LayerNormFunction.apply(a, g, b, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        z = (
+            a - a if self._single else standardize(a, self.eps)[0]
+        )  # a single one is exactly 0, also where eps = 0
+        y = z if g is None else g * z
+        return y if b is None else y + b
 
-# ------------------------------------------------------------------------------------------------------ invariance
-
-
-def _batch_norm(X: Tensor, W: Tensor) -> Tensor:
-    A = F.linear(X, W)
-    return (A - A.mean(0)) / A.var(0, correction=0).sqrt()
-
-
-def _weight_norm(X: Tensor, W: Tensor) -> Tensor:
-    return F.linear(X, W / torch.linalg.vector_norm(W, dim=1, keepdim=True))
-
-
-def _layer_norm(X: Tensor, W: Tensor) -> Tensor:
-    return standardize(F.linear(X, W), 0.0)[0]
-
-
-_NORMALISERS = {"batch_norm": _batch_norm, "weight_norm": _weight_norm, "layer_norm": _layer_norm}
-
-
-def invariance_gaps(
-    X: Tensor, W: Tensor, *, delta: float, v: Tensor, c: Tensor
-) -> dict[str, dict[str, float]]:
-    """How much each normaliser's output moves under each transformation of the paper's invariance table.
-
-    The layer is ``X W^T`` without gain, bias and nonlinearity, with eps = 0.
-
-    Args:
-        X: data set (N, I), one case per row.
-        W: weights (H, I), one neuron per row.
-        delta: factor of the re-scalings, positive (a negative one turns signs over).
-        v: (I,), added to every row of W (weight_matrix_recenter).
-        c: (I,), added to every case (dataset_recenter).
-
-    Returns:
-        ``gaps[normaliser][transformation]``: largest absolute change of an output, 0 (up to rounding) where the
-        normaliser is invariant. ``weight_vector_rescale`` scales the first neuron only, ``single_case_rescale`` the
-        first case only.
-    """
-    first_neuron, first_case = W.clone(), X.clone()
-    first_neuron[0] *= delta
-    first_case[0] *= delta
-    transformed = {
-        "weight_matrix_rescale": (X, delta * W),
-        "weight_matrix_recenter": (X, W + v),
-        "weight_vector_rescale": (X, first_neuron),
-        "dataset_rescale": (delta * X, W),
-        "dataset_recenter": (X + c, W),
-        "single_case_rescale": (first_case, W),
-    }
-    return {
-        name: {
-            key: float((normaliser(*pair) - normaliser(X, W)).abs().max())
-            for key, pair in transformed.items()
-        }
-        for name, normaliser in _NORMALISERS.items()
-    }
+    def extra_repr(self) -> str:
+        """Constructor arguments, as torch prints them."""
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
+            f"bias={self.bias is not None}, backend={self.backend!r}"
+        )
 
 
-def invariance_table(tol: float = 1e-8, seed: int = 0) -> dict[str, dict[str, bool]]:
-    """The paper's invariance table (section 5.1), measured on random weights and data in float64.
+def norm_statistics(a: Tensor, ndim: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation that layer norm takes of its input, for plotting.
 
     Args:
-        tol: largest change of an output that still counts as invariant. Default 1e-8 (rounding is near 1e-14,
-            true changes are of order 1).
-        seed: of the random X, W, v, c. Default 0.
+        a: (..., *axes), the input of the norm; float16 and bfloat16 are reduced in float32.
+        ndim: number of trailing axes that are normalised together. Default 1.
 
     Returns:
-        ``table[normaliser][transformation]``, True where invariant. Normalisers ``batch_norm``, ``weight_norm``,
-        ``layer_norm``; transformations ``weight_matrix_rescale``, ``weight_matrix_recenter``,
-        ``weight_vector_rescale``, ``dataset_rescale``, ``dataset_recenter``, ``single_case_rescale``.
+        ``(mu, sigma)``: mean and root of the biased variance (without eps), those axes dropped.
 
     Raises:
-        ValueError: ``tol`` not positive, ``seed`` not an integer >= 0.
+        ValueError: ``ndim`` not in [1, a.ndim], or an axis of length 0 among them.
+        TypeError: ``a`` holds integers.
     """
-    check_real("tol", tol, 0, low_open=True)
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, 0))
-    X, W, v, c = (
-        torch.randn(shape, generator=generator, dtype=torch.float64)
-        for shape in ((16, 5), (8, 5), (5,), (5,))
-    )
-    gaps = invariance_gaps(X, W, delta=3.0, v=v, c=c)
-    return {name: {key: gap <= tol for key, gap in row.items()} for name, row in gaps.items()}
+    kind = computing_dtype("a", a)
+    check_integer("ndim", ndim, 1, a.ndim)
+    flat = a.to(kind).flatten(-ndim)
+    if flat.shape[-1] == 0:
+        raise ValueError(f"a must have elements on its last {ndim} axes, got shape {tuple(a.shape)}.")
+    variance, mean = torch.var_mean(flat, -1, correction=0)
+    return mean, variance.sqrt()

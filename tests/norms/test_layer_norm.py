@@ -185,6 +185,11 @@ def test_constant_rows_give_exactly_the_bias(backend: str, dtype: torch.dtype) -
     assert a.grad.isfinite().all()
 
 
+def test_the_default_is_torchs_kernel() -> None:
+    assert LayerNorm(4).backend == "torch"
+    assert LayerNorm(4)(torch.randn(3, 4, requires_grad=True)).grad_fn.name() == "NativeLayerNormBackward0"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_nan_stays_in_its_row(backend: str) -> None:
     layer = LayerNorm(4, backend=backend)

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normviz.norms._layer_norm_core import LayerNorm
 from normviz.norms._rows import computing_dtype, values_readable
+from normviz.norms.layer_norm import LayerNorm
 from normviz.validation import check_integer, check_real
 
 __all__ = [
