@@ -68,7 +68,7 @@ class RunProgress:
 
     def on_frame(self, frame: Frame) -> None:
         """Take note of a frame."""
-        diverged = frame.event is not None and frame.event.startswith("diverged")
+        diverged = frame.kind == "diverged"
         self._steps[frame.arm, frame.seed] = self._total if diverged else frame.step
         for name, value in frame.values.items():
             if isinstance(value, float) and (name == "loss" or self._headline in ("", name)):

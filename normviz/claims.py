@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "Measure", "Verdict", "by_seed", "confidence_interval", "paired_difference"]
 
 Outcome = Literal["reproduced", "not reproduced", "undecided"]
-Measure = Callable[[FrameLog, Any], Mapping[int, float]]
+Measure = Callable[[Log, Any], Mapping[int, float]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Claim:
             detail = f"95 % interval {verdict.low:.3g} to {verdict.high:.3g}, {seeds}"
         return f"{verdict.estimate:.3g}{' ' + self.unit if self.unit else ''} ({detail})"
 
-    def verdict(self, log: FrameLog, knobs: Any) -> Verdict:
+    def verdict(self, log: Log, knobs: Any) -> Verdict:
         """Measure and judge; never raises for a run that is too short, says what is missing instead."""
         per_seed = {s: v for s, v in self.measure(log, knobs).items() if not math.isnan(v)}
         if not per_seed:
@@ -160,9 +160,7 @@ def by_seed(table: pd.DataFrame) -> dict[int, float]:
     )
 
 
-def paired_difference(
-    log: FrameLog, name: str, arm: str, baseline: str, *, window: int = 1
-) -> dict[int, float]:
+def paired_difference(log: Log, name: str, arm: str, baseline: str, *, window: int = 1) -> dict[int, float]:
     """``arm`` minus ``baseline`` of the last ``window`` values of a scalar, for each seed that has both.
 
     Both arms of a seed see the same batches from the same initialisation, so the difference is paired.

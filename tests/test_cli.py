@@ -541,7 +541,11 @@ def test_reproduce(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["reproduce", own, "--seeds", "4", "--json", str(ledger)]) == 0
     assert "1 reproduced, 1 not reproduced, 2 undecided" in capsys.readouterr().out
     (run,) = json.loads(ledger.read_text())["runs"]
-    assert (run["experiment"], run["status"], run["knobs"]) == ("own", "done", {"first_seed": 0, "steps": 4, "seeds": 4})
+    assert (run["experiment"], run["status"], run["knobs"]) == (
+        "own",
+        "done",
+        {"first_seed": 0, "steps": 4, "seeds": 4},
+    )
     assert run["environment"]["python"]
     assert {claim["id"]: claim["outcome"] for claim in run["claims"]} == {
         "low": "reproduced",
@@ -580,7 +584,14 @@ def test_live_progress(monkeypatch: pytest.MonkeyPatch) -> None:
             Frame(0, "b", 0, {"other": 3.0}),
             Frame(4, "a", 0, {"loss": 2.0, "map": [1.0]}),
             Frame(4, "a", 1, {"loss": 4.0}),
-            Frame(2, "b", 0, {"loss": float("inf")}, event="diverged at step 2: the training loss is inf"),
+            Frame(
+                2,
+                "b",
+                0,
+                {"loss": float("inf")},
+                event="diverged at step 2: the training loss is inf",
+                kind="diverged",
+            ),
         ):
             progress.on_frame(frame)
         assert progress.step == pytest.approx((4 + 4 + 10) / 3), "a diverged network is done"

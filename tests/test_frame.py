@@ -75,7 +75,7 @@ def log() -> FrameLog:
             Frame(0, "b", 0, {"loss": 5.0, "map": [1.0, 2.0]}),
             Frame(1, "a", 0, {"loss": 3.0, "map": [3.0, 4.0]}),
             Frame(1, "a", 1, {"loss": 2.0}),
-            Frame(2, "b", 0, {"other": 7.0, "map": [5.0, 6.0]}, event="diverged at step 2"),
+            Frame(2, "b", 0, {"other": 7.0, "map": [5.0, 6.0]}, event="diverged at step 2", kind="diverged"),
             Frame(4, "a", 0, {"loss": 1.0}),
         ]
     )
@@ -84,9 +84,9 @@ def log() -> FrameLog:
 def test_what_a_log_knows(log: FrameLog) -> None:
     assert len(log) == 6
     assert (log.arms, log.seeds, log.last_step) == (["a", "b"], [0, 1], 4)
-    assert log.progress_step == pytest.approx((4 + 1 + 2) / 3)
+    assert log.progress_step == (4 + 1 + 4) / 3
     assert (log.scalar_names, log.array_names) == (["loss", "other"], ["map"])
-    assert log.events == [Event(2, "b", 0, "diverged at step 2")]
+    assert log.events == [Event(2, "b", 0, "diverged at step 2", "diverged")]
     assert repr(log) == "FrameLog(6 frames, 2 arms, last step 4)"
     assert [frame.step for frame in log.frames] == [0, 0, 1, 1, 2, 4]
 
@@ -257,13 +257,47 @@ def test_two_events_of_one_moment_are_both_kept() -> None:
     assert [dict(f.values) for f in back] == [{"x": 1.0}, {"y": 2.0}]
 
 
-def test_a_still_log_takes_no_frame_until_it_is_released() -> None:
-    log = FrameLog([Frame(0, "a", 0, {"x": 1.0, "y": 2.0})])
-    writer = threading.Thread(target=log.append, args=(Frame(1, "a", 0, {"x": 3.0, "y": 4.0}),))
-    with log.still():
-        writer.start()
-        writer.join(0.1)
-        assert writer.is_alive()
-        assert len(log.scalars("x")) == len(log.scalars("y")) == 1
-    writer.join(5)
-    assert len(log.scalars("x")) == len(log.scalars("y")) == 2
+def test_what_arrives_later_is_not_in_a_view() -> None:
+    log = FrameLog([Frame(0, "a", 0, {"x": 1.0, "y": [2.0]}, "first")])
+    view = log.view()
+    log.append(Frame(1, "b", 1, {"x": 3.0, "y": [4.0], "z": 5.0}, "second"))
+    assert (view.arms, view.seeds, view.last_step, len(view)) == (["a"], [0], 0, 1)
+    assert view.scalars("x")["value"].tolist() == [1.0]
+    assert [entry.value.tolist() for entry in view.array_history("y")] == [[2.0]]
+    assert [event.text for event in view.events] == ["first"]
+    assert (view.scalar_names, view.scalars("z").empty) == (["x"], True)
+
+
+def test_a_view_renames_and_leaves_out() -> None:
+    log = FrameLog(
+        Frame(step, arm, 0, {"x": 10.0 * i + step, "y": [float(i)]}, f"{arm} went on")
+        for step in range(2)
+        for i, arm in enumerate(("a, lr 1", "a, lr 2", "b, lr 1"))
+    )
+    view = log.view({"b, lr 1": "b", "a, lr 2": "a", "c, lr 9": "c"})
+    assert view.arms == ["b", "a"]
+    assert view.scalars("x").to_numpy().tolist() == [
+        [0, "a", 0, 10.0],
+        [0, "b", 0, 20.0],
+        [1, "a", 0, 11.0],
+        [1, "b", 0, 21.0],
+    ]
+    assert [(e.arm, e.value.tolist()) for e in view.arrays("y")] == [("a", [1.0]), ("b", [2.0])]
+    assert {e.arm for e in view.events} == {"a", "b"}
+    assert view.view({"a": "A"}).scalars("x")["arm"].tolist() == ["A", "A"]
+    assert view.to_dataframe().shape == (4, 4)
+    with pytest.raises(ValueError, match="different names"):
+        log.view({"a, lr 1": "a", "a, lr 2": "a"})
+
+
+def test_a_member_that_diverged_is_known_and_counts_as_if_at_the_front() -> None:
+    log = FrameLog([Frame(4, "a", 0, {"x": 1.0}), Frame.diverged(2, "b", 0, "the training loss is inf")])
+    assert log.diverged == {("b", 0)}
+    assert log.progress_step == 4
+    assert FrameLog.from_table(log.to_table()).diverged == {("b", 0)}
+
+
+def test_tables_from_before_events_had_a_kind_are_read() -> None:
+    log = FrameLog([Frame(1, "a", 0, {}, "a note"), Frame.diverged(2, "a", 0, "the training loss is inf")])
+    old = log.to_table().drop_columns(["kind"])
+    assert [event.kind for event in FrameLog.from_table(old).events] == ["note", "diverged"]

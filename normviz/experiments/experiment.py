@@ -11,7 +11,7 @@ from normviz.catalog import PAGES, papers_of_page
 from normviz.claims import Claim, Verdict
 from normviz.experiments.run import Run
 from normviz.figures.figure import Figure
-from normviz.frame import Frame, FrameLog
+from normviz.frame import Frame, Log
 from normviz.knobs import Knobs
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Experiment:
         package: dotted name of the experiment's folder; its module ``frames`` holds ``frames(knobs, device)``.
         draw: maps log, knobs and the scrubbed step (None: the newest) to figures by name, in page order.
         claims: what is tested.
+        divisible: whether seeds can be trained apart from each other, with the same numbers; if not, a run has one
+            worker and takes no further seeds.
     """
 
     slug: str
@@ -43,8 +45,9 @@ class Experiment:
     papers: tuple[str, ...]
     knobs: type[Knobs]
     package: str
-    draw: Callable[[FrameLog, Any, int | None], Mapping[str, Figure]]
+    draw: Callable[[Log, Any, int | None], Mapping[str, Figure]]
     claims: tuple[Claim, ...] = ()
+    divisible: bool = True
 
     @classmethod
     def for_page(
@@ -53,7 +56,7 @@ class Experiment:
         *,
         knobs: type[Knobs],
         package: str,
-        draw: Callable[[FrameLog, Any, int | None], Mapping[str, Figure]],
+        draw: Callable[[Log, Any, int | None], Mapping[str, Figure]],
         claims: tuple[Claim, ...] = (),
     ) -> Experiment:
         """The experiment of a page of the catalog, with the page's title, question and papers."""
@@ -90,9 +93,34 @@ class Experiment:
                 and the status ``"cancelled"``.
         """
         run = Run(self, knobs if knobs is not None else self.knobs(), device=device)
+        return self._train(run, run.knobs, on_frame)
+
+    def extend(self, run: Run, seeds: int, *, on_frame: Callable[[Frame], None] | None = None) -> Run:
+        """Go on with a run that is done, here and now: train further seeds, whose frames are added to its log.
+
+        The frames of the first seeds stay as they are; each new seed has the numbers of a run that had it from the
+        beginning. An extension that is interrupted or fails leaves the run with the frames so far and that status.
+
+        Args:
+            run: a run of this experiment.
+            seeds: how many more.
+            on_frame: as for :meth:`run`.
+
+        Returns:
+            The same run.
+
+        Raises:
+            KnobError: the experiment does not allow so many seeds; the message has the allowed range.
+            ValueError: the run has not ended as done, or the seeds cannot be trained apart.
+        """
+        knobs, new = run.with_more_seeds(seeds)
+        run.knobs = knobs
+        return self._train(run, knobs.for_seeds(new), on_frame)
+
+    def _train(self, run: Run, knobs: Knobs, on_frame: Callable[[Frame], None] | None) -> Run:
         run.begin()
         try:
-            for frame in self.frames(run.knobs, device):
+            for frame in self.frames(knobs, run.device):
                 run.log.append(frame)
                 if on_frame is not None:
                     on_frame(frame)
@@ -105,12 +133,11 @@ class Experiment:
             run.end("done")
         return run
 
-    def figures(self, log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+    def figures(self, log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
         """The experiment's figures for what the log holds, at the newest or at a given step."""
-        with log.still():
-            return dict(self.draw(log, knobs, step))
+        return dict(self.draw(log.view(), knobs, step))
 
-    def verdicts(self, log: FrameLog, knobs: Knobs) -> dict[str, Verdict]:
+    def verdicts(self, log: Log, knobs: Knobs) -> dict[str, Verdict]:
         """The verdict of each claim by its id."""
-        with log.still():
-            return {claim.id: claim.verdict(log, knobs) for claim in self.claims}
+        view = log.view()
+        return {claim.id: claim.verdict(view, knobs) for claim in self.claims}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from normviz.environment import environment
-from normviz.frame import FrameLog
+from normviz.frame import Frame, FrameLog
+from normviz.knobs import KnobError, Knobs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from normviz.claims import Verdict
     from normviz.experiments.experiment import Experiment
     from normviz.figures.figure import Figure
-    from normviz.knobs import Knobs
 
 __all__ = ["Run", "Status"]
 
@@ -61,8 +62,9 @@ class Run:
             self.environment = environment(self.device)
 
     def begin(self) -> None:
-        """Mark the run as running."""
-        self.status, self.started = "running", time.time()
+        """Mark the run as running; the start of one that goes on moves, so that its seconds count no time between."""
+        self.status, self.error = "running", None
+        self.started, self.finished = time.time() - self.seconds, None
 
     def end(self, status: Literal["done", "cancelled", "failed"], error: str | None = None) -> None:
         """Mark the run as ended."""
@@ -80,11 +82,12 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Share of the steps done, in [0, 1]."""
+        """Share of the steps done, in [0, 1]; seeds that have not begun count."""
         if self.status == "done":
             return 1.0
         total = self.knobs.total_steps()
-        return min(self.log.progress_step / total, 1.0) if total else 0.0
+        begun = min(len(self.log.seeds) / len(self.knobs.seed_range()), 1.0)
+        return begun * min(self.log.progress_step / total, 1.0) if total else 0.0
 
     @property
     def title(self) -> str:
@@ -93,6 +96,29 @@ class Run:
             return self.name
         changed = ", ".join(f"{k} = {v}" for k, v in self.knobs.to_query().items())
         return f"{self.experiment.title} ({changed or 'defaults'})"
+
+    def with_more_seeds(self, seeds: int) -> tuple[Knobs, Sequence[int]]:
+        """The setting with so many seeds more, and the seeds that are new.
+
+        Raises:
+            KnobError: the experiment does not allow so many, or has one seed only.
+            ValueError: the run has not ended as done, or its seeds cannot be trained apart.
+        """
+        if self.status != "done":
+            raise ValueError(f"Only a run that is done takes more seeds; the run {self.id} is {self.status}.")
+        if not self.experiment.divisible:
+            raise ValueError(
+                f"The seeds of {self.experiment.slug!r} are trained together: none can be added."
+            )
+        if not isinstance(seeds, int) or seeds < 1:
+            raise KnobError(f"A run takes 1 or more further seeds, got {seeds!r}.")
+        had = self.knobs.seed_range()
+        knobs = self.knobs.parse({**self.knobs.model_dump(), "seeds": len(had) + seeds})
+        return knobs, knobs.seed_range()[len(had) :]
+
+    def extend(self, seeds: int, *, on_frame: Callable[[Frame], None] | None = None) -> Run:
+        """Train so many further seeds here and now; see :meth:`normviz.experiments.Experiment.extend`."""
+        return self.experiment.extend(self, seeds, on_frame=on_frame)
 
     def figures(self, step: int | None = None) -> dict[str, Figure]:
         """The experiment's figures, at the newest or at a given step."""

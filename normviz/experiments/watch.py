@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
-from normviz.frame import Frame, FrameLog, Value
+from normviz.frame import EventKind, Frame, FrameLog, Value
 from normviz.module_roles import is_activation, is_norm, is_weight_layer
 from normviz.probes import ActivationHistogram, GradientNorm, Probe, StatisticsGap, UpdateSpectrum
 from normviz.validation import check_integer
@@ -320,14 +320,16 @@ class Watch:
         return values
 
     def _append(self, step: int, values: dict[str, Value], losses: list[float]) -> None:
-        event = None
+        event: str | None = None
+        kind: EventKind = "note"
         if losses:
             loss = float(np.mean(losses))
             values["loss"] = loss
             if self._finite and not math.isfinite(loss):
-                self._finite, event = False, f"diverged at step {step}: the training loss is {loss}"
+                self._finite, kind = False, "diverged"
+                event = f"diverged at step {step}: the training loss is {loss}"
         if values:
-            self.log.append(Frame(step, self.arm, 0, values, event))
+            self.log.append(Frame(step, self.arm, 0, values, event, kind))
 
 
 def watch(

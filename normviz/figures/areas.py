@@ -14,7 +14,7 @@ from normviz.figures.legends import height_below, legend_above
 from normviz.figures.lines import seed_bands
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["area_figure"]
 
@@ -23,7 +23,7 @@ BINS = 40
 
 
 def area_figure(
-    log: FrameLog,
+    log: Log,
     parts: Mapping[str, str],
     *,
     title: str,

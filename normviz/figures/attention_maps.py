@@ -12,7 +12,7 @@ import pandas as pd
 
 from normviz.figures.figure import Figure
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["attention_maps_figure"]
 
@@ -25,7 +25,7 @@ ABREAST = 4
 
 
 def attention_maps_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     *,
     title: str,

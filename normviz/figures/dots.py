@@ -14,7 +14,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["dot_figure"]
 
@@ -22,7 +22,7 @@ COLUMNS = ("step", "arm", "seed", "value")
 
 
 def dot_figure(
-    log: FrameLog,
+    log: Log,
     places: Mapping[str, str],
     *,
     title: str,

@@ -15,7 +15,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["growth_figure"]
 
@@ -27,7 +27,7 @@ APART = 0.1
 
 
 def growth_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     sizes: Sequence[float],
     *,

@@ -15,7 +15,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["line_figure", "seed_bands"]
 
@@ -69,7 +69,7 @@ def seed_bands(table: pd.DataFrame, *, max_points: int = MAX_POINTS) -> pd.DataF
 
 
 def line_figure(
-    log: FrameLog,
+    log: Log,
     series: str | Sequence[str] | Mapping[str, str],
     *,
     title: str,

@@ -15,7 +15,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["profile_figure"]
 
@@ -26,7 +26,7 @@ REFERENCE_DASHES = ((2, 3), (9, 3), (9, 3, 2, 3))
 
 
 def profile_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     *,
     title: str,

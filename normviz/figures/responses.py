@@ -12,7 +12,7 @@ import pandas as pd
 
 from normviz.figures.figure import Figure
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["response_figure"]
 
@@ -21,7 +21,7 @@ COLUMNS = ("step", "arm", "seed", "value")
 
 
 def response_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     doses: Mapping[str, float],
     *,
@@ -56,11 +56,7 @@ def response_figure(
     for at, arm, seed, value in zip(*(table[c].tolist() for c in COLUMNS), strict=True):
         if step is None or at <= step:
             newest[arm, seed] = (at, value)
-    gone = {
-        (e.arm, e.seed)
-        for e in log.events
-        if e.text.startswith("diverged") and (step is None or e.step <= step)
-    }
+    gone = {(e.arm, e.seed) for e in log.events if e.kind == "diverged" and (step is None or e.step <= step)}
     rows: list[tuple[str, float, float, float, float, bool]] = []
     for arm, dose in doses.items():
         values = [

@@ -14,7 +14,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["ridge_figure"]
 
@@ -23,7 +23,7 @@ _HEIGHT = 0.9
 
 
 def ridge_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     *,
     low: float,

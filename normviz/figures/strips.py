@@ -12,7 +12,7 @@ import pandas as pd
 
 from normviz.figures.figure import Figure
 from normviz.figures.vega import specification
-from normviz.frame import ArrayAt, FrameLog
+from normviz.frame import ArrayAt, Log
 
 __all__ = ["strips_figure"]
 
@@ -25,7 +25,7 @@ OVERLAP = 0.03
 
 
 def strips_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     *,
     last: int,

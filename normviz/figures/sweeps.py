@@ -14,7 +14,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours, dashes
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["sweep_figure"]
 
@@ -22,7 +22,7 @@ COLUMNS = ("step", "arm", "seed", "value")
 
 
 def sweep_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     points: Mapping[str, tuple[str, float]],
     *,

@@ -16,7 +16,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["theory_figure"]
 
@@ -31,7 +31,7 @@ FEW = 24
 
 
 def theory_figure(
-    log: FrameLog,
+    log: Log,
     name: str,
     theory: Mapping[str, Sequence[float]],
     *,

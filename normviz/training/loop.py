@@ -169,7 +169,7 @@ def _finish_step(
 
 def _diverged(member: Member, step: int, why: str) -> Frame:
     member.diverged = True
-    return Frame(step, member.arm.name, member.seed, {"loss": math.inf}, f"diverged at step {step}: {why}")
+    return Frame.diverged(step, member.arm.name, member.seed, why)
 
 
 def evaluation_loss(member: Member, batches: Sequence[Batch], *, training_mode: bool = False) -> float:

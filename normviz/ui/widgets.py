@@ -69,7 +69,8 @@ def knob_panel(
     """
     controls = list(schema.controls().values())
     unfolded = schema.open_sections({c.name: st.session_state[_key(slug, c.name)] for c in controls})
-    for index, (section, group) in enumerate(groupby(_by_section([c for c in controls if not c.hidden]), key=lambda c: c.section)):
+    shown = _by_section([control for control in controls if not control.hidden])
+    for index, (section, group) in enumerate(groupby(shown, key=lambda c: c.section)):
         expanded = index < 2 if unfolded is None else section in unfolded
         with st.expander(section or "Knobs", expanded=expanded, key=f"{slug}/section/{section}/{expanded}"):
             for control in group:

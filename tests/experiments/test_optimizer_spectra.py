@@ -18,7 +18,7 @@ from torch import nn
 
 from normviz.experiments.optimizer_spectra import EXPERIMENT, Knobs
 from normviz.experiments.optimizer_spectra import frames as trained
-from normviz.experiments.optimizer_spectra.best import BestLog, best_log, final_losses, members_by_arm
+from normviz.experiments.optimizer_spectra.best import best_log, chosen_members, final_losses, members_by_arm
 from normviz.experiments.optimizer_spectra.claims import CLAIMS, speed_up
 from normviz.experiments.optimizer_spectra.fira import Shadow, kendall, spearman
 from normviz.experiments.optimizer_spectra.frames import (
@@ -414,7 +414,7 @@ def test_the_plan_is_counted_by_hand(logs: dict[str, tuple[Knobs, FrameLog]]) ->
 
 def test_final_losses_are_means_of_the_last_three() -> None:
     log = log_of("validation_loss", {"adamw": {0: [9, 3, 2, 1], 1: [5, 4]}, "muon": {0: [7]}})
-    log.append(Frame(3, "Muon, lr 1", 1, {}, event="diverged at step 3: loss is inf"))
+    log.append(Frame(3, "Muon, lr 1", 1, {}, event="diverged at step 3: loss is inf", kind="diverged"))
     log.append(Frame(3, "AdamW, lr 1", 1, {}, event="was moved to another place"))
     assert final_losses(log, Knobs()) == {
         "AdamW, lr 1": {0: 2.0, 1: 4.5},
@@ -435,7 +435,14 @@ def test_the_best_log_shows_the_lowest_mean_over_seeds() -> None:
     )
     log.extend(
         [
-            Frame(4, "AdamW, lr 0.9", 1, {"loss": math.inf}, event="diverged at step 4: loss is inf"),
+            Frame(
+                4,
+                "AdamW, lr 0.9",
+                1,
+                {"loss": math.inf},
+                event="diverged at step 4: loss is inf",
+                kind="diverged",
+            ),
             Frame(4, "AdamW, lr 0.1", 1, {"loss": 5.0, "norms": np.ones((2, 3))}, event="kept"),
             Frame(4, "Muon, lr 0.2", 0, {"norms": np.zeros((2, 3))}),
         ]
@@ -444,9 +451,8 @@ def test_the_best_log_shows_the_lowest_mean_over_seeds() -> None:
         "AdamW": ["AdamW, lr 0.1", "AdamW, lr 0.3", "AdamW, lr 0.9"],
         "Muon": ["Muon, lr 0.2"],
     }
-    best = BestLog(log, Knobs(seeds=2))
-    assert best.chosen == {"AdamW": "AdamW, lr 0.1", "Muon": "Muon, lr 0.2"}
-    assert best.rates == {"AdamW": 0.1, "Muon": 0.2}
+    best = best_log(log, Knobs(seeds=2))
+    assert chosen_members(log, Knobs(seeds=2)) == {"AdamW": "AdamW, lr 0.1", "Muon": "Muon, lr 0.2"}
     assert best.arms == ["AdamW", "Muon"]
     assert (best.seeds, best.last_step) == ([0, 1], 4)
     assert best.scalars("loss").values.tolist() == [[4, "AdamW", 1, 5.0]]
@@ -458,9 +464,12 @@ def test_the_best_log_shows_the_lowest_mean_over_seeds() -> None:
 def test_before_anything_is_measured_and_where_all_diverge_the_middle_is_shown() -> None:
     members = ["Fira, no limiter, lr 9", "Fira, no limiter, lr 1", "Fira, no limiter, lr 3"]
     log = FrameLog(Frame(0, member, 0) for member in members)
-    assert BestLog(log, Knobs()).chosen == {"Fira, no limiter": "Fira, no limiter, lr 3"}
-    log.extend(Frame(2, member, 0, {}, event="diverged at step 2: loss is nan") for member in members)
-    assert BestLog(log, Knobs()).chosen == {"Fira, no limiter": "Fira, no limiter, lr 3"}
+    assert chosen_members(log, Knobs()) == {"Fira, no limiter": "Fira, no limiter, lr 3"}
+    log.extend(
+        Frame(2, member, 0, {}, event="diverged at step 2: loss is nan", kind="diverged")
+        for member in members
+    )
+    assert chosen_members(log, Knobs()) == {"Fira, no limiter": "Fira, no limiter, lr 3"}
 
 
 def test_the_best_log_is_made_once_for_each_state_of_the_log() -> None:

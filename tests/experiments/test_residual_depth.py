@@ -297,7 +297,11 @@ def test_hump_compares_the_inside_with_the_ends_that_trained() -> None:
     frames = [
         Frame(0, arm, 0, {"complexity": value}) for arm, value in zip(arm_names(knobs), values, strict=True)
     ]
-    frames.append(Frame(1, arm_names(knobs)[-1], 0, {"loss": math.inf}, "diverged at step 1: loss is inf"))
+    frames.append(
+        Frame(
+            1, arm_names(knobs)[-1], 0, {"loss": math.inf}, "diverged at step 1: loss is inf", kind="diverged"
+        )
+    )
     verdict = CLAIM["complexity-hump"].verdict(FrameLog(frames), knobs)
     assert verdict.per_seed[0] == pytest.approx(1.0)
     rising = CLAIM["complexity-hump"].verdict(FrameLog(frames[:-1]), knobs)

@@ -16,7 +16,7 @@ def test_response_figure_marks_what_diverged() -> None:
             Frame(5, "a", 0, {"v": 3.0}),
             Frame(5, "a", 1, {"v": 5.0}),
             Frame(0, "b", 0, {"v": 2.0}),
-            Frame(1, "b", 0, {"loss": math.inf}, "diverged at step 1: loss is inf"),
+            Frame(1, "b", 0, {"loss": math.inf}, "diverged at step 1: loss is inf", kind="diverged"),
         ]
     )
     common: dict[str, Any] = {"title": "T", "x": "x", "y": "y", "look_for": "l"}

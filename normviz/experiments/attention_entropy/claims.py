@@ -9,7 +9,7 @@ import numpy as np
 from normviz.claims import Claim, Measure, by_seed, paired_difference
 from normviz.experiments.attention_entropy.knobs import Knobs, arm_name
 from normviz.experiments.attention_entropy.scales import FIRST
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["CLAIMS"]
 
@@ -20,7 +20,7 @@ TAIL = 2
 """Evaluations that are averaged for a final score."""
 
 
-def _curves(log: FrameLog, arm: str) -> dict[int, np.ndarray]:
+def _curves(log: Log, arm: str) -> dict[int, np.ndarray]:
     """Mean entropy over the norms of the paper's range, by seed."""
     return {
         e.seed: e.value[: len(FIRST)].astype(float) for e in log.arrays("entropy_by_norm") if e.arm == arm
@@ -28,28 +28,28 @@ def _curves(log: FrameLog, arm: str) -> dict[int, np.ndarray]:
 
 
 def _largest_step(arm: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         return {seed: float(np.diff(curve).max()) for seed, curve in _curves(log, arm).items()}
 
     return measure
 
 
 def _spread(arm: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         return {seed: float(np.ptp(curve)) for seed, curve in _curves(log, arm).items()}
 
     return measure
 
 
 def _scalar(name: str, arm: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         table = log.scalars(name)
         return by_seed(table[table["arm"] == arm])
 
     return measure
 
 
-def _late(log: FrameLog, name: str, arm: str) -> dict[int, float]:
+def _late(log: Log, name: str, arm: str) -> dict[int, float]:
     """Mean over the second half of the run, for each seed."""
     table = log.scalars(name)
     return by_seed(table[(table["arm"] == arm) & (table["step"] >= log.last_step / 2)])
@@ -60,7 +60,7 @@ def _late_mean(name: str, arm: str) -> Measure:
 
 
 def _largest_response(arm: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         table = log.scalars("entropy_response")
         table = table[table["arm"] == arm]
         return by_seed(table.assign(value=table["value"].abs()).groupby("seed")["value"].max().reset_index())
@@ -69,14 +69,14 @@ def _largest_response(arm: str) -> Measure:
 
 
 def _highest(name: str, arm: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         table = log.scalars(name)
         return by_seed(table[table["arm"] == arm].groupby("seed")["value"].max().reset_index())
 
     return measure
 
 
-def _query_over_key(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _query_over_key(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     q, k = (_late(log, f"entropy_{x}_correlation", SOFTMAX) for x in "qk")
     return {seed: abs(q[seed]) - abs(k[seed]) for seed in q.keys() & k.keys()}
 
@@ -84,13 +84,13 @@ def _query_over_key(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: A
 def _score(task: str, arm: str, baseline: str) -> Measure:
     name = "accuracy" if task == "pixels" else "validation_loss"
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         return paired_difference(log, name, arm, baseline, window=TAIL) if knobs.task == task else {}
 
     return measure
 
 
-def _saved(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _saved(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     """Memory of NaLa less than that of softmax with its matrix at the longest sequence, in percent."""
     last = {(e.arm, e.seed): float(e.value[-1]) for e in log.arrays("bytes_by_length")}
     return {
@@ -100,7 +100,7 @@ def _saved(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     }
 
 
-def _time_saved(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _time_saved(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     last = {(e.arm, e.seed): float(e.value[-1]) for e in log.arrays("seconds_by_length")}
     return {
         seed: math.log10(last[COSINE, seed] / last[SOFTMAX, seed])

@@ -18,12 +18,12 @@ from normviz.figures.attention_maps import attention_maps_figure
 from normviz.figures.growth import growth_figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["draw"]
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     arms = arm_names(knobs)
     timed = [a for arm in arms for a in ((arm, FUSED) if arm == arm_name("softmax") else (arm,))]
@@ -127,7 +127,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     }
 
 
-def _rows_figure(log: FrameLog, arms: Sequence[str], step: int | None) -> Figure:
+def _rows_figure(log: Log, arms: Sequence[str], step: int | None) -> Figure:
     """A dot per row of attention: norm of its query against its entropy."""
     entries = {e.arm: e for e in reversed(log.arrays("entropy_rows", step)) if e.arm in arms}
     parts = [

@@ -23,7 +23,7 @@ from normviz.experiments.effective_learning_rate.knobs import (
     normed,
     rate_name,
 )
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["CLAIMS", "LATE", "late_and_first"]
 
@@ -33,7 +33,7 @@ LATE = 5
 Pair = tuple[float, float]
 
 
-def late_and_first(log: FrameLog, arm: str) -> dict[int, Pair]:
+def late_and_first(log: Log, arm: str) -> dict[int, Pair]:
     """For each seed of a finished run the mean accuracy of the last phases, and that of the first phase, in percent.
 
     Seeds that stopped early (diverged) or have too few phases are left out.
@@ -49,14 +49,14 @@ def late_and_first(log: FrameLog, arm: str) -> dict[int, Pair]:
     return found
 
 
-def _when(task: str, measure: Callable[[FrameLog, Knobs], Mapping[int, float]]) -> Measure:
-    def guarded(log: FrameLog, knobs: Knobs) -> Mapping[int, float]:
+def _when(task: str, measure: Callable[[Log, Knobs], Mapping[int, float]]) -> Measure:
+    def guarded(log: Log, knobs: Knobs) -> Mapping[int, float]:
         return measure(log, knobs) if knobs.task == task else {}
 
     return guarded
 
 
-def _largest(log: FrameLog, name: str, arm: str) -> dict[int, float]:
+def _largest(log: Log, name: str, arm: str) -> dict[int, float]:
     """Largest value over the run, for each seed."""
     table = log.scalars(name)
     table = table[table["arm"] == arm]
@@ -66,7 +66,7 @@ def _largest(log: FrameLog, name: str, arm: str) -> dict[int, float]:
 def _difference(arm: str) -> Measure:
     """Largest difference of logits, where the settings promise exactness."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if knobs.every > 1 or knobs.project_output:
             return {}
         return _largest(log, "difference", arm)
@@ -78,7 +78,7 @@ def _law(name: str) -> Measure:
     return _when("equivalence", lambda log, knobs: _largest(log, name, normed(knobs)))
 
 
-def _global_against_none(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _global_against_none(log: Log, knobs: Knobs) -> dict[int, float]:
     """Mean |accuracy - NaP's| at the ends of the phases, with one global factor over without rescaling."""
     table = log.scalars("phase_accuracy").pivot_table(index=["seed", "step"], columns="arm", values="value")
     plain = normed(knobs)
@@ -89,14 +89,14 @@ def _global_against_none(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return by_seed(ratio.rename("value").reset_index())
 
 
-def _rates(log: FrameLog, knobs: Knobs, arm: str) -> pd.DataFrame:
+def _rates(log: Log, knobs: Knobs, arm: str) -> pd.DataFrame:
     """Effective over set rates of all hidden layers: columns ``step``, ``seed``, ``layer``, ``value``."""
     tables = [log.scalars(f"elr/{layer}").assign(layer=layer) for layer in range(1, knobs.layers() + 1)]
     table = pd.concat(tables, ignore_index=True)
     return table[table["arm"] == arm]
 
 
-def _fall(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _fall(log: Log, knobs: Knobs) -> dict[int, float]:
     """First over last effective rate, geometric mean over the hidden layers."""
     table = _rates(log, knobs, normed(knobs)).sort_values("step")
     ends = table.groupby(["seed", "layer"])["value"].agg(["first", "last"])
@@ -104,7 +104,7 @@ def _fall(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return {int(str(seed)): float(np.exp(value)) for seed, value in logs.items()}
 
 
-def _stray(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _stray(log: Log, knobs: Knobs) -> dict[int, float]:
     """Largest relative departure of NaP's effective rates from the rate that was set."""
     if knobs.every > 1:
         return {}
@@ -116,18 +116,18 @@ def _stray(log: FrameLog, knobs: Knobs) -> dict[int, float]:
 def _keeps(arm: str) -> Measure:
     """Last phases over first phase."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         return {s: late / first for s, (late, first) in late_and_first(log, arm).items()}
 
     return _when("memorisation", measure)
 
 
-def _gain(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _gain(log: Log, knobs: Knobs) -> dict[int, float]:
     nap, plain = late_and_first(log, NAP), late_and_first(log, normed(knobs))
     return {s: nap[s][0] - plain[s][0] for s in nap.keys() & plain.keys()}
 
 
-def _gain_at_best(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _gain_at_best(log: Log, knobs: Knobs) -> dict[int, float]:
     """As :func:`_gain`, each arm at the rate with its highest mean over seeds; rates at which it diverged are out."""
     best: dict[str, dict[int, Pair]] = {}
     for arm in (NAP, normed(knobs)):
@@ -140,11 +140,11 @@ def _gain_at_best(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return {s: nap[s][0] - plain[s][0] for s in nap.keys() & plain.keys()}
 
 
-def _gain_of_sweep(log: FrameLog, knobs: Knobs) -> Mapping[int, float]:
+def _gain_of_sweep(log: Log, knobs: Knobs) -> Mapping[int, float]:
     return _gain_at_best(log, knobs) if knobs.sweep else {}
 
 
-def _spread(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _spread(log: Log, knobs: Knobs) -> dict[int, float]:
     """Standard deviation over remedies (and none) with NaP, over the same without."""
     if len(knobs.remedies) < 2:
         return {}
@@ -158,7 +158,7 @@ def _spread(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return {s: with_nap[s] / without[s] for s in with_nap.keys() & without.keys() if without[s] > 0}
 
 
-def _dormant(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _dormant(log: Log, knobs: Knobs) -> dict[int, float]:
     """Share of dormant units over the second half of the run, with a norm minus without, in points."""
     table = log.scalars("dormant")
     means = table[table["step"] >= knobs.total_steps() / 2].groupby(["arm", "seed"])["value"].mean()
@@ -171,7 +171,7 @@ def _dormant(log: FrameLog, knobs: Knobs) -> dict[int, float]:
 
 
 def _dead_unit(with_norm: bool) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         arm = normed(knobs) if with_norm else NONE
         table = log.scalars("dead_unit_gradient")
         return by_seed(table[table["arm"] == arm])
@@ -179,7 +179,7 @@ def _dead_unit(with_norm: bool) -> Measure:
     return measure
 
 
-def _control(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _control(log: Log, knobs: Knobs) -> dict[int, float]:
     """|NaP - norm only| of the test accuracy, mean of the last evaluations, in points."""
     final = log.final("accuracy", window=3)
     values = {(arm, int(s)): float(v) for arm, s, v in final.itertuples(index=False)}
@@ -191,7 +191,7 @@ def _control(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     }
 
 
-def _cycle_returns(log: FrameLog, knobs: Knobs, arm: str, cycle: int) -> dict[int, float]:
+def _cycle_returns(log: Log, knobs: Knobs, arm: str, cycle: int) -> dict[int, float]:
     """Mean return over the games of one cycle (0 is the first, -1 the last), for each seed."""
     table = log.scalars("game_return")
     table = table[table["arm"] == arm]
@@ -206,7 +206,7 @@ def _cycle_returns(log: FrameLog, knobs: Knobs, arm: str, cycle: int) -> dict[in
 def _returns(arm: str, baseline: str | None, cycles: int = 1) -> Measure:
     """Mean return in the last of at least ``cycles`` cycles, ``arm`` minus ``baseline`` (None: norm only)."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if knobs.cycles < cycles:
             return {}
         ours = _cycle_returns(log, knobs, arm, -1)

@@ -25,12 +25,12 @@ from normviz.experiments.effective_learning_rate.knobs import (
 )
 from normviz.figures import Figure, line_figure, profile_figure
 from normviz.figures.dots import dot_figure
-from normviz.frame import Frame, FrameLog
+from normviz.frame import Frame, FrameLog, Log
 
 __all__ = ["draw", "growth_figure"]
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     return {
         "memorisation": _memorisation,
@@ -49,7 +49,7 @@ def _by_layer(name: str, knobs: Knobs) -> dict[str, str]:
     return {f"{name}/{layer}": f", W{'₀₁₂₃₄₅'[layer]}" for layer in range(1, knobs.layers() + 1)}
 
 
-def _rates(log: FrameLog, knobs: Knobs, step: int | None, arms: Sequence[str], look_for: str) -> Figure:
+def _rates(log: Log, knobs: Knobs, step: int | None, arms: Sequence[str], look_for: str) -> Figure:
     """Effective learning rate of every hidden layer; explicit decays span orders of magnitude."""
     return line_figure(
         log,
@@ -64,7 +64,7 @@ def _rates(log: FrameLog, knobs: Knobs, step: int | None, arms: Sequence[str], l
     )
 
 
-def _lengths(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def _lengths(log: Log, knobs: Knobs, step: int | None) -> Figure:
     return line_figure(
         log,
         "length",
@@ -77,7 +77,7 @@ def _lengths(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
     )
 
 
-def _dormant(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def _dormant(log: Log, knobs: Knobs, step: int | None) -> Figure:
     changing = knobs.task != "stationary"
     return line_figure(
         log,
@@ -93,7 +93,7 @@ def _dormant(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
     )
 
 
-def _loss(log: FrameLog, knobs: Knobs, step: int | None, look_for: str) -> Figure:
+def _loss(log: Log, knobs: Knobs, step: int | None, look_for: str) -> Figure:
     return line_figure(
         log,
         "loss",
@@ -106,7 +106,7 @@ def _loss(log: FrameLog, knobs: Knobs, step: int | None, look_for: str) -> Figur
     )
 
 
-def _gradients(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def _gradients(log: Log, knobs: Knobs, step: int | None) -> Figure:
     return line_figure(
         log,
         "grad_norm",
@@ -120,7 +120,7 @@ def _gradients(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
     )
 
 
-def _memorisation(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _memorisation(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     figures = {
         "phases": line_figure(
             log,
@@ -155,7 +155,7 @@ def _memorisation(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Fi
     return figures
 
 
-def _sweep(log: FrameLog, knobs: Knobs) -> Figure:
+def _sweep(log: Log, knobs: Knobs) -> Figure:
     """Late accuracy against the learning rate, for each network without remedy."""
     factors = sorted((1.0, *SWEEP))
     bases = [v.name for v in variants(knobs) if v.factor == 1.0 and not v.remedy and v.name != REPLAY]
@@ -177,7 +177,7 @@ def _sweep(log: FrameLog, knobs: Knobs) -> Figure:
     )
 
 
-def _remedies(log: FrameLog, knobs: Knobs) -> Figure:
+def _remedies(log: Log, knobs: Knobs) -> Figure:
     """Late accuracy of each remedy, with and without NaP."""
     bases = [name for name in (normed(knobs), NAP) if name in _names(knobs)]
     places = {"none": "", **{REMEDIES[r]: f", {REMEDIES[r]}" for r in knobs.remedies}}
@@ -202,7 +202,7 @@ def _remedies(log: FrameLog, knobs: Knobs) -> Figure:
     )
 
 
-def _equivalence(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _equivalence(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     line = partial(line_figure, log, step=step, last=knobs.total_steps())
     plain = normed(knobs)
     return {
@@ -247,7 +247,7 @@ def _equivalence(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Fig
     }
 
 
-def _stationary(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _stationary(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     return {
         "accuracy": line_figure(
             log,
@@ -274,7 +274,7 @@ def _stationary(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figu
     }
 
 
-def _games(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _games(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     line = partial(line_figure, log, arms=_names(knobs), step=step, last=knobs.total_steps())
     visits = {
         f"game {visit % knobs.tasks + 1}, cycle {visit // knobs.tasks + 1}": f"game_return/{visit}"

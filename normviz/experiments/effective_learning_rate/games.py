@@ -189,8 +189,7 @@ class Player:
 
     def _stop(self, why: str) -> Frame:
         self.diverged = True
-        event = f"diverged at step {self.steps}: {why}"
-        return Frame(self.steps, self.variant.name, self.seed, {"loss": math.inf}, event)
+        return Frame.diverged(self.steps, self.variant.name, self.seed, why)
 
 
 def updates_per_game(knobs: Knobs) -> int:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from normviz.frame import FrameLog
+from normviz.frame import Log
 from normviz.norms import Graph, Node, pareto_front
 from normviz.norms._evonorm_language import ARITIES
 from normviz.validation import nearest
@@ -93,7 +93,7 @@ def _decoded(data: bytes) -> tuple[Graph, str, str]:
     return Graph(tuple(nodes)), VERDICTS[rows[0, 0]], ORIGINS[rows[0, 1]]
 
 
-def trials(log: FrameLog, step: int | None = None) -> list[Trial]:
+def trials(log: Log, step: int | None = None) -> list[Trial]:
     """All candidates examined so far, or up to a step, in order of arrival."""
     scores = {(e.arm, e.seed, e.step): tuple(e.value.tolist()) for e in log.array_history("scores")}
     found = []
@@ -122,7 +122,7 @@ def front(found: Sequence[Trial]) -> list[Trial]:
     return [distinct[i] for i in pareto_front([trial.scores for trial in distinct])]
 
 
-def best(log: FrameLog, step: int | None = None) -> Trial | None:
+def best(log: Log, step: int | None = None) -> Trial | None:
     """The accepted candidate with the highest mean accuracy of all searches, the earliest on a tie, or None."""
     return max((t for t in trials(log, step) if t.scores), key=lambda t: t.mean, default=None)
 

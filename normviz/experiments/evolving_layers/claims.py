@@ -7,7 +7,7 @@ import numpy as np
 from normviz.claims import Claim, Measure, paired_difference
 from normviz.experiments.evolving_layers.candidates import RIVAL, front, trials
 from normviz.experiments.evolving_layers.knobs import STRATEGIES, Knobs, arm_name
-from normviz.frame import FrameLog
+from normviz.frame import Log
 from normviz.norms import dominates
 
 __all__ = ["CLAIMS"]
@@ -19,11 +19,11 @@ SMALL_BATCH = 4
 PARETO, AVERAGE, RANDOM = (STRATEGIES[s] for s in ("pareto", "average", "random"))
 
 
-def _difference(log: FrameLog, arm: str, baseline: str) -> dict[int, float]:
+def _difference(log: Log, arm: str, baseline: str) -> dict[int, float]:
     return paired_difference(log, "validation_accuracy", arm, baseline, window=TAIL)
 
 
-def _drop(log: FrameLog, knobs: Knobs, layer: str) -> dict[int, float]:
+def _drop(log: Log, knobs: Knobs, layer: str) -> dict[int, float]:
     """Accuracy lost from the largest to the smallest number of images per worker."""
     small, large = knobs.workers()[0], knobs.workers()[-1]
     if knobs.mode != "compare" or small > SMALL_BATCH or large == small:
@@ -31,17 +31,17 @@ def _drop(log: FrameLog, knobs: Knobs, layer: str) -> dict[int, float]:
     return _difference(log, arm_name(layer, large), arm_name(layer, small))
 
 
-def _s0_is_level(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _s0_is_level(log: Log, knobs: Knobs) -> dict[int, float]:
     return {seed: abs(drop) for seed, drop in _drop(log, knobs, "S0").items()}
 
 
-def _batch_norm_drops_more(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _batch_norm_drops_more(log: Log, knobs: Knobs) -> dict[int, float]:
     batch, image = _drop(log, knobs, "BN-ReLU"), _drop(log, knobs, "S0")
     return {seed: batch[seed] - image[seed] for seed in batch.keys() & image.keys()}
 
 
 def _against(layer: str, baseline: str, *, small: bool) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         size = knobs.workers()[0 if small else -1]
         if knobs.mode != "compare" or (small and size > SMALL_BATCH):
             return {}
@@ -50,7 +50,7 @@ def _against(layer: str, baseline: str, *, small: bool) -> Measure:
     return measure
 
 
-def _random_acceptance(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _random_acceptance(log: Log, knobs: Knobs) -> dict[int, float]:
     """Share of accepted candidates among all random ones of random search, in percent."""
     if knobs.mode != "search":
         return {}
@@ -62,7 +62,7 @@ def _random_acceptance(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return shares
 
 
-def _front_dominance(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _front_dominance(log: Log, knobs: Knobs) -> dict[int, float]:
     """Share of random search's front that evolution's front dominates, minus the reverse."""
     if knobs.mode != "search" or not {PARETO, RANDOM} <= set(log.arms):
         return {}
@@ -82,16 +82,16 @@ def _covered(scores: list[tuple[float, ...]], by: list[tuple[float, ...]]) -> fl
     return float(np.mean([any(dominates(b, s) for b in by) for s in scores])) if scores else float(bool(by))
 
 
-def _reranked(log: FrameLog, arm: str) -> dict[int, float]:
+def _reranked(log: Log, arm: str) -> dict[int, float]:
     """Worst accuracy over the anchors, in percent, of the layer that a search kept."""
     return {e.seed: 100 * float(e.value.min()) for e in log.arrays("reranked") if e.arm == arm}
 
 
-def _mean_reranked(log: FrameLog, arm: str) -> dict[int, float]:
+def _mean_reranked(log: Log, arm: str) -> dict[int, float]:
     return {e.seed: 100 * float(e.value.mean()) for e in log.arrays("reranked") if e.arm == arm}
 
 
-def _found_against_batch_norm(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _found_against_batch_norm(log: Log, knobs: Knobs) -> dict[int, float]:
     if knobs.mode != "search":
         return {}
     found = _mean_reranked(log, PARETO)
@@ -99,7 +99,7 @@ def _found_against_batch_norm(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return {seed: found[seed] - usual[seed] for seed in found.keys() & usual.keys()}
 
 
-def _pareto_against_average(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _pareto_against_average(log: Log, knobs: Knobs) -> dict[int, float]:
     if knobs.mode != "search":
         return {}
     pareto, average = _reranked(log, PARETO), _reranked(log, AVERAGE)

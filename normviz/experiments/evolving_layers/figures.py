@@ -19,7 +19,7 @@ from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name, ar
 from normviz.figures import Figure, area_figure, line_figure, profile_figure
 from normviz.figures.scatters import Dot, scatter_figure
 from normviz.figures.sweeps import sweep_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["RESPONSE_AT", "VERDICT_NAMES", "draw"]
 
@@ -39,12 +39,12 @@ MOST_DOTS = 400
 TEXT = 90
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     return _comparison(log, knobs, step) if knobs.mode == "compare" else _search(log, knobs, step)
 
 
-def _comparison(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _comparison(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     arms = arm_names(knobs)
     layers = [*knobs.layers, *([FOUND] if knobs.found else [])]
     points = {arm_name(layer, size): (layer, size) for layer in layers for size in knobs.workers()}
@@ -136,7 +136,7 @@ def _dots(found: list[Trial], knobs: Knobs, x: int | None, y: int | None) -> lis
     return dots
 
 
-def _references(log: FrameLog, step: int | None) -> dict[str, np.ndarray]:
+def _references(log: Log, step: int | None) -> dict[str, np.ndarray]:
     """Scores (3,) of the published layers, first seed, where they are known."""
     known = {name: log.arrays(f"reference/{name}", step) for name in REFERENCES}
     return {
@@ -144,7 +144,7 @@ def _references(log: FrameLog, step: int | None) -> dict[str, np.ndarray]:
     }
 
 
-def _search(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _search(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     arms = arm_names(knobs)
     found = trials(log, step)
     known = _references(log, step)

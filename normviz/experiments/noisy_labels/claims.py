@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from normviz.claims import Claim, paired_difference
 from normviz.experiments.noisy_labels.knobs import ARM_NAMES, Knobs, arm_name
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["CLAIMS"]
 
@@ -15,33 +15,33 @@ PLAIN = ARM_NAMES["plain"]
 NO_NUMBERS = "Its tables were not readable to us, so no number is shown."
 
 
-def _against_plain(log: FrameLog, knobs: Knobs, name: str) -> dict[int, float]:
+def _against_plain(log: Log, knobs: Knobs, name: str) -> dict[int, float]:
     return paired_difference(log, name, arm_name("storm", knobs), PLAIN, window=TAIL)
 
 
-def _gain(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _gain(log: Log, knobs: Knobs) -> dict[int, float]:
     return _against_plain(log, knobs, "accuracy") if knobs.rate > 0 else {}
 
 
-def _loss_on_clean(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _loss_on_clean(log: Log, knobs: Knobs) -> dict[int, float]:
     return _against_plain(log, knobs, "accuracy") if knobs.rate == 0 else {}
 
 
-def _gain_under_imbalance(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _gain_under_imbalance(log: Log, knobs: Knobs) -> dict[int, float]:
     if knobs.rate == 0 or knobs.imbalance <= 1:
         return {}
     return _against_plain(log, knobs, "accuracy")
 
 
-def _memorised(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _memorised(log: Log, knobs: Knobs) -> dict[int, float]:
     return _against_plain(log, knobs, "memorised")
 
 
-def _calibration(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _calibration(log: Log, knobs: Knobs) -> dict[int, float]:
     return _against_plain(log, knobs, "calibration_error")
 
 
-def _gap_growth(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _gap_growth(log: Log, knobs: Knobs) -> dict[int, float]:
     """Mean of right minus wrong weight over the last third of the run, minus that over the first third."""
     table = log.scalars("weight_gap")
     table = table[table["arm"] == arm_name("storm", knobs)]
@@ -55,7 +55,7 @@ def _gap_growth(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return growth
 
 
-def _overhead(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _overhead(log: Log, knobs: Knobs) -> dict[int, float]:
     """Median time of a STORM step over that of a plain step."""
     table = log.scalars("step_ms")
     median = table.groupby(["arm", "seed"])["value"].median()

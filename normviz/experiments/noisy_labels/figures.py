@@ -6,7 +6,7 @@ from normviz.experiments.noisy_labels.knobs import WEIGHTING, Knobs, arm_name, a
 from normviz.experiments.noisy_labels.least_weight import least_weight_figure
 from normviz.experiments.noisy_labels.omega_map import omega_map_figure
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["BINS", "CLASSES", "WEIGHT_RANGE", "draw"]
 
@@ -18,7 +18,7 @@ CLASSES = {"digits": 10, "text": 8}
 LOSS_POSITIONS = [(i + 0.5) / 10 for i in range(10)]
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     arms = arm_names(knobs)
     figures = {"accuracy": _accuracy(log, knobs, arms, step)}
@@ -78,7 +78,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     return figures
 
 
-def _accuracy(log: FrameLog, knobs: Knobs, arms: list[str], step: int | None) -> Figure:
+def _accuracy(log: Log, knobs: Knobs, arms: list[str], step: int | None) -> Figure:
     return line_figure(
         log,
         "accuracy",
@@ -91,7 +91,7 @@ def _accuracy(log: FrameLog, knobs: Knobs, arms: list[str], step: int | None) ->
     )
 
 
-def _of_weights(log: FrameLog, knobs: Knobs, weighting: list[str], step: int | None) -> dict[str, Figure]:
+def _of_weights(log: Log, knobs: Knobs, weighting: list[str], step: int | None) -> dict[str, Figure]:
     return {
         "by_loss": profile_figure(
             log,

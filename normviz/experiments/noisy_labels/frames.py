@@ -86,8 +86,7 @@ def _update(member: _Member, step: int, batches: Batches) -> Frame:
         member.seconds += time.perf_counter() - start
     if not math.isfinite(loss):
         member.diverged = True
-        event = f"diverged at step {step}: the training loss is {loss}"
-        return Frame(step, member.name, member.seed, {"loss": math.inf}, event)
+        return Frame.diverged(step, member.name, member.seed, f"the training loss is {loss}")
     values: dict[str, Value] = {"loss": loss}
     every = (
         TIMED_EVERY * member.learner.knobs.n_inner

@@ -12,7 +12,7 @@ from normviz.experiments.noisy_labels.knobs import WEIGHTING, Knobs, arm_names
 from normviz.figures import Figure, colours
 from normviz.figures.gallery import gallery_figure
 from normviz.figures.vega import specification
-from normviz.frame import ArrayAt, FrameLog
+from normviz.frame import ArrayAt, Log
 
 __all__ = ["least_weight_figure"]
 
@@ -24,7 +24,7 @@ COLUMNS_OF_TEXT = ["row", "kind", "text", "passage"]
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-def least_weight_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def least_weight_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
     """Samples that one arm of the first seed trusts least: STORM if it is there, else the last arm that weighs."""
     arms = arm_names(knobs, ("storm",)) or arm_names(knobs, WEIGHTING)[-1:]
     looks = [e for e in log.arrays("least_looks", step) if e.arm in arms]

@@ -12,14 +12,14 @@ import pandas as pd
 from normviz.experiments.noisy_labels.omega_grid import RESOLUTION, grid_cells
 from normviz.figures import Figure, colours
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["omega_map_figure"]
 
 KINDS = ("right label", "wrong label")
 
 
-def omega_map_figure(log: FrameLog, arm: str, num_classes: int, step: int | None) -> Figure:
+def omega_map_figure(log: Log, arm: str, num_classes: int, step: int | None) -> Figure:
     """Colour: weight relative to the mean, by loss and confidence; dots: training samples of the first seed."""
     title = "The learned rescaling"
     look_for = "Blue: ignored, orange: trusted. Left arm: the model agrees with the label. Wedge: it would say another."

@@ -6,7 +6,7 @@ import math
 
 from normviz.claims import Claim, Measure, by_seed, paired_difference
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["CLAIMS"]
 
@@ -17,7 +17,7 @@ TAIL = 3
 
 
 def _validation(task: str, arm: str, baseline: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if knobs.task != task:
             return {}
         return paired_difference(log, "validation_loss", arm, baseline, window=TAIL)
@@ -25,7 +25,7 @@ def _validation(task: str, arm: str, baseline: str) -> Measure:
     return measure
 
 
-def _mean_gap(log: FrameLog, name: str, arm: str) -> dict[int, float]:
+def _mean_gap(log: Log, name: str, arm: str) -> dict[int, float]:
     """Mean over the second half of the run of a gap, for each seed."""
     table = log.scalars(f"gap/{name}")
     return by_seed(table[(table["arm"] == arm) & (table["step"] >= log.last_step / 2)])
@@ -36,19 +36,19 @@ def _orders(numerator: dict[int, float], denominator: dict[int, float]) -> dict[
     return {s: math.log10(numerator[s] / denominator[s]) for s in shared if numerator[s] > 0 < denominator[s]}
 
 
-def _language_over_vision(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _language_over_vision(log: Log, knobs: Knobs) -> dict[int, float]:
     if knobs.task != "language":
         return {}
     return _orders(_mean_gap(log, "var", BN), _mean_gap(log, "var", REFERENCE))
 
 
-def _quadratic_under_variance(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _quadratic_under_variance(log: Log, knobs: Knobs) -> dict[int, float]:
     if knobs.task != "language":
         return {}
     return _orders(_mean_gap(log, "quadratic_mean", PNV), _mean_gap(log, "var", BN))
 
 
-def _updates_saved(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _updates_saved(log: Log, knobs: Knobs) -> dict[int, float]:
     """Updates that LN needs to reach the plain network's final smoothed training loss, minus the plain network's."""
     if knobs.task != "recurrent":
         return {}
@@ -74,14 +74,14 @@ def _small(knobs: Knobs, norm: str) -> str:
     return arm_name(norm, knobs.small_batch)
 
 
-def _small_batch_race(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _small_batch_race(log: Log, knobs: Knobs) -> dict[int, float]:
     if knobs.task != "vision":
         return {}
     layer, batch = _small(knobs, "layer"), _small(knobs, "batch")
     return paired_difference(log, "validation_loss", layer, batch, window=TAIL)
 
 
-def _batch_size_penalty(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _batch_size_penalty(log: Log, knobs: Knobs) -> dict[int, float]:
     """LN's extra validation loss from the small batch, minus BN's."""
     if knobs.task != "vision":
         return {}
@@ -90,13 +90,13 @@ def _batch_size_penalty(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return {seed: layer[seed] - batch[seed] for seed in layer.keys() & batch.keys()}
 
 
-def _layer_train_eval(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _layer_train_eval(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     table = log.scalars("train_minus_eval")
     largest = table[table["arm"] == LN].groupby("seed")["value"].agg(lambda v: v.abs().max())
     return by_seed(largest.reset_index())
 
 
-def _train_eval_gap(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _train_eval_gap(log: Log, knobs: Knobs) -> dict[int, float]:
     """|train - eval| of PowerNorm minus that of BatchNorm, over the last evaluations."""
     if knobs.task != "language":
         return {}
@@ -110,14 +110,14 @@ def _train_eval_gap(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     }
 
 
-def _invariances(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _invariances(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     return by_seed(log.scalars("invariances_as_in_paper"))
 
 
 def _of_unified(name: str) -> Measure:
     """A value of the last frame of the UnifiedNorm arms, the largest over them, for each seed."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         table = log.scalars(name)
         table = table[table["arm"].isin([UN, UNF])]
         return by_seed(table.groupby("seed")["value"].max().reset_index())
@@ -125,7 +125,7 @@ def _of_unified(name: str) -> Measure:
     return measure
 
 
-def _smoothing(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _smoothing(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     """log10 of |GM - running| over |psi^2 - running|, means over the second half of the run."""
     means: list[dict[int, float]] = []
     for name in ("filter/smoothed_distance", "filter/batch_distance"):
@@ -136,7 +136,7 @@ def _smoothing(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
 
 
 def _with_outliers(arm: str, baseline: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if knobs.task != "vision" or knobs.outlier_every == 0:
             return {}
         return paired_difference(log, "validation_loss", arm, baseline, window=TAIL)

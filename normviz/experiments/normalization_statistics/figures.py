@@ -6,7 +6,7 @@ from normviz.experiments.normalization_statistics.filtration import filtration_f
 from normviz.experiments.normalization_statistics.invariance import invariance_figure
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name, arm_names
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["HISTOGRAM_RANGE", "draw", "layer_names"]
 
@@ -20,7 +20,7 @@ def layer_names(task: str) -> list[str]:
     return ["conv 1", "conv 2", "conv 3"] if task == "vision" else ["LSTM output"]
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     arms = arm_names(knobs)
     trained = [arm for arm in arms if arm != REFERENCE]

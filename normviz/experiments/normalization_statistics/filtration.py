@@ -11,14 +11,14 @@ import pandas as pd
 
 from normviz.figures import Figure, colours
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["filtration_figure"]
 
 GAP, THRESHOLD, FILTERED = "AM − GM (largest channel)", "threshold M·V", "filtered step"
 
 
-def filtration_figure(log: FrameLog, arm: str, *, last: int, step: int | None = None) -> Figure:
+def filtration_figure(log: Log, arm: str, *, last: int, step: int | None = None) -> Figure:
     """Gap and threshold of one arm's first UnifiedNorm for its lowest seed, filtered steps marked.
 
     Args:
@@ -50,7 +50,7 @@ def filtration_figure(log: FrameLog, arm: str, *, last: int, step: int | None = 
     )
 
 
-def _values(log: FrameLog, name: str, arm: str) -> pd.DataFrame:
+def _values(log: Log, name: str, arm: str) -> pd.DataFrame:
     table = log.scalars(name)
     table = table[table["arm"] == arm]
     lowest: pd.DataFrame = table[table["seed"] == table["seed"].min()]

@@ -15,7 +15,7 @@ import pandas as pd
 
 from normviz.figures import Figure
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["FACTORS", "NORMALISERS", "SHIFTS", "TOLERANCE", "TRANSFORMATIONS", "invariance_figure"]
 
@@ -37,7 +37,7 @@ WRAPPED = "split(replace(replace(datum.label, ' ×', '|×'), ' +', '|+'), '|')"
 """Axis labels with the operation on a line of its own."""
 
 
-def invariance_figure(log: FrameLog) -> Figure:
+def invariance_figure(log: Log) -> Figure:
     """The grid of 3 normalisers by 6 transformations with sliders for δ and the shift.
 
     Args:

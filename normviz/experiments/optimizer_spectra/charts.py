@@ -15,7 +15,7 @@ from normviz.figures import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import colours
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["factors_figure", "geometry_figure", "plan_figure"]
 
@@ -36,7 +36,7 @@ SHAPES = (
 PLAN_COLOURS = ("#8a8a8a", "#d55e00", "#069e73")
 
 
-def geometry_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = None) -> Figure:
+def geometry_figure(log: Log, *, arms: Sequence[str], step: int | None = None) -> Figure:
     """Condition number of the update against the spread of its row norms, each arm with the way it came."""
     table, spreads = log.scalars("condition"), log.scalars("row_cv")["value"].tolist()  # measured together
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
@@ -113,7 +113,7 @@ def _geometry_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     return specification(layers.add_params(pick))
 
 
-def factors_figure(log: FrameLog, *, arms: Sequence[str], step: int | None = None) -> Figure:
+def factors_figure(log: Log, *, arms: Sequence[str], step: int | None = None) -> Figure:
     """Fira's scaling factors against those of full-rank Adam, one dot per column (row, if tall) of the matrix."""
     entries = [entry for entry in log.arrays("phi", step) if entry.arm in arms]
     rows = [
@@ -172,7 +172,7 @@ def _factors_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     return specification(alt.layer(diagonal, points).properties(width="container", height=340))
 
 
-def plan_figure(log: FrameLog) -> Figure:
+def plan_figure(log: Log) -> Figure:
     """Newton-Schulz work of each machine on GPT-2 small under three plans."""
     rows = [
         (plan, rank + 1, work)

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from normviz.claims import Claim, Measure, by_seed
-from normviz.experiments.optimizer_spectra.best import TAIL, BestLog, best_log, criterion
+from normviz.experiments.optimizer_spectra.best import TAIL, best_log, criterion
 from normviz.experiments.optimizer_spectra.knobs import NAMES, PLANS, SPIKE_AT, Knobs
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["CLAIMS", "speed_up"]
 
-BestMeasure = Callable[[BestLog, Knobs], dict[int, float]]
+BestMeasure = Callable[[Log, Knobs], dict[int, float]]
 
 
 def _best(measure: BestMeasure) -> Measure:
-    def on_members(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def on_members(log: Log, knobs: Knobs) -> dict[int, float]:
         return measure(best_log(log, knobs), knobs)
 
     return on_members
@@ -31,7 +31,7 @@ def _best(measure: BestMeasure) -> Measure:
 # ------------------------------------------------------------------------------------------------ measured numbers
 
 
-def _curves(log: FrameLog, knobs: Knobs, arm: str) -> dict[int, tuple[list[int], list[float]]]:
+def _curves(log: Log, knobs: Knobs, arm: str) -> dict[int, tuple[list[int], list[float]]]:
     """Steps and values of the criterion, by seed."""
     table = log.scalars(criterion(knobs))
     table = table[table["arm"] == arm]
@@ -54,7 +54,7 @@ def _reached(steps: list[int], values: list[float], target: float) -> float:
     return math.inf
 
 
-def speed_up(log: FrameLog, knobs: Knobs, arm: str, baseline: str) -> dict[int, float]:
+def speed_up(log: Log, knobs: Knobs, arm: str, baseline: str) -> dict[int, float]:
     """By seed, the baseline's steps over those that ``arm`` needs for the baseline's final loss.
 
     Where ``arm`` never gets there, the other way round: the share of its own steps after which the baseline has what
@@ -82,7 +82,7 @@ def _speed_up(arm: str, baseline: str) -> Measure:
 
 
 def _time_speed_up(arm: str, baseline: str) -> Measure:
-    def measure(log: BestLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         ours, theirs = (_median(log, "step_ms", NAMES[a]) for a in (arm, baseline))
         steps = speed_up(log, knobs, NAMES[arm], NAMES[baseline])
         return {s: steps[s] * theirs[s] / ours[s] for s in steps.keys() & ours.keys() & theirs.keys()}
@@ -91,14 +91,14 @@ def _time_speed_up(arm: str, baseline: str) -> Measure:
 
 
 def _loss_difference(arm: str, baseline: str) -> Measure:
-    def measure(log: BestLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         ours, theirs = (_final(log, knobs, NAMES[a]) for a in (arm, baseline))
         return {s: ours[s] - theirs[s] for s in ours.keys() & theirs.keys()}
 
     return _best(measure)
 
 
-def _final(log: BestLog, knobs: Knobs, arm: str) -> dict[int, float]:
+def _final(log: Log, knobs: Knobs, arm: str) -> dict[int, float]:
     return {
         seed: float(np.mean(values[-TAIL:]))
         for seed, (_, values) in _curves(log, knobs, arm).items()
@@ -106,13 +106,13 @@ def _final(log: BestLog, knobs: Knobs, arm: str) -> dict[int, float]:
     }
 
 
-def _late(log: FrameLog, name: str, arm: str) -> dict[int, float]:
+def _late(log: Log, name: str, arm: str) -> dict[int, float]:
     """Median over the second half of the run, by seed."""
     table = log.scalars(name)
     return _medians(table[(table["arm"] == arm) & (table["step"] >= log.last_step / 2)])
 
 
-def _median(log: FrameLog, name: str, arm: str) -> dict[int, float]:
+def _median(log: Log, name: str, arm: str) -> dict[int, float]:
     """Median over the run, by seed."""
     table = log.scalars(name)
     return _medians(table[table["arm"] == arm])
@@ -126,7 +126,7 @@ def _medians(table: pd.DataFrame) -> dict[int, float]:
 def _ratio(name: str, arm: str, baseline: str, *, late: bool = True, orders: bool = False) -> Measure:
     """Ratio of two arms' medians of a scalar, or its decadic logarithm."""
 
-    def measure(log: BestLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         take = _late if late else _median
         ours, theirs = (take(log, name, NAMES[a]) for a in (arm, baseline))
         shared = [s for s in ours.keys() & theirs.keys() if theirs[s] > 0 and ours[s] > 0]
@@ -144,7 +144,7 @@ def _tall(measure: Measure) -> Measure:
     return lambda log, knobs: measure(log, knobs) if knobs.matrix == "tall" else {}
 
 
-def _numbers(log: BestLog, name: str, arm: str) -> dict[int, float]:
+def _numbers(log: Log, name: str, arm: str) -> dict[int, float]:
     table = log.scalars(name)
     return by_seed(table[table["arm"] == NAMES[arm]])
 
@@ -154,14 +154,14 @@ def _stateless(arm: str) -> Measure:
 
 
 def _formula_error(arm: str) -> Measure:
-    def measure(log: BestLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         held, formula = (_numbers(log, name, arm) for name in ("state_numbers", "state_formula"))
         return {s: abs(held[s] - formula[s]) for s in held.keys() & formula.keys()}
 
     return _best(measure)
 
 
-def _extra_per_row(log: BestLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _extra_per_row(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     """|numbers that NorMuon keeps beyond Muon's, less one for each row|."""
     ours, theirs = (_numbers(log, "state_numbers", a) for a in ("normuon", "muon"))
     rows = _numbers(log, "rows", "normuon")
@@ -169,14 +169,14 @@ def _extra_per_row(log: BestLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG
 
 
 def _memory_ratio(arm: str, baseline: str) -> Measure:
-    def measure(log: BestLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         ours, theirs = (_numbers(log, "training_bytes", a) for a in (arm, baseline))
         return {s: ours[s] / theirs[s] for s in ours.keys() & theirs.keys()}
 
     return _best(measure)
 
 
-def _gap_share(log: BestLog, knobs: Knobs) -> dict[int, float]:
+def _gap_share(log: Log, knobs: Knobs) -> dict[int, float]:
     """(Fira - AdamW) / (GaLore - AdamW) in final loss, where GaLore is worse than AdamW."""
     fira, galore, adam = (_final(log, knobs, NAMES[a]) for a in ("fira", "galore", "adamw"))
     return {
@@ -186,12 +186,12 @@ def _gap_share(log: BestLog, knobs: Knobs) -> dict[int, float]:
     }
 
 
-def _rank_gain(log: BestLog, knobs: Knobs) -> dict[int, float]:
+def _rank_gain(log: Log, knobs: Knobs) -> dict[int, float]:
     """Singular values of Fira's update above the rounding of the weights, over GaLore's limit r."""
     return {s: v / knobs.rank for s, v in _late(log, "rank", NAMES["fira"]).items()}
 
 
-def _spike_rise(log: BestLog, knobs: Knobs) -> dict[int, float]:
+def _spike_rise(log: Log, knobs: Knobs) -> dict[int, float]:
     """Largest rise of the training loss after the bad batch, with the limiter less without."""
     if not knobs.spike:
         return {}
@@ -199,7 +199,7 @@ def _spike_rise(log: BestLog, knobs: Knobs) -> dict[int, float]:
     return {s: ours[s] - free[s] for s in ours.keys() & free.keys()}
 
 
-def _rise(log: FrameLog, knobs: Knobs, arm: str) -> dict[int, float]:
+def _rise(log: Log, knobs: Knobs, arm: str) -> dict[int, float]:
     at = int(SPIKE_AT * knobs.steps)
     table = log.scalars("loss")
     table = table[table["arm"] == arm]
@@ -209,18 +209,17 @@ def _rise(log: FrameLog, knobs: Knobs, arm: str) -> dict[int, float]:
     return {s: worst[s] - before[s] for s in worst.keys() & before.keys()}
 
 
-def _residual_increases(log: BestLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _residual_increases(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     """Largest increase of SR-Sinkhorn's residual from one half-step to the next, over the probes of the run."""
     worst: dict[int, float] = {}
-    members = set(log.chosen.values())
-    for entry in log.log.array_history("sinkhorn_residual"):
-        if entry.arm in members and len(entry.value) > 1:
+    for entry in log.array_history("sinkhorn_residual"):
+        if len(entry.value) > 1:
             rise = float(np.max(np.diff(entry.value.astype(float))))
             worst[entry.seed] = max(worst.get(entry.seed, -math.inf), rise)
     return worst
 
 
-def _imbalance(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _imbalance(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     """Largest share of a machine over the mean, in the plan of NorMuon."""
     return {
         entry.seed: float(entry.value.max() / entry.value.mean())
@@ -228,7 +227,7 @@ def _imbalance(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     }
 
 
-def _sharded(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _sharded(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     return by_seed(log.scalars("sharded_difference"))
 
 

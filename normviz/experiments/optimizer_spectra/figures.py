@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normviz.experiments.optimizer_spectra.best import (
-    BestLog,
     best_log,
+    chosen_members,
     criterion,
     final_losses,
     members_by_arm,
@@ -18,7 +18,7 @@ from normviz.experiments.optimizer_spectra.knobs import HISTOGRAM_RANGE, Knobs, 
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure, seed_bands
 from normviz.figures.bars import bar_figure
 from normviz.figures.curves import curve_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["draw"]
 
@@ -35,7 +35,7 @@ LOSS = {
 }
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     best = best_log(log, knobs)
     arms = arm_names(knobs)
@@ -59,7 +59,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
         "loss": _loss(best, knobs, step),
         "geometry": geometry_figure(best, arms=arms, step=step),
         "time": _time(best, log, knobs),
-        "grid": _grid(best, log, knobs),
+        "grid": _grid(log, knobs),
         "rank": line_figure(
             best,
             "effective_rank",
@@ -104,7 +104,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     return figures
 
 
-def _loss(best: BestLog, knobs: Knobs, step: int | None) -> Figure:
+def _loss(best: Log, knobs: Knobs, step: int | None) -> Figure:
     return line_figure(
         best,
         "loss",
@@ -120,9 +120,7 @@ def _loss(best: BestLog, knobs: Knobs, step: int | None) -> Figure:
     )
 
 
-def _spectrum(
-    best: BestLog, name: str, knobs: Knobs, step: int | None, *, title: str, look_for: str
-) -> Figure:
+def _spectrum(best: Log, name: str, knobs: Knobs, step: int | None, *, title: str, look_for: str) -> Figure:
     entries = best.arrays(name, step)
     parts: list[tuple[str, NDArray[np.float64]]] = []
     for arm in arm_names(knobs):
@@ -147,7 +145,7 @@ def _spectrum(
     )
 
 
-def _time(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
+def _time(best: Log, log: Log, knobs: Knobs) -> Figure:
     """The criterion against seconds: steps times the median time of a step of that optimizer, at any rate."""
     bands = seed_bands(best.scalars(criterion(knobs)))
     times = log.scalars("step_ms")
@@ -172,18 +170,18 @@ def _criterion_name(knobs: Knobs) -> str:
     return "Loss" if knobs.task == "regression" else "Validation loss"
 
 
-def _grid(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
-    losses = final_losses(log, knobs)
+def _grid(log: Log, knobs: Knobs) -> Figure:
+    losses, members_chosen = final_losses(log, knobs), chosen_members(log, knobs)
     rows, edges = [], set()
     for arm, members in members_by_arm(log).items():
-        if len(members) > 1 and best.chosen[arm] in (members[0], members[-1]):
+        if len(members) > 1 and members_chosen[arm] in (members[0], members[-1]):
             edges.add(arm)
         for member in members:
             values = [v for v in losses.get(member, {}).values() if v < DIVERGED]
             if values:
                 rate = split_member(member)[1]
                 rows.append((arm, rate, sum(values) / len(values), min(values), max(values)))
-    chosen = best.rates
+    chosen = {arm: split_member(member)[1] for arm, member in members_chosen.items()}
     rates = ", ".join(
         f"{arm} {chosen[arm]:g}{'†' if arm in edges else ''}" for arm in arm_names(knobs) if arm in chosen
     )
@@ -201,7 +199,7 @@ def _grid(best: BestLog, log: FrameLog, knobs: Knobs) -> Figure:
     )
 
 
-def _memory(best: BestLog, arms: list[str]) -> Figure:
+def _memory(best: Log, arms: list[str]) -> Figure:
     def by_arm(name: str) -> dict[str, float]:
         table = best.scalars(name)
         return dict(zip(table["arm"].tolist(), table["value"].tolist(), strict=True))
@@ -220,7 +218,7 @@ def _memory(best: BestLog, arms: list[str]) -> Figure:
     )
 
 
-def _sinkhorn(best: BestLog, arms: list[str], step: int | None) -> Figure:
+def _sinkhorn(best: Log, arms: list[str], step: int | None) -> Figure:
     entries = best.arrays("sinkhorn_residual", step)
     half_steps = max((len(e.value) for e in entries), default=0)
     return profile_figure(

@@ -9,7 +9,7 @@ import numpy as np
 
 from normviz.claims import Claim, Measure, by_seed, paired_difference
 from normviz.experiments.residual_depth.knobs import Knobs, arm_name, sweep_name
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["CLAIMS"]
 
@@ -24,7 +24,7 @@ RATE = "0.01"
 
 
 def _value(name: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         return by_seed(log.scalars(name))
 
     return measure
@@ -38,7 +38,7 @@ def _deep(knobs: Knobs, *methods: str) -> bool:
     return knobs.task == "training" and knobs.depth >= DEEP and set(methods) <= set(knobs.methods)
 
 
-def _accuracies(log: FrameLog, knobs: Knobs, method: str) -> dict[int, dict[str, float]]:
+def _accuracies(log: Log, knobs: Knobs, method: str) -> dict[int, dict[str, float]]:
     """The last accuracy that was measured, for each seed and rate."""
     table = log.final("validation_accuracy")
     found: dict[int, dict[str, float]] = {}
@@ -49,7 +49,7 @@ def _accuracies(log: FrameLog, knobs: Knobs, method: str) -> dict[int, dict[str,
     return {seed: rates for seed, rates in found.items() if len(rates) == len(knobs.learning_rates)}
 
 
-def _plain_fails(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _plain_fails(log: Log, knobs: Knobs) -> dict[int, float]:
     """Accuracy of λ = 1 minus half that of 1/√n, at the rate where λ = 1 comes closest."""
     if not _deep(knobs, "plain", "inv_sqrt"):
         return {}
@@ -60,11 +60,11 @@ def _plain_fails(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     }
 
 
-def _best(log: FrameLog, knobs: Knobs, method: str) -> dict[int, float]:
+def _best(log: Log, knobs: Knobs, method: str) -> dict[int, float]:
     return {seed: max(rates.values()) for seed, rates in _accuracies(log, knobs, method).items()}
 
 
-def _both_train(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _both_train(log: Log, knobs: Knobs) -> dict[int, float]:
     if not _deep(knobs, "inv_sqrt", "inv"):
         return {}
     root, inverse = (_best(log, knobs, method) for method in ("inv_sqrt", "inv"))
@@ -72,7 +72,7 @@ def _both_train(log: FrameLog, knobs: Knobs) -> dict[int, float]:
 
 
 def _best_difference(method: str, baseline: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if not _deep(knobs, method, baseline):
             return {}
         ours, theirs = (_best(log, knobs, m) for m in (method, baseline))
@@ -81,7 +81,7 @@ def _best_difference(method: str, baseline: str) -> Measure:
     return measure
 
 
-def _faster_fit(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _faster_fit(log: Log, knobs: Knobs) -> dict[int, float]:
     if not _deep(knobs, "inv_sqrt", "inv") or RATE not in knobs.learning_rates:
         return {}
     root, inverse = (_arm(knobs, method, RATE) for method in ("inv_sqrt", "inv"))
@@ -90,10 +90,10 @@ def _faster_fit(log: FrameLog, knobs: Knobs) -> dict[int, float]:
 
 def _at_start(
     name: str, method: str, of: Callable[[np.ndarray], float]
-) -> Callable[[FrameLog, Knobs], dict[int, float]]:
+) -> Callable[[Log, Knobs], dict[int, float]]:
     """A number from an array at step 0 of an arm."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if not _deep(knobs, method):
             return {}
         arm = _arm(knobs, method, knobs.learning_rates[0])
@@ -115,7 +115,7 @@ def _distance_from_inverse_root(effective: np.ndarray) -> float:
     return abs(float(np.polyfit(np.log(module), np.log(effective[3:]), 1)[0]) + 0.5)
 
 
-def _stays(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _stays(log: Log, knobs: Knobs) -> dict[int, float]:
     """The larger growth of the two scaled towers."""
     if not _deep(knobs, "inv_sqrt", "inv"):
         return {}
@@ -123,7 +123,7 @@ def _stays(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return {seed: max(root[seed], inverse[seed]) for seed in root.keys() & inverse.keys()}
 
 
-def _few_levels(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _few_levels(log: Log, knobs: Knobs) -> dict[int, float]:
     """What is missed with λ = 1/n when the sum stops at level 5, at the full depth."""
     if knobs.task != "expansion" or knobs.depth < DEEP or knobs.order < LEVELS:
         return {}
@@ -134,14 +134,14 @@ def _few_levels(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     }
 
 
-def _hump(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _hump(log: Log, knobs: Knobs) -> dict[int, float]:
     """log10 of the greatest complexity inside the sweep over the greater of those at its two ends.
 
     The ends are the smallest and the largest scale that did not diverge.
     """
     if knobs.task != "sweep":
         return {}
-    diverged = {(event.arm, event.seed) for event in log.events if event.text.startswith("diverged")}
+    diverged = log.diverged
     table = log.final("complexity")
     values = {(arm, int(seed)): float(v) for arm, seed, v in table.itertuples(index=False)}
     humps: dict[int, float] = {}

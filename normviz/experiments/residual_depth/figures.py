@@ -19,7 +19,7 @@ from normviz.experiments.residual_depth.knobs import (
 from normviz.figures import Figure, line_figure, profile_figure
 from normviz.figures.responses import response_figure
 from normviz.figures.theories import theory_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 from normviz.residual.counting import log_level_weights
 
 __all__ = ["SLOPES", "draw", "levels_theory", "module_sizes"]
@@ -55,7 +55,7 @@ def levels_theory(
     return np.asarray(np.exp(logs + path))
 
 
-def module_sizes(log: FrameLog, knobs: Knobs) -> tuple[float, float] | None:
+def module_sizes(log: Log, knobs: Knobs) -> tuple[float, float] | None:
     """(power, gain) of the modules: exact for linear maps and ReLU branches, else as measured; None before that."""
     if knobs.task == "expansion" and knobs.modules == "linear":
         return 1.0, 1.0
@@ -68,7 +68,7 @@ def module_sizes(log: FrameLog, knobs: Knobs) -> tuple[float, float] | None:
     return power, gain
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     if knobs.task == "expansion":
         return _expansion(log, knobs, step)
@@ -86,7 +86,7 @@ def _lambda_of_arms(knobs: Knobs) -> dict[str, float]:
     }
 
 
-def _stream_theory(log: FrameLog, knobs: Knobs) -> dict[str, list[float]]:
+def _stream_theory(log: Log, knobs: Knobs) -> dict[str, list[float]]:
     """|h_i| at the start, from |h_0|: (1 + 2 λ²)^{i/2} for ReLU branches of He weights."""
     if knobs.activation != "relu":
         return {}
@@ -115,7 +115,7 @@ def _step_theory(knobs: Knobs) -> dict[str, list[float]]:
     return theory
 
 
-def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _training(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     arms, last, n = arm_names(knobs), knobs.steps, knobs.depth
     order = min(knobs.order, n)
     levels = (
@@ -233,7 +233,7 @@ def _training(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure
     return figures
 
 
-def _expansion(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _expansion(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     methods = scaled(knobs)
     arms = [arm_name(method) for method in methods]
     sizes = module_sizes(log, knobs)
@@ -345,12 +345,12 @@ def _growth_text(knobs: Knobs) -> str:
     return "Explodes for λ = 1, constant for 1/√n, and 1/n: close to the identity."
 
 
-def _visited(log: FrameLog) -> list[int]:
+def _visited(log: Log) -> list[int]:
     """Depths at which the growing tower was looked at."""
     return sorted({entry.step for entry in log.array_history("growth")})
 
 
-def _sweep(log: FrameLog, knobs: Knobs, step: int | None) -> dict[str, Figure]:
+def _sweep(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
     doses = {sweep_name(lam): lam for lam in knobs.lambdas()}
     marks = {"1/n": 1 / knobs.depth, "1/√n": knobs.depth**-0.5}
     x = "scale λ of every module, log scale"

@@ -15,7 +15,7 @@ from normviz.experiments.reward_normalization.knobs import ESTIMATOR_NAMES, Knob
 from normviz.figures import Figure, colours, dashes
 from normviz.figures.expressions import log_beta
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = [
     "accuracy_distribution_figure",
@@ -59,7 +59,7 @@ class Fit(NamedTuple):
         return self.a > 0 and self.b > 0
 
 
-def newest_fits(log: FrameLog, step: int | None) -> dict[str, Fit]:
+def newest_fits(log: Log, step: int | None) -> dict[str, Fit]:
     """The newest fit of each arm's first seed at or before a step."""
     fits: dict[str, Fit] = {}
     for entry in sorted(log.arrays("fit", step), key=lambda entry: entry.seed):
@@ -67,7 +67,7 @@ def newest_fits(log: FrameLog, step: int | None) -> dict[str, Fit]:
     return fits
 
 
-def normaliser_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def normaliser_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
     """1/f(p) of BNPO for a and b that are dragged, beside GRPO's and none, and BNPO's for the run's present fit."""
     fit = newest_fits(log, step).get(reference_arm(knobs))
     shapes = {BNPO: (1.0, 1.0), GRPO: (1.5, 1.5), BASELINE: (1.0, 1.0)}
@@ -162,7 +162,7 @@ def _normaliser_spec() -> dict[str, Any]:
     )
 
 
-def accuracy_distribution_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def accuracy_distribution_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
     """Histogram of the exact accuracies of the 300 questions with both Beta densities; radio buttons choose the arm."""
     arms = arm_names(knobs)
     rows: list[tuple[str, str, Array, Array, Array]] = []  # arm, kind, x, x2, density
@@ -254,7 +254,7 @@ def _distribution_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     return specification(alt.layer(bars, lines).properties(width="container", height=340).add_params(shown))
 
 
-def moment_map_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def moment_map_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
     """V(alpha, beta) for the a and b of the moment, with the three methods as points; hatched where it is infinite."""
     fit = newest_fits(log, step).get(reference_arm(knobs))
     return _moment_map(fit if fit and fit.proper else None)

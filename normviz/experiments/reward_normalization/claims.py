@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from normviz.claims import Claim
 from normviz.experiments.reward_normalization.knobs import ESTIMATOR_NAMES, UNDECOMPOSED, Knobs
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["CLAIMS"]
 
@@ -27,7 +27,7 @@ MOST = 2 / 3
 Curves = dict[tuple[str, int], list[tuple[int, float]]]
 
 
-def _curves(log: FrameLog, name: str) -> Curves:
+def _curves(log: Log, name: str) -> Curves:
     """(step, value) of a scalar in order, by arm and seed."""
     table = log.scalars(name)
     curves: Curves = {}
@@ -38,7 +38,7 @@ def _curves(log: FrameLog, name: str) -> Curves:
 
 
 def _against(
-    log: FrameLog, name: str, arm: str, others: tuple[str, ...], summary: Callable[[list[float]], float]
+    log: Log, name: str, arm: str, others: tuple[str, ...], summary: Callable[[list[float]], float]
 ) -> dict[int, float]:
     """A summary of a scalar of an arm minus the largest among others, for each seed that has all of them."""
     values = {key: summary([v for _, v in curve]) for key, curve in _curves(log, name).items()}
@@ -60,15 +60,15 @@ def _jitter(values: list[float]) -> float:
     return -stdev(changes) if len(changes) > 1 else math.nan
 
 
-def _best_accuracy(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _best_accuracy(log: Log, knobs: Knobs) -> dict[int, float]:
     return _against(log, "accuracy", BNPO, RIVALS, _final) if knobs.rewards == "accuracy" else {}
 
 
-def _steadiest(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _steadiest(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     return {s: -v for s, v in _against(log, "grad_norm", BNPO, RIVALS, _jitter).items()}
 
 
-def _least_noisy(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _least_noisy(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     """Share of the measurements in which BNPO's noise is at most GRPO's and the baseline's."""
     curves = _curves(log, "noise")
     shares: dict[int, float] = {}
@@ -79,7 +79,7 @@ def _least_noisy(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG0
     return shares
 
 
-def _least_moment(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _least_moment(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     """log10 of BNPO's measured second moment over the smaller of the other two, mean over the training."""
     curves = _curves(log, "moment_gradient")
     orders: dict[int, float] = {}
@@ -90,14 +90,14 @@ def _least_moment(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG
     return orders
 
 
-def _worst(name: str, of: Callable[[list[float]], float]) -> Callable[[FrameLog, Knobs], dict[int, float]]:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _worst(name: str, of: Callable[[list[float]], float]) -> Callable[[Log, Knobs], dict[int, float]]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         return {seed: of([v for _, v in c]) for (arm, seed), c in _curves(log, name).items() if arm == BNPO}
 
     return measure
 
 
-def _decomposition(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _decomposition(log: Log, knobs: Knobs) -> dict[int, float]:
     """Mean of accuracy and format at the end, decomposed minus summed."""
     if knobs.rewards != "accuracy_and_format":
         return {}

@@ -19,12 +19,12 @@ from normviz.experiments.reward_normalization.knobs import (
     reference_arm,
 )
 from normviz.figures import Figure, dot_figure, line_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["draw"]
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     arms = arm_names(knobs)
     last = knobs.steps

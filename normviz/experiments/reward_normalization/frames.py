@@ -129,8 +129,8 @@ def _step(learner: Learner, step: int, questions: Questions, knobs: Knobs) -> Fr
     norm = _gradient_norm(policy)
     if not math.isfinite(norm):
         learner.diverged = True
-        event = f"diverged at step {step}: the gradient's norm is {norm}"
-        return Frame(step, learner.arm, learner.seed, {"grad_norm": math.inf}, event)
+        why = f"the gradient's norm is {norm}"
+        return Frame.diverged(step, learner.arm, learner.seed, why, lost=["grad_norm"])
     learner.optimizer.step()
     values: dict[str, Value] = {"grad_norm": norm}
     values |= {f"batch_{name}": float(reward.mean()) for name, reward in sampled.rewards.items()}

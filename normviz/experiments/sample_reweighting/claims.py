@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from normviz.claims import Claim, Measure, paired_difference
 from normviz.experiments.sample_reweighting.knobs import STRATEGY_NAMES, Knobs
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ NO_TABLE = "Downstream accuracy of GPT-2 124M–684M and Llama 1.4B, 7B; the tab
 def _difference(arm: str, baselines: tuple[str, ...]) -> Measure:
     """Final held-out clean loss of an arm minus that of the best of others."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         differences = [paired_difference(log, "heldout_loss", arm, b, window=TAIL) for b in baselines]
         shared = set.intersection(*(set(d) for d in differences))
         return {seed: max(d[seed] for d in differences) for seed in sorted(shared)}
@@ -41,7 +41,7 @@ def _difference(arm: str, baselines: tuple[str, ...]) -> Measure:
 
 
 def _redundant_text(measure: Measure) -> Measure:
-    def only(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def only(log: Log, knobs: Knobs) -> dict[int, float]:
         if knobs.task != "language" or knobs.redundant < REDUNDANT:
             return {}
         return dict(measure(log, knobs))
@@ -49,7 +49,7 @@ def _redundant_text(measure: Measure) -> Measure:
     return only
 
 
-def _many_outliers(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _many_outliers(log: Log, knobs: Knobs) -> dict[int, float]:
     if knobs.task != "language" or knobs.shuffled + knobs.foreign < MANY_OUTLIERS - 1e-9:
         return {}
     return dict(_difference(QUADRATIC, (LINUPPER,))(log, knobs))
@@ -58,7 +58,7 @@ def _many_outliers(log: FrameLog, knobs: Knobs) -> dict[int, float]:
 def _steps_saved(arm: str) -> Measure:
     """Steps the arm needs to reach the loss at which Uniform ends, minus Uniform's."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if knobs.task != "regression" or knobs.corrupted:
             return {}
         table = log.scalars("heldout_loss")
@@ -76,7 +76,7 @@ def _steps_saved(arm: str) -> Measure:
     return measure
 
 
-def _orders_below_the_rest(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _orders_below_the_rest(log: Log, knobs: Knobs) -> dict[int, float]:
     """log10 of LinUpper's final loss over the lowest of the other arms'."""
     if knobs.task != "regression" or knobs.corrupted:
         return {}
@@ -90,7 +90,7 @@ def _orders_below_the_rest(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return orders
 
 
-def _bound(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _bound(log: Log, knobs: Knobs) -> dict[int, float]:
     """Largest mean gap over its bound, over all arms and moments."""
     if knobs.task != "regression" or knobs.corrupted or knobs.step_size > 1:
         return {}
@@ -98,23 +98,23 @@ def _bound(log: FrameLog, knobs: Knobs) -> dict[int, float]:
     return _per_seed(gap.assign(value=gap["value"] / bound["value"]), max)
 
 
-def _saving(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _saving(log: Log, knobs: Knobs) -> dict[int, float]:
     """What LinUpper's weights take off the right side of the bound, at the worst moment."""
     table = log.scalars("bound_saving")
     return _per_seed(table[table["arm"] == LINUPPER], min) if knobs.task == "regression" else {}
 
 
-def _weight_ratio(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _weight_ratio(log: Log, knobs: Knobs) -> dict[int, float]:
     """Largest r log(largest weight / smallest weight) over all arms and steps; r is at least the knob's."""
     table = log.scalars("weight_log_ratio")
     return _per_seed(table.assign(value=knobs.r * table["value"]), max)
 
 
-def _device_gap(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _device_gap(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     return _per_seed(log.scalars("device_gap"), max)
 
 
-def _cost(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _cost(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
     table = log.scalars("weighting_cost")
     return _per_seed(table[table["arm"] == LINUPPER], median)
 

@@ -12,12 +12,12 @@ from normviz.experiments.sample_reweighting.knobs import (
 from normviz.experiments.sample_reweighting.sample_rows import sample_rows_figure
 from normviz.experiments.sample_reweighting.weight_curves import weight_curve_figure
 from normviz.figures import Figure, area_figure, dot_figure, line_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["draw"]
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     arms = arm_names(knobs)
     shown = next((arm for arm in arms if arm != STRATEGY_NAMES["uniform"]), arms[0])
@@ -62,7 +62,7 @@ def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figu
     return figures
 
 
-def _language(log: FrameLog, knobs: Knobs, arms: list[str], step: int | None) -> dict[str, Figure]:
+def _language(log: Log, knobs: Knobs, arms: list[str], step: int | None) -> dict[str, Figure]:
     return {
         "domains": dot_figure(
             log,
@@ -87,7 +87,7 @@ def _language(log: FrameLog, knobs: Knobs, arms: list[str], step: int | None) ->
     }
 
 
-def _regression(log: FrameLog, knobs: Knobs, arms: list[str], step: int | None) -> dict[str, Figure]:
+def _regression(log: Log, knobs: Knobs, arms: list[str], step: int | None) -> dict[str, Figure]:
     return {
         "bound": line_figure(
             log,

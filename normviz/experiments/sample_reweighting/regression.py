@@ -152,8 +152,8 @@ def _step(learner: Learner, step: int, knobs: Knobs) -> Frame:
     held_out = learner.held_out_loss()
     if not math.isfinite(held_out) or held_out > 1e12:
         learner.diverged = True
-        event = f"diverged at step {step}: the held-out loss is {held_out:.3g}"
-        return Frame(step, learner.arm, learner.seed, {"loss": math.inf, "heldout_loss": math.inf}, event)
+        why = f"the held-out loss is {held_out:.3g}"
+        return Frame.diverged(step, learner.arm, learner.seed, why, lost=["loss", "heldout_loss"])
     losses, weights = learner.update()
     source = learner.problem.source
     values: dict[str, Value] = {"loss": float(losses.mean()), "heldout_loss": held_out}

@@ -12,7 +12,7 @@ import pandas as pd
 from normviz.experiments.sample_reweighting.knobs import STRATEGY_NAMES, Knobs, arm_names, sources
 from normviz.figures import Figure, colours
 from normviz.figures.vega import specification
-from normviz.frame import ArrayAt, FrameLog
+from normviz.frame import ArrayAt, Log
 
 __all__ = ["readable", "sample_rows_figure"]
 
@@ -33,7 +33,7 @@ def readable(codes: np.ndarray[Any, Any]) -> str:
     return "".join(chr(int(code)) for code in codes).replace("\n", "⏎").replace("\t", " ")
 
 
-def sample_rows_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def sample_rows_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
     """The text of the samples with the most and the least weight, of the first seed; radio buttons choose the arm."""
     arms = arm_names(knobs)
     wanted = ("sample_weight", "sample_loss", "sample_source", "sample_text")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from normviz.experiments.sample_reweighting.knobs import STRATEGY_NAMES, Knobs, arm_names, sources
 from normviz.figures import Figure, colours, dashes
 from normviz.figures.vega import specification
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["SCORES", "normalized_losses", "weight_curve_figure"]
 
@@ -43,7 +43,7 @@ def normalized_losses(losses: Array) -> Array:
     return np.zeros_like(losses) if high - low < 1e-6 else (2 * losses - high - low) / (high - low)
 
 
-def weight_curve_figure(log: FrameLog, knobs: Knobs, step: int | None) -> Figure:
+def weight_curve_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
     """Weight over uniform weight against normalised loss, with the samples of the newest batch on the curve."""
     arms = arm_names(knobs)
     losses = {e.arm: e for e in reversed(log.arrays("sample_loss", step)) if e.arm in arms}

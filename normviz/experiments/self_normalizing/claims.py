@@ -6,7 +6,7 @@ import numpy as np
 
 from normviz.claims import Claim, Measure, by_seed, paired_difference
 from normviz.experiments.self_normalizing.knobs import ALPHA_DROPOUT, SNN, Knobs, arm_name
-from normviz.frame import FrameLog
+from normviz.frame import Log
 
 __all__ = ["CLAIMS"]
 
@@ -18,14 +18,14 @@ DEEP = 32
 
 
 def _value(name: str) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
         return by_seed(log.scalars(name))
 
     return measure
 
 
 def _final(name: str, arm: str, baseline: str, window: int) -> Measure:
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         return paired_difference(log, name, arm, baseline, window=window) if knobs.depth >= DEEP else {}
 
     return measure
@@ -34,7 +34,7 @@ def _final(name: str, arm: str, baseline: str, window: int) -> Measure:
 def _worst_variance(arm: str) -> Measure:
     """Largest |log2 variance| of a hidden layer over the whole training."""
 
-    def measure(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
         if (knobs.fixed_mean, knobs.fixed_var) != (0.0, 1.0):
             return {}
         worst: dict[int, float] = {}
@@ -47,7 +47,7 @@ def _worst_variance(arm: str) -> Measure:
     return measure
 
 
-def _cost_of_depth(log: FrameLog, knobs: Knobs) -> dict[int, float]:
+def _cost_of_depth(log: Log, knobs: Knobs) -> dict[int, float]:
     """Accuracy that the greater depth gains over the smaller, SNN's minus ReLU + BN's."""
     if len(knobs.depths()) < 2:
         return {}

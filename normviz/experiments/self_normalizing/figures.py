@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from normviz.experiments.self_normalizing.knobs import Knobs, arm_name, arm_names
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure, strips_figure
-from normviz.frame import FrameLog
+from normviz.frame import Log
 from normviz.norms.selu_moments import iterate_moment_map
 
 __all__ = ["HISTOGRAM_RANGE", "THEORY", "draw", "drawn_layers"]
@@ -25,7 +25,7 @@ def drawn_layers(depth: int) -> list[int]:
     return sorted({round(float(layer)) for layer in np.linspace(1, depth, min(depth, 6))})
 
 
-def _theory(log: FrameLog, knobs: Knobs) -> NDArray[np.float64] | None:
+def _theory(log: Log, knobs: Knobs) -> NDArray[np.float64] | None:
     """Mean and variance (depth + 1, 2) predicted from those of the inputs; None before they are known."""
     start = [log.arrays(f"{moment}_by_layer", 0) for moment in ("mean", "var")]
     if not all(start):
@@ -39,7 +39,7 @@ def _predicted(mean: float, var: float, depth: int, alpha: float, scale: float) 
     return iterate_moment_map(mean, var, depth, alpha=alpha, scale=scale)
 
 
-def draw(log: FrameLog, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
+def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
     """All figures for what the log holds, with the cursor at ``step``."""
     arms = arm_names(knobs)
     last = knobs.steps
