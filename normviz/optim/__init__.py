@@ -3,6 +3,7 @@
 from normviz.optim._matrix import MatrixOptimizer
 from normviz.optim._projected import ProjectedOptimizer
 from normviz.optim.conda import Conda, OrthogonalProjector, conda_param_groups
+from normviz.optim.distributed_normuon import DistributedNorMuon, simulate_sharded_step
 from normviz.optim.fira import (
     FiraAdamW,
     FiraRMSProp,
@@ -28,13 +29,7 @@ from normviz.optim.multinorm import (
 )
 from normviz.optim.muon import Muon
 from normviz.optim.newton_schulz import newton_schulz
-from normviz.optim.normuon import (
-    DistributedNorMuon,
-    NorMuon,
-    assign_owners,
-    neuron_normalize,
-    simulate_sharded_step,
-)
+from normviz.optim.normuon import NorMuon, assign_owners, neuron_normalize
 from normviz.optim.param_groups import split_matrix_params
 from normviz.optim.plasticity import L2, NoisyUpdates, RegenerativeL2, shrink_and_perturb_
 from normviz.optim.redo import ReDO
