@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from normviz.engine.store import RunStore, StoreError
 from normviz.experiments import Run
@@ -35,16 +35,13 @@ class Keeper:
 
     def begin(self, run: Run) -> None:
         """A run has started."""
-        if self._store is None:
-            return
-        try:
-            self._store.create(run)
-        except StoreError as error:
-            self._complain(error)
-        else:
-            with self._lock:
-                self._kept.add(run.id)
-                self._message = None
+        if self._store is not None:
+            self._open(run, self._store.create)
+
+    def go_on(self, run: Run) -> None:
+        """A run that was kept has started again, with more seeds."""
+        if self._store is not None:
+            self._open(run, self._store.reopen)
 
     def add(self, run_id: str, frames: Sequence[Frame]) -> None:
         """A run has new frames."""
@@ -63,6 +60,16 @@ class Keeper:
                 self._store.finish(run)
             except StoreError as error:
                 self._complain(error)
+
+    def _open(self, run: Run, opening: Callable[[Run], None]) -> None:
+        try:
+            opening(run)
+        except StoreError as error:
+            self._complain(error)
+        else:
+            with self._lock:
+                self._kept.add(run.id)
+                self._message = None
 
     def _complain(self, error: StoreError) -> None:
         message = f"Runs are not being kept: {error}"

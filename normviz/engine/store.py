@@ -147,10 +147,28 @@ class RunStore:
                 with suppress(OSError):
                     writer.path.unlink()
                 raise self._cannot_write(error) from error
-            self._writers[run.id] = writer
-            if self._flusher is None:
-                self._flusher = threading.Thread(target=self._flush_late, name="store-flusher", daemon=True)
-                self._flusher.start()
+            self._track(run.id, writer)
+
+    def reopen(self, run: Run) -> None:
+        """Begin to store what is added to a run that was stored as done: its knobs, its status, further frames.
+
+        Raises:
+            StoreError: there is no such run, it is not done (another server may be adding to it), or the store is not
+                writable.
+        """
+        stored = self._row(run.id)
+        writer = _Writer(self._frames_path(run.id), frames=stored.frames, last_step=stored.last_step)
+        change = (
+            "UPDATE runs SET knobs = ?, status = ?, error = ?, started = ?, finished = NULL, owner = ? "
+            "WHERE id = ? AND status = 'done'"
+        )
+        values = (run.knobs.key(), run.status, run.error, run.started, self._owner, run.id)
+        with self._index(write=True) as index:
+            if not writer.path.exists():
+                raise StoreError(f"The frames of run {run.id} are no longer there.")
+            if index.execute(change, values).rowcount == 0:
+                raise StoreError(f"The run {run.id} is not stored as done.")
+            self._track(run.id, writer)
 
     def append(self, run_id: str, frames: Sequence[Frame]) -> None:
         """Add frames to a run that is being stored; they reach the disk within a second.
@@ -308,6 +326,13 @@ class RunStore:
 
     def _frames_path(self, run_id: str) -> Path:
         return self.path / "frames" / f"{run_id}.arrows"
+
+    def _track(self, run_id: str, writer: _Writer) -> None:
+        """From now on frames of a run are written; the caller holds the index."""
+        self._writers[run_id] = writer
+        if self._flusher is None:
+            self._flusher = threading.Thread(target=self._flush_late, name="store-flusher", daemon=True)
+            self._flusher.start()
 
     def _flush(self, run_id: str, writer: _Writer) -> None:
         """Write the frames that wait, and how many there are now."""

@@ -100,14 +100,14 @@ class Outbox:
 
 
 def run_job(request: dict[str, Any], control: ControlBlock, outbox: Outbox) -> None:
-    """Run one experiment to its end, its cancellation or its failure, and say which it was."""
+    """Train the seeds of one request to their end, their cancellation or their failure, and say which it was."""
     job = int(request["job"])
     outbox.job, outbox.error = job, None
     outbox.send("started")
     status, error, trace = "done", None, None
     try:
         experiment = find_experiment(request["package"])
-        knobs = experiment.knobs.parse(request["knobs"])
+        knobs = experiment.knobs.parse(request["knobs"]).for_seeds(request["seeds"])
         frames = iter(experiment.frames(knobs, request["device"]))
         try:
             if not _train(frames, control, outbox):
@@ -179,6 +179,13 @@ def _warm_up(threads: int) -> None:
     gc.freeze()
 
 
+def _accelerated() -> bool:
+    """Whether ``device="auto"`` is more than the CPU here."""
+    from normviz.training import resolve_device
+
+    return resolve_device("auto").type != "cpu"
+
+
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Take the protocol's pipes away from standard input and output, where prints could reach them."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -218,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     threading.Thread(target=_listen, args=(requests, inbox), name="requests", daemon=True).start()
     outbox = Outbox(replies, options.interval)
     _warm_up(options.threads)
-    outbox.send("ready")
+    outbox.send("ready", accelerated=_accelerated())
     while True:
         run_job(inbox.get(), control, outbox)
 

@@ -4,7 +4,12 @@ The server never trains and never loads PyTorch. Each worker process is started 
 runs one experiment after the other; a run begins within milliseconds and its first frame is sent at once. A thread per
 worker reads its messages, appends the frames to the run's log and to the store, and wakes whoever waits for them.
 
-- More runs than workers wait in a queue in which the owners (the page's visitors) take turns.
+- A run's seeds spread over the workers that no other run waits for, one part for each worker; the frames of the parts
+  join one log (:mod:`normviz.engine.merge`). Each network's numbers are those of a run in one worker, bit for bit.
+- More runs than workers wait in a queue in which the owners (the page's visitors) take turns. A run that has several
+  workers gives them back, down to one, at the next training step when others wait. The seeds of such a part are trained
+  again from their start when a worker is free again: the steps made until then are computed twice, and shown once.
+- A run that is done goes on with further seeds (:meth:`WorkerEngine.extend`).
 - A cancellation takes effect within one training step (:mod:`normviz.engine.control`); a worker that does not react to
   it is replaced.
 - A worker that dies fails only the run it had, and is replaced.
@@ -20,18 +25,20 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from normviz.engine.fair_queue import FairQueue
+from normviz.engine.job import Ending, Job, Part, parts_to_give_back, share_out, split_seeds
 from normviz.engine.keeper import Keeper
 from normviz.engine.process import WorkerProcess
 from normviz.engine.protocol import decode_frames
 from normviz.engine.resolve import find_experiment
-from normviz.engine.store import RunStore
+from normviz.engine.store import RunStore, StoreError
 from normviz.environment import environment
 from normviz.experiments import Experiment, Run
+from normviz.frame import Frame
 from normviz.knobs import KnobError, Knobs
 from normviz.validation import check_integer, check_real
 
@@ -48,21 +55,6 @@ PATIENCE = 10.0
 
 _GIVE_UP_AFTER = 3
 _LONGEST_BACKOFF = 60.0
-
-
-@dataclass(eq=False)
-class _Job:
-    """A run and where it is: in the queue, in a worker, or ended (neither)."""
-
-    run: Run
-    owner: str
-    number: int
-    changed: threading.Condition
-    worker: WorkerProcess | None = None
-    viewers: set[str] = field(default_factory=set)
-    attachments: int = 0
-    started: bool = False
-    cancelling: bool = False
 
 
 class WorkerEngine:
@@ -103,11 +95,13 @@ class WorkerEngine:
         )
         self._nice = check_integer("nice", nice, 0, 19)
         self._interval = check_real("publish_interval", publish_interval, 0.0, 10.0)
+        self._store = store
         self._keeper = Keeper(store)
         self._lock = threading.RLock()
-        self._jobs: dict[str, _Job] = {}
-        self._queue: FairQueue[_Job] = FairQueue()
-        self._workers: dict[WorkerProcess, _Job | None] = {}
+        self._jobs: dict[str, Job] = {}
+        self._queue: FairQueue[Job] = FairQueue()
+        self._workers: dict[WorkerProcess, Part | None] = {}
+        self._accelerated = False
         self._numbers = 0
         self._failed_starts = 0
         self._closed = False
@@ -141,14 +135,51 @@ class WorkerEngine:
             raise ValueError(f"The package {experiment.package!r} holds another experiment.")
         run = Run(experiment, knobs, device=str(device))
         with self._lock:
-            if self._closed:
-                raise RuntimeError("The engine is closed.")
-            self._numbers += 1
-            job = _Job(run, owner, self._numbers, threading.Condition(self._lock))
+            self._check_open()
+            job = Job(run, owner, self._next_number(), threading.Condition(self._lock))
             self._jobs[run.id] = job
             self._queue.push(job)
             self._dispatch()
         return run
+
+    def extend(self, run_id: str, seeds: int, *, owner: str | None = None) -> Run:
+        """Go on with a run that is done: train further seeds and add them to its log; returns at once.
+
+        The run keeps its id and its frames, in the store too; its knobs ask for so many seeds more, and only the new
+        ones are trained. A run that is cancelled before a new seed has started is what it was.
+
+        Args:
+            run_id: a run of this engine or of its store.
+            seeds: how many more.
+            owner: who asks; default: who asked for the run, or for a run from the store nobody in particular.
+
+        Returns:
+            The live run: of this engine the same object as before.
+
+        Raises:
+            KnobError: the experiment does not allow so many seeds; the message has the allowed range.
+            ValueError: the run has not ended as done, or its seeds cannot be trained apart.
+            StoreError: there is no such run, or it cannot be read.
+            RuntimeError: the engine is closed.
+        """
+        job = self._jobs.get(run_id)
+        if job is None:
+            if self._store is None:
+                raise StoreError(f"There is no run {run_id!r}.")
+            loaded = self._store.load(run_id)
+            job = Job(loaded, owner or "", 0, threading.Condition(self._lock))
+        with self._lock:
+            self._check_open()
+            job = self._jobs.setdefault(run_id, job)  # another thread may have been faster
+            knobs, new = job.run.with_more_seeds(seeds)
+            job.former, job.run.knobs = job.run.knobs, knobs
+            job.owner, job.number = job.owner if owner is None else owner, self._next_number()
+            job.plan(new)
+            job.run.status = "queued"
+            job.changed.notify_all()
+            self._queue.push(job)
+            self._dispatch()
+            return job.run
 
     def get(self, run_id: str) -> Run | None:
         """A live run or one of the last that ended; None if this engine does not know it (any more)."""
@@ -165,15 +196,13 @@ class WorkerEngine:
         """End a run: at once in the queue, within one training step in a worker. Unknown and ended runs are ignored."""
         with self._lock:
             job = self._jobs.get(run_id)
-            if job is None or job.cancelling:
+            if job is None or job.cancelling or not job.run.live:
                 return
-            waits = job in self._queue
-            if waits:
-                self._queue.remove(job)
-            elif job.worker is not None:
-                job.cancelling = True
-                job.worker.control.cancel(job.number)
-                self._later(PATIENCE, lambda: self._kill_unresponsive(job))
+            job.cancelling = True
+            if job.pending:
+                job.outcome = job.outcome or ("cancelled", None)
+            waits = not job.parts
+            self._stop(job)
         if waits:
             self._end(job, "cancelled")
 
@@ -234,7 +263,7 @@ class WorkerEngine:
     def worker_pids(self) -> dict[int, str | None]:
         """The process id of each worker, with the id of the run it has."""
         with self._lock:
-            return {worker.pid: job.run.id if job else None for worker, job in self._workers.items()}
+            return {w.pid: part.job.run.id if part else None for w, part in self._workers.items()}
 
     def close(self) -> None:
         """Cancel all runs and end all workers; also called when the interpreter ends."""
@@ -242,9 +271,9 @@ class WorkerEngine:
             if self._closed:
                 return
             self._closed = True
-            waiting = self._queue.order()
-            for job in waiting:
-                self._queue.remove(job)
+            waiting = [job for job in self._jobs.values() if job.run.live and not job.parts]
+            for job in self._jobs.values():
+                self._forget_pending(job)
             workers = list(self._workers)
         atexit.unregister(self.close)
         for job in waiting:
@@ -253,6 +282,14 @@ class WorkerEngine:
             worker.close()
         for worker in workers:
             worker.join()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("The engine is closed.")
+
+    def _next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
 
     def _start_worker(self) -> None:
         """Start one more worker; the next is started when it is ready, so that the first is ready soonest."""
@@ -282,65 +319,95 @@ class WorkerEngine:
             hopeless = self._failed_starts >= _GIVE_UP_AFTER and not any(w.ready for w in self._workers)
             waiting = self._queue.order() if hopeless else []
             for job in waiting:
-                self._queue.remove(job)
+                self._forget_pending(job)
         for job in waiting:
             self._end(job, "failed", reason)
 
     def _dispatch(self) -> None:
-        """Give waiting runs to idle workers; the caller holds the lock."""
-        for worker, job in self._workers.items():
-            if worker.ready and job is None and (entry := self._queue.pop()) is not None:
-                entry.worker = worker
-                self._workers[worker] = entry
-                run = entry.run
-                run.begin()
-                entry.changed.notify_all()
-                request = {"package": run.experiment.package, "knobs": run.knobs.model_dump(mode="json")}
-                worker.forget_words()
-                worker.send({"kind": "run", "job": entry.number, "device": run.device, **request})
+        """Give waiting runs and seeds to idle workers; the caller holds the lock.
+
+        Each waiting run gets one worker. What is left goes to the runs that have seeds left, also to those that have
+        only just begun: their seeds are split for the workers that are idle now and for those that will be soon
+        (still starting, or ending a cancelled part), which take what is left for them when they are.
+        """
+        idle = [worker for worker, part in self._workers.items() if worker.ready and part is None]
+        given: dict[Job, int] = {}
+        while len(given) < len(idle) and (job := self._queue.pop()) is not None:
+            given[job] = 1
+        spare = len(idle) - len(given)
+        ending = sum(part is not None and self._is_ending(part) for part in self._workers.values())
+        starting = sum(not worker.ready for worker in self._workers)
+        takers = [*given, *(job for job in self._jobs.values() if job.takes_workers)]
+        room = [(job, len(job.pending) if self._is_divisible(job) else 1) for job in takers]
+        share_out(room, spare, given)
+        expected = dict(given)
+        share_out(room, max(0, ending + starting - len(self._queue)), expected)
+        for job, count in given.items():
+            groups = split_seeds(job.pending, expected[job])
+            job.pending = tuple(seed for group in groups[count:] for seed in group)
+            for seeds in groups[:count]:
+                self._give(idle.pop(0), job, seeds)
+        for part in parts_to_give_back(self._jobs.values(), len(self._queue) - ending):
+            part.returning = True
+            part.worker.control.cancel(part.number)
+
+    def _is_ending(self, part: Part) -> bool:
+        return part.returning or part.job.cancelling or part.job.outcome is not None
+
+    def _is_divisible(self, job: Job) -> bool:
+        """Whether a run's seeds may be trained apart; an accelerator trains them together faster."""
+        device = job.run.device.partition(":")[0]
+        return job.run.experiment.divisible and (
+            device == "cpu" or (device == "auto" and not self._accelerated)
+        )
+
+    def _give(self, worker: WorkerProcess, job: Job, seeds: tuple[int, ...]) -> None:
+        part = Part(job, self._next_number(), seeds, worker)
+        self._workers[worker] = part
+        job.parts.append(part)
+        run = job.run
+        if run.status == "queued":
+            run.begin()
+            job.changed.notify_all()
+        request = {"package": run.experiment.package, "knobs": run.knobs.model_dump(mode="json")}
+        worker.forget_words()
+        worker.send({"kind": "run", "job": part.number, "device": run.device, "seeds": seeds, **request})
 
     def _on_message(self, worker: WorkerProcess, header: dict[str, Any], payload: bytes) -> None:
         """In the worker's reader thread: a message has come."""
-        job = self._workers[worker]
+        part = self._workers[worker]
         match header["kind"]:
             case "ready":
                 with self._lock:
                     worker.control.unlink()
                     worker.ready = True
+                    self._accelerated = bool(header["accelerated"])
                     self._failed_starts = 0
                     self._dispatch()
                 self._start_worker()
-            case "started" if job is not None:
-                job.started = True
-                self._keeper.begin(job.run)
-            case "frames" if job is not None:
+            case "started" if part is not None:
+                part.started = True
+                with part.job.merging:
+                    self._keep(part.job)
+            case "frames" if part is not None:
                 frames = decode_frames(payload)
-                job.run.log.extend(frames)
-                with self._lock:
-                    job.changed.notify_all()
-                self._keeper.add(job.run.id, frames)
-            case "end" if job is not None:
+                with part.job.merging:
+                    self._add(part.job, part.job.merge.add(part.seeds, part.seen, frames))
+            case "end" if part is not None:
                 if header["traceback"]:
-                    logger.error("run %s failed:\n%s", job.run.id, header["traceback"])
-                with self._lock:
-                    self._release(worker)
-                    self._dispatch()
-                self._end(job, header["status"], header["error"])
+                    logger.error("run %s failed:\n%s", part.job.run.id, header["traceback"])
+                self._end_part(part, header["status"], header["error"])
 
     def _on_exit(self, worker: WorkerProcess, reason: str) -> None:
         """In the worker's reader thread: the process has ended."""
         with self._lock:
-            job = self._release(worker)
-            del self._workers[worker]
-            if job is not None and not (job.started or job.cancelling or self._closed):
-                # The worker was dead before it got the request: the run waits for another one.
-                job.run.status, job.run.started = "queued", None
-                self._queue.push(job)
-                self._dispatch()
-                job = None
-        if job is not None:
-            wanted = job.cancelling or self._closed
-            self._end(job, "cancelled" if wanted else "failed", None if wanted else reason)
+            part = self._workers.pop(worker)
+            wanted = self._closed or (part is not None and part.job.cancelling)
+        if part is not None:
+            # Before it has started, the worker was dead before it got the request: the seeds wait for another one.
+            part.returning = part.returning if part.started else not wanted
+            again = wanted or not part.started
+            self._end_part(part, "cancelled" if again else "failed", None if again else reason)
         if self._closed:
             return
         if worker.ready:
@@ -349,25 +416,76 @@ class WorkerEngine:
         else:
             self._retry_start(f"No worker process can be started. {reason}")
 
-    def _release(self, worker: WorkerProcess) -> _Job | None:
-        job = self._workers[worker]
-        self._workers[worker] = None
-        if job is not None:
-            job.worker = None
-        return job
-
     # -- the course of a run -----------------------------------------------------------------------------------------
 
-    def _end(
-        self, job: _Job, status: Literal["done", "cancelled", "failed"], error: str | None = None
-    ) -> None:
+    def _keep(self, job: Job) -> None:
+        """Tell the store of a run that has started; the caller holds the run's ``merging``."""
+        if not job.kept:
+            job.kept = True
+            if job.former is None:
+                self._keeper.begin(job.run)
+            else:
+                self._keeper.go_on(job.run)
+
+    def _add(self, job: Job, frames: list[Frame]) -> None:
+        """Show frames and store them; the caller holds the run's ``merging``."""
+        if frames:
+            job.run.log.extend(frames)
+            with self._lock:
+                job.changed.notify_all()
+            self._keeper.add(job.run.id, frames)
+
+    def _end_part(self, part: Part, status: Ending, error: str | None) -> None:
+        """A worker has ended its part, or has ended itself."""
+        job = part.job
+        back = part.returning and status == "cancelled" and not job.cancelling
+        if not back:
+            with job.merging:
+                self._add(job, job.merge.end(part.seeds))
+        with self._lock:
+            job.parts.remove(part)
+            if part.worker in self._workers:
+                self._workers[part.worker] = None
+            if back and job.outcome is None and not self._closed:
+                job.pending = tuple(sorted((*job.pending, *part.seeds)))
+            elif status != "done" and job.outcome is None:
+                job.outcome = (status, error)
+                self._stop(job)
+            ended = not job.parts and not job.pending
+            if not ended and not job.parts:
+                if not job.kept:
+                    job.run.status, job.run.started = "queued", None
+                if job.run.status != "paused":
+                    self._queue.push(job)
+            self._dispatch()
+        if ended:
+            self._end(job, *(job.outcome or ("done", None)))
+
+    def _stop(self, job: Job) -> None:
+        """Let a run end: what it has in workers within a step, what waits at once; the caller holds the lock."""
+        self._forget_pending(job)
+        for part in job.parts:
+            part.worker.control.cancel(part.number)
+            self._later(PATIENCE, partial(self._kill_unresponsive, part))
+
+    def _forget_pending(self, job: Job) -> None:
+        job.pending = ()
+        if job in self._queue:
+            self._queue.remove(job)
+
+    def _end(self, job: Job, status: Ending, error: str | None = None) -> None:
         """Store how a run ended, then show it: who sees it ended finds it whole in the store."""
         run = job.run
         ended = copy.copy(run)
-        ended.end(status, error)
-        self._keeper.end(ended)
+        if job.former is not None and not job.kept:  # no new seed has started: it is what it was
+            run.knobs = job.former
+            ended.status = "done"
+        else:
+            ended.end(status, error)
+            self._keeper.end(ended)
         with self._lock:
             run.finished, run.error, run.status = ended.finished, ended.error, ended.status
+            job.former = None
             job.changed.notify_all()
             self._forget_old()
 
@@ -382,22 +500,30 @@ class WorkerEngine:
         before, after = ("running", "paused") if paused else ("paused", "running")
         with self._lock:
             job = self._jobs.get(run_id)
-            if job is not None and job.worker is not None and job.run.status == before:
-                job.worker.control.pause(job.number if paused else 0)
-                job.run.status = after  # type: ignore[assignment]
-                job.changed.notify_all()
+            if job is None or job.run.status != before or job.outcome is not None:
+                return
+            job.run.status = after  # type: ignore[assignment]
+            for part in job.parts:
+                part.worker.control.pause(part.number if paused else 0)
+            if paused and job in self._queue:
+                self._queue.remove(job)
+            elif not paused:
+                if not job.parts:
+                    self._queue.push(job)
+                self._dispatch()
+            job.changed.notify_all()
 
-    def _cancel_unwatched(self, job: _Job, attachments: int) -> None:
+    def _cancel_unwatched(self, job: Job, attachments: int) -> None:
         with self._lock:
             unwatched = not job.viewers and job.attachments == attachments
         if unwatched:
             self.cancel(job.run.id)
 
-    def _kill_unresponsive(self, job: _Job) -> None:
+    def _kill_unresponsive(self, part: Part) -> None:
         with self._lock:
-            if job.worker is not None:
-                logger.warning("worker %s did not react to a cancellation", job.worker.pid)
-                job.worker.kill()
+            if part in part.job.parts:
+                logger.warning("worker %s did not react to a cancellation", part.worker.pid)
+                part.worker.kill()
 
     def _later(self, seconds: float, action: Callable[[], Any]) -> None:
         timer = threading.Timer(seconds, action)

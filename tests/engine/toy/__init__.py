@@ -16,6 +16,8 @@ class ToyKnobs(Knobs):
     mode: Literal["train", "print", "raise", "exit", "slow", "deaf", "odd"] = knob(
         "train", label="mode", help="How it behaves after the first step."
     )
+    seeds: int = knob(1, 1, 6, label="seeds", help="Members of each variant.")
+    only: int = knob(-1, -1, 9, label="only", help="The seed that misbehaves; -1: all.")
     arms: tuple[Literal["a", "b"], ...] = knob(("a",), label="arms", help="Variants.")
     tag: float = knob(0.0, -1e9, 1e9, label="tag", help="A number that every frame carries.")
     tally: str = knob("", high=300, label="tally", help="File that gets one byte for each step made.")

@@ -23,24 +23,26 @@ def frames(knobs: ToyKnobs, device: str) -> Iterator[Frame]:
 def _frames(knobs: ToyKnobs) -> Iterator[Frame]:
     try:
         for step in range(knobs.steps + 1):
-            if step:
-                time.sleep(knobs.delay / 1000)
-                if knobs.tally:
-                    with Path(knobs.tally).open("ab") as file:
-                        file.write(b".")
-            for arm in knobs.arms:
-                yield Frame(step, arm, 0, _values(knobs, step), event="began" if step == 0 else None)
-            if step == 1:
-                _misbehave(knobs.mode)
+            for seed in knobs.seed_range():
+                if step:
+                    time.sleep(knobs.delay / 1000)
+                    if knobs.tally:
+                        with Path(knobs.tally).open("ab") as file:
+                            file.write(b".")
+                for arm in knobs.arms:
+                    event = "began" if step == 0 else None
+                    yield Frame(step, arm, seed, _values(knobs, step, seed), event)
+                if step == 1 and knobs.only in (-1, seed):
+                    _misbehave(knobs.mode)
     finally:
         if knobs.tally:
             Path(knobs.tally + ".closed").touch()
 
 
-def _values(knobs: ToyKnobs, step: int) -> dict[str, object]:
+def _values(knobs: ToyKnobs, step: int, seed: int) -> dict[str, object]:
     torch = sys.modules.get("torch")
     values: dict[str, object] = {
-        "loss": 1.0 / (step + 1),
+        "loss": 1.0 / (step + 1 + seed),
         "tag": knobs.tag,
         "threads": torch.get_num_threads() if torch else 0,
         "map": np.full((2, 3), step, dtype=np.float32),
