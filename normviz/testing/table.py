@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from normviz.catalog import PAPERS
 from normviz.testing.contracts import Contract, in_place
-from normviz.testing.rows import adaptive, attention, decoding, norms, optim, residual, schedules, weighting
+from normviz.testing.rows import (
+    adapters,
+    adaptive,
+    attention,
+    decoding,
+    norms,
+    optim,
+    residual,
+    schedules,
+    weighting,
+)
 
 __all__ = ["TABLE", "catalog_methods", "pending_methods", "rows_of"]
 
@@ -16,6 +26,7 @@ TABLE: list[Contract] = [
     *residual.ROWS,
     *weighting.ROWS,
     *adaptive.ROWS,
+    *adapters.ROWS,
     *decoding.ROWS,
 ]
 

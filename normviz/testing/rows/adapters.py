@@ -1,0 +1,225 @@
+"""Rows of :mod:`normviz.adapters`."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from normviz import adapters
+from normviz.testing._values import Inputs
+from normviz.testing.assertions import Bad
+from normviz.testing.contracts import Contract, FunctionContract, LayerContract
+
+__all__ = ["ROWS"]
+
+
+def covariance(size: int = 6) -> torch.Tensor:
+    """[size, size], of inputs in which the coordinates differ in size."""
+    x = torch.randn(40, size) * torch.linspace(0.5, 2, size)
+    return x.mT @ x / 40
+
+
+def linear(**options: Any) -> adapters.LoRALinear:
+    """An adapter on a layer [5, 6]."""
+    return adapters.LoRALinear(nn.Linear(6, 5), **{"r": 2, "alpha": 3.0, **options})
+
+
+def linear_inputs() -> Inputs:
+    """[4, 3, 6]."""
+    return (torch.randn(4, 3, 6),)
+
+
+def tokens() -> Inputs:
+    """[N, L, E] = [2, 20, 4], small enough for scores within a few units."""
+    return (torch.randn(2, 20, 4) / 2,)
+
+
+def attention(**options: Any) -> adapters.LoRAAttention:
+    """Two heads of two channels."""
+    return adapters.LoRAAttention(**{"embed_dim": 4, "num_heads": 2, "r": 2, **options})
+
+
+def head() -> Inputs:
+    """x1, x2, x3 [20, 3], target [20, 2] and three weights [2, 3]."""
+    return (*torch.randn(3, 20, 3) / 2, torch.randn(20, 2), *torch.randn(3, 2, 3) / 2)
+
+
+def head_with(position: int, *shape: int, dtype: torch.dtype = torch.float32) -> Any:
+    """Those of :func:`head` with one that must be refused."""
+
+    def inputs() -> Inputs:
+        given = list(head())
+        given[position] = torch.zeros(shape, dtype=dtype)
+        return tuple(given)
+
+    return inputs
+
+
+def decomposed() -> Inputs:
+    """W [5, 6], its inputs' covariance [6, 6], rank 2."""
+    return torch.randn(5, 6), covariance(), 2
+
+
+def queries_and_keys() -> Inputs:
+    """q, k [2, 20, 2], the scale, the coefficients of the Taylor polynomial of degree 4."""
+    return *torch.randn(2, 2, 20, 2) / 2, 0.7, adapters.exp_polynomial("taylor", 4, 1.0)
+
+
+def float64(dtype: torch.dtype) -> torch.dtype:  # noqa: ARG001
+    """Factors are float64 whatever they are made of."""
+    return torch.float64
+
+
+LORA = (
+    Bad({"r": 0}),
+    Bad({"r": 6}),
+    Bad({"alpha": 0.0}),
+    Bad({"init": "loftq"}),
+    Bad({"dropout": 1.0}),
+    Bad({"sigma_fuse": "S"}),
+    Bad({"damp": 0.0}),
+    Bad({"init": "corda_ipm"}, names="covariance"),
+    Bad({"init": "corda_kpm", "covariance": torch.eye(5)}, names="covariance"),
+    Bad({"init": "corda_kpm", "covariance": torch.zeros(6, 6)}, names="covariance"),
+)
+ATTENTION = (
+    Bad({"num_heads": 3}, names="embed_dim"),
+    Bad({"r": 5}),
+    Bad({"alpha": 0.0}),
+    Bad({"adapt": ()}),
+    Bad({"adapt": ("q", "o")}),
+    Bad({"method": "performer"}),
+    Bad({"degree": -1}),
+    Bad({"poly": "pade"}),
+    Bad({"eps": 1.0}),
+    Bad({"scale": math.nan}),
+    Bad({"max_rank": 0}),
+    Bad(inputs=lambda: (torch.zeros(2, 20, 5),), names="x"),
+    Bad(inputs=lambda: (torch.zeros(2, 20, 4, dtype=torch.long),), names="x", error=TypeError),
+)
+GRADIENTS = (
+    Bad({"method": "performer"}),
+    Bad({"degree": -1}),
+    Bad({"poly": "pade"}),
+    Bad({"eps": 1.0}),
+    Bad({"radius": -1.0}),
+    Bad({"scale": math.inf}),
+    Bad({"max_rank": 0}),
+    Bad(inputs=head_with(1, 19, 3), names="x2"),
+    Bad(inputs=head_with(3, 19, 2), names="target"),
+    Bad(inputs=head_with(5, 2, 4), names="wk"),
+    Bad(inputs=head_with(0, 20, 3, dtype=torch.long), names="x1", error=TypeError),
+)
+# LoRAAttention has differentiable=False in its rows because its frozen weights have no gradient.
+VALUES = "the damping is chosen by looking at the covariance's values"
+
+ROWS: list[Contract] = [
+    LayerContract(method="normviz.adapters.LoRALinear", make=linear, inputs=linear_inputs, bad=LORA),
+    LayerContract(
+        method="normviz.adapters.LoRALinear",
+        variant="corda",
+        make=lambda **options: linear(**{"init": "corda_kpm", "covariance": covariance(), **options}),
+        inputs=linear_inputs,
+        bad=[Bad({"covariance": None})],
+    ),
+    LayerContract(
+        method="normviz.adapters.LoRALinear",
+        variant="dropout",
+        make=partial(linear, init="pissa", dropout=0.3),
+        inputs=linear_inputs,
+        random=True,
+        skip=dict.fromkeys(("bfloat16", "float32", "autocast"), "draws differ between dtypes")
+        | {"compile": "the compiler draws in another order"},
+    ),
+    FunctionContract(
+        method="normviz.adapters.corda_init",
+        inputs=decomposed,
+        differentiable=False,
+        options={"mode": "ipm", "alpha": 3.0},
+        skip=dict.fromkeys(("device", "vmap", "compile"), VALUES),
+        bad=[
+            Bad({"mode": "kpa"}),
+            Bad({"alpha": 0.0}),
+            Bad({"sigma_fuse": "S"}),
+            Bad({"damp": 0.0}),
+            Bad(inputs=lambda: (torch.zeros(5, 6), torch.eye(5), 2), names="C"),
+            Bad(inputs=lambda: (torch.zeros(5, 6), torch.zeros(6, 6), 2), names="C"),
+            Bad(inputs=lambda: (torch.zeros(5, 6), torch.eye(6), 6), names="r"),
+            Bad(inputs=lambda: (torch.zeros(5, 6).long(), torch.eye(6), 2), names="W", error=TypeError),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adapters.pissa_init",
+        inputs=lambda: (torch.randn(5, 6), 2),
+        differentiable=False,
+        bad=[
+            Bad({"alpha": 0.0}),
+            Bad(inputs=lambda: (torch.zeros(5, 6), 0), names="r"),
+            Bad(inputs=lambda: (torch.zeros(5), 1), names="W"),
+        ],
+    ),
+    LayerContract(
+        method="normviz.adapters.LoRAAttention",
+        make=attention,
+        inputs=tokens,
+        differentiable=False,
+        bad=ATTENTION,
+    ),
+    LayerContract(
+        method="normviz.adapters.LoRAAttention",
+        variant="lowrank",
+        make=partial(attention, method="lowrank", degree=4, adapt=("q", "k", "v")),
+        inputs=tokens,
+        differentiable=False,
+        bad=[Bad({"max_rank": 14})],
+    ),
+    LayerContract(
+        method="normviz.adapters.LoRAAttention",
+        variant="causal lowrank",
+        make=partial(attention, method="lowrank", degree=4, causal=True),
+        inputs=tokens,
+        differentiable=False,
+    ),
+    FunctionContract(
+        method="normviz.adapters.lora_attention_gradients",
+        inputs=head,
+        differentiable=False,
+        bad=GRADIENTS,
+    ),
+    FunctionContract(
+        method="normviz.adapters.lora_attention_gradients",
+        variant="lowrank",
+        inputs=head,
+        options={"method": "lowrank", "degree": 4, "radius": 3.0},
+        differentiable=False,
+        bad=[Bad({"max_rank": 14})],
+        skip={"compile": "the polynomial's error is returned as a number"},
+    ),
+    FunctionContract(
+        method="normviz.adapters.lowrank_attention_factors",
+        inputs=queries_and_keys,
+        output_dtype=float64,
+        bad=[
+            Bad({"max_rank": 14}),
+            Bad(inputs=lambda: (torch.ones(4), *queries_and_keys()[1:]), names="q"),
+            Bad(inputs=lambda: (torch.ones(4, 3), torch.ones(4, 2), 1.0, torch.ones(1)), names="k"),
+            Bad(inputs=lambda: (torch.ones(4, 2), torch.ones(4, 2), 1.0, torch.ones(1, 1)), names="coeffs"),
+            Bad(inputs=lambda: (torch.ones(4, 2), -torch.ones(4, 2), 2.0, torch.ones(2)), names="degree"),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adapters.required_degree",
+        inputs=lambda: (2.0, 1e-3),
+        tensors=False,
+        bad=[
+            Bad(inputs=lambda: (-1.0, 1e-3), names="radius"),
+            Bad(inputs=lambda: (50.0, 1e-3), names="radius"),
+            Bad(inputs=lambda: (1.0, 1.0), names="eps"),
+            Bad({"kind": "pade"}),
+        ],
+    ),
+]
