@@ -33,8 +33,9 @@ FLOORS: dict[str, int] = {
     "nouns": 0,
     "models": 1,
     **dict.fromkeys(METHODS, 1),
+    "adaptive": 2,  # learners and test-time adaptation act on the layers of norms
     "probes": 2,
-    "testing": 2,
+    "testing": 3,
     "figures": 3,
     "training": 3,
     "data": 3,
@@ -51,6 +52,20 @@ CLI = ("cli", "_cli_app", "_cli_flags", "_cli_output")
 TORCH_FREE_ROOMS = ("nouns", "figures", "experiments", "engine", "ui", "cli")
 WITH_TORCH = ("normviz.module_roles", "normviz.experiments.watch")
 """Modules of torch-free rooms that need PyTorch, beside what an experiment's ``frames`` train with."""
+
+PRIVATE_IMPORTS = {
+    (
+        "normviz.experiments.attention_entropy.kernels",
+        "normviz.attention._feature_maps.orthogonal_projection",
+    ),
+    ("normviz.experiments.evolving_layers.candidates", "normviz.norms._evonorm_language.ARITIES"),
+    ("normviz.experiments.evolving_layers.expression", "normviz.norms._evonorm_graph.FIRST_NODE"),
+    ("normviz.experiments.evolving_layers.expression", "normviz.norms._evonorm_graph.LEAVES"),
+    ("normviz.experiments.evolving_layers.expression", "normviz.norms._evonorm_language.AGGREGATIONS"),
+    ("normviz.experiments.evolving_layers.expression", "normviz.norms._evonorm_language.ELEMENTWISE"),
+}
+"""Private names that a room takes from another, to be emptied: ``normviz.attention`` and ``normviz.norms`` export each of
+them now, and the experiments are to import them from there."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,51 @@ def _resolved(base: str, name: str) -> str:
 
 def inside(target: str) -> bool:
     return target.partition(".")[0] in ("normviz", "models", "pages", "app")
+
+
+def private_imports(module: str, source: str, path: Path) -> list[str]:
+    """Names with a leading underscore, or below one, that ``module`` imports from another room."""
+    found = []
+    for node in _statements(ast.parse(source), typing_too=True):
+        bases = _targets(node, module, path)
+        for base, alias in zip(bases, node.names, strict=True):
+            full = (
+                base
+                if isinstance(node, ast.Import) or base.endswith(f".{alias.name}")
+                else f"{base}.{alias.name}"
+            )
+            private = any(part.startswith("_") and not part.endswith("__") for part in full.split("."))
+            if private and inside(full) and room(full) != room(module):
+                found.append(full)
+    return found
+
+
+def test_no_room_imports_private_names_of_another() -> None:
+    found = {
+        (module, name)
+        for module, path in modules().items()
+        for name in private_imports(module, path.read_text(encoding="utf-8"), path)
+    }
+    assert found == PRIVATE_IMPORTS
+
+
+@pytest.mark.parametrize(
+    ("statement", "names"),
+    [
+        ("from normviz.optim._matrix import as_matrix", ["normviz.optim._matrix.as_matrix"]),
+        ("from normviz.optim import _matrix", ["normviz.optim._matrix"]),
+        ("from normviz.optim.muon import _private", ["normviz.optim.muon._private"]),
+        ("import normviz.optim._matrix as m", ["normviz.optim._matrix"]),
+        ("def f():\n    from ..optim._matrix import as_matrix", ["normviz.optim._matrix.as_matrix"]),
+        ("from normviz import __version__, frame", []),
+        ("from normviz.probes._own import helper", []),
+        ("from torch._C import _functorch", []),
+        ("from normviz.optim import Muon", []),
+    ],
+)
+def test_private_imports_are_found(statement: str, names: list[str]) -> None:
+    home = modules()["normviz.probes.spectrum"]
+    assert private_imports("normviz.probes.spectrum", statement, home) == names
 
 
 def test_every_module_has_a_floor() -> None:

@@ -1,5 +1,6 @@
 """Attention mechanisms, one file per paper or concept."""
 
+from normviz.attention._feature_maps import orthogonal_projection
 from normviz.attention.nalaformer import (
     NaLaFormer,
     NaLaFormerBlock,
@@ -27,6 +28,7 @@ __all__ = [
     "focused_linear_attention",
     "linear_attention",
     "norm_aware_linear_attention",
+    "orthogonal_projection",
     "performer_attention",
     "pola_linear_attention",
     "positive_sequence_entropy",

@@ -10,10 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "AGGREGATIONS",
     "ALPHA01",
     "ALPHA_PRIME",
+    "ARITIES",
+    "ELEMENTWISE",
     "EVONORM_GRAPHS",
+    "FIRST_NODE",
     "LAMBDA01",
+    "LEAVES",
     "NORM_NAMES",
     "PRIMITIVES",
     "SELU",
@@ -106,10 +111,15 @@ __all__ = [
 ]
 
 _HOME = {
+    "AGGREGATIONS": "_evonorm_language",
     "ALPHA01": "self_normalizing",
     "ALPHA_PRIME": "self_normalizing",
+    "ARITIES": "_evonorm_language",
+    "ELEMENTWISE": "_evonorm_language",
     "EVONORM_GRAPHS": "_evonorm_graph",
+    "FIRST_NODE": "_evonorm_graph",
     "LAMBDA01": "self_normalizing",
+    "LEAVES": "_evonorm_graph",
     "NORM_NAMES": "factory",
     "PRIMITIVES": "evonorm_search",
     "SELU": "self_normalizing",
@@ -203,6 +213,8 @@ _HOME = {
 """Module of each public name."""
 
 if TYPE_CHECKING:
+    from normviz.norms._evonorm_graph import FIRST_NODE, LEAVES
+    from normviz.norms._evonorm_language import AGGREGATIONS, ARITIES, ELEMENTWISE
     from normviz.norms.adab2n import (
         AdaB2N,
         AdaptiveBalanceBatchNorm1d,
