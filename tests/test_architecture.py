@@ -64,8 +64,8 @@ PRIVATE_IMPORTS = {
     ("normviz.experiments.evolving_layers.expression", "normviz.norms._evonorm_language.AGGREGATIONS"),
     ("normviz.experiments.evolving_layers.expression", "normviz.norms._evonorm_language.ELEMENTWISE"),
 }
-"""Private names that a room takes from another, to be emptied: ``normviz.attention`` and ``normviz.norms`` export each of
-them now, and the experiments are to import them from there."""
+"""Private names that a room takes from another, to be emptied: ``normviz.attention`` and ``normviz.norms`` export each
+of them now, and the experiments are to import them from there."""
 
 
 @dataclass(frozen=True)
