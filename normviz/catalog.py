@@ -233,7 +233,7 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "adab2n", "Overcoming Recency Bias of Normalization Statistics in Continual Learning",
             "Lyu, Wang, Zhang, Sun, Su, Zhu, Jing", 2023, "2310.08855", "shifting-statistics",
-            "norms.AdaptiveBalanceBatchNorm2d norms.ContinualNorm2d",
+            "norms.AdaptiveBalanceBatchNorm2d norms.ContinualNorm2d adaptive.ERACE adaptive.DERPlusPlus",
         ),
         _paper(
             "alpha-bn", "Test-time Batch Statistics Calibration for Covariate Shift", "You, Li, Zhao", 2021,
@@ -263,7 +263,7 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "refined-schedule", "When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement",
             "Defazio, Cutkosky, Mehta, Mishchenko", 2023, "2310.07831", "schedule-refinement",
-            "schedules.refine_schedule schedules.RefinedScheduleLR",
+            "schedules.refine_schedule schedules.RefinedScheduleLR schedules.ScheduledIterates",
         ),
         _paper(
             "adadagrad", "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods",
