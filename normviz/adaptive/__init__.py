@@ -1,5 +1,15 @@
 """Adaptive data analysis and active learning, one file per paper or concept."""
 
+from normviz.adaptive import corruptions
+from normviz.adaptive.continual import (
+    ERACE,
+    DERPlusPlus,
+    ReservoirBuffer,
+    RingBuffer,
+    average_accuracy,
+    er_ace_mask,
+    forgetting,
+)
 from normviz.adaptive.data_analysis import (
     BudgetExhausted,
     EmpiricalMechanism,
@@ -26,22 +36,50 @@ from normviz.adaptive.data_analysis import (
     thresholdout_parameters,
     transfer_sample_size,
 )
+from normviz.adaptive.tta import (
+    CoreLoss,
+    EntropyLoss,
+    OnlineAdapter,
+    adabn,
+    alpha_bn,
+    class_correlation,
+    core,
+    source,
+    tbn,
+    tbn_ema,
+    tent,
+)
 
 __all__ = [
+    "ERACE",
     "BudgetExhausted",
+    "CoreLoss",
+    "DERPlusPlus",
     "EmpiricalMechanism",
+    "EntropyLoss",
     "FreedmanParadox",
     "GaussianMechanism",
     "LaplaceMechanism",
     "MedianMechanism",
+    "OnlineAdapter",
     "PrivateMultiplicativeWeights",
+    "ReservoirBuffer",
     "ReusableHoldoutExperiment",
+    "RingBuffer",
     "SampleSplittingMechanism",
     "SparseValidate",
     "StatisticalQueryMechanism",
     "Thresholdout",
     "ThresholdoutAnswer",
+    "adabn",
+    "alpha_bn",
+    "average_accuracy",
+    "class_correlation",
+    "core",
+    "corruptions",
+    "er_ace_mask",
     "expected_attack_accuracy",
+    "forgetting",
     "freedman_paradox",
     "gaussian_privacy",
     "holdout_selection",
@@ -49,7 +87,11 @@ __all__ = [
     "reusable_holdout_experiment",
     "sample_size",
     "sign_aggregation_attack",
+    "source",
     "sparse_privacy",
+    "tbn",
+    "tbn_ema",
+    "tent",
     "thresholdout_parameters",
     "transfer_sample_size",
 ]

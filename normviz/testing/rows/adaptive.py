@@ -6,10 +6,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from normviz import adaptive
+from normviz import adaptive, norms
+from normviz.testing._values import Inputs, leaves, seeded
 from normviz.testing.assertions import Bad
-from normviz.testing.contracts import Contract, ObjectContract
+from normviz.testing.contracts import Contract, FunctionContract, LayerContract, ObjectContract
 
 __all__ = ["ROWS"]
 
@@ -66,7 +69,135 @@ INDEX = (
     Bad({"sigma": -0.1}),
 )
 
+
+def normalised_network() -> nn.Module:
+    """A network with batch norm that has seen one batch; four features, four classes."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.2), nn.Linear(6, 4))
+    model(torch.randn(8, 4))
+    return model
+
+
+def adapter(**options: Any) -> adaptive.OnlineAdapter:
+    """Core on the small network, two steps per batch."""
+    loss = adaptive.CoreLoss()
+    return adaptive.OnlineAdapter(**{"model": normalised_network(), "loss": loss, "steps": 2, **options})
+
+
+def adapted(method: adaptive.OnlineAdapter, i: int) -> Any:
+    """The predictions for a random batch, and all parameters after it."""
+    with seeded(i):
+        return [method(torch.randn(5, 4)), dict(leaves(method.model.state_dict()))]
+
+
+def rehearsal(learner: Any, **options: Any) -> Any:
+    """A rehearsal learner in the second of two tasks, on images of a pixel."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 4))
+    norms.convert_batchnorm(model, num_tasks=2, kappa=0.4)
+    sgd = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    built = learner(
+        model,
+        sgd,
+        adaptive.ReservoirBuffer(6),
+        **{"num_classes": 4, "classes_per_task": 2, "lam": 0.1, "replay_size": 3, **options},
+    )
+    built.observe(torch.randn(4, 1, 1, 1), torch.randint(2, (4,)))
+    built.end_task()
+    return built
+
+
+def observed(learner: Any, i: int) -> Any:
+    """The losses of a step on a random batch, and the network after it."""
+    with seeded(i):
+        result = learner.observe(torch.randn(4, 1, 1, 1), torch.randint(4, (4,)))
+    return [result, dict(leaves(learner.model.state_dict()))]
+
+
+BAD_LEARNER = (
+    Bad({"num_classes": 0}),
+    Bad({"classes_per_task": 0}),
+    Bad({"lam": -1.0}),
+    Bad({"ada_t0": -1}),
+    Bad({"replay_size": 0}),
+)
+
+
+def logits() -> Inputs:
+    """(B, C) = (6, 4)."""
+    return (torch.randn(6, 4),)
+
+
+def no_logits(*shape: int, dtype: torch.dtype = torch.float32) -> Any:
+    """What a loss of logits must refuse."""
+    return lambda: (torch.zeros(shape, dtype=dtype),)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Losses are never of a half type."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+NOT_LOGITS = (
+    Bad(inputs=no_logits(6), names="logits"),
+    Bad(inputs=no_logits(6, 1), names="logits"),
+    Bad(inputs=no_logits(0, 4), names="logits"),
+    Bad(inputs=no_logits(6, 4, dtype=torch.long), names="logits", error=TypeError),
+)
+CORRELATION = (Bad({"temperature": 0.0}), Bad({"weighting": "margin"}), *NOT_LOGITS)
+
 ROWS: list[Contract] = [
+    ObjectContract(
+        method="normviz.adaptive.ERACE",
+        make=partial(rehearsal, adaptive.ERACE),
+        step=observed,
+        bad=BAD_LEARNER,
+    ),
+    ObjectContract(
+        method="normviz.adaptive.DERPlusPlus",
+        make=partial(rehearsal, adaptive.DERPlusPlus),
+        step=observed,
+        bad=[*BAD_LEARNER, Bad({"alpha": -1.0}), Bad({"beta": -1.0})],
+    ),
+    LayerContract(
+        method="normviz.adaptive.CoreLoss",
+        make=adaptive.CoreLoss,
+        inputs=logits,
+        output_dtype=at_least_float32,
+        bad=[*CORRELATION, Bad({"normalize": "column"}), Bad({"eps": 0.0})],
+    ),
+    LayerContract(
+        method="normviz.adaptive.CoreLoss",
+        variant="pixels",
+        make=partial(adaptive.CoreLoss, 2.5, "entropy", "global"),
+        inputs=lambda: (torch.randn(2, 4, 3, 3),),
+        output_dtype=at_least_float32,
+    ),
+    LayerContract(
+        method="normviz.adaptive.EntropyLoss",
+        make=adaptive.EntropyLoss,
+        inputs=logits,
+        output_dtype=at_least_float32,
+        bad=NOT_LOGITS,
+    ),
+    FunctionContract(
+        method="normviz.adaptive.class_correlation",
+        inputs=logits,
+        output_dtype=at_least_float32,
+        bad=CORRELATION,
+    ),
+    ObjectContract(
+        method="normviz.adaptive.OnlineAdapter",
+        make=adapter,
+        step=adapted,
+        bad=[
+            Bad({"alpha": 1.5}),
+            Bad({"alpha": [0.5, 0.5]}),
+            Bad({"steps": 0}),
+            Bad({"params": "bias"}),
+            Bad({"variance": "std"}),
+            Bad({"model": nn.Linear(4, 4)}),
+            Bad(inputs=no_logits(0, 4), names="x"),
+        ],
+    ),
     ObjectContract(
         method="normviz.adaptive.Thresholdout",
         make=partial(holdout_method, adaptive.Thresholdout),

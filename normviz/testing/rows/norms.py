@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normviz import norms
 from normviz.testing._values import Inputs
@@ -161,6 +162,41 @@ def adab2n(
             Bad(inputs=lambda: (torch.randn(5, *shape), torch.zeros(4, dtype=torch.long)), names="task_ids"),
             Bad(inputs=lambda: (torch.randn(5, *shape), torch.full((5,), 3)), names="task_ids"),
             Bad(inputs=lambda: (torch.randn(5, *shape), torch.zeros(5)), names="task_ids", error=TypeError),
+        ],
+    )
+
+
+def trained(batch_norm: type[_BatchNorm]) -> _BatchNorm:
+    """A batch norm of six channels with random running statistics."""
+    bn = batch_norm(6, momentum=1.0)
+    generator = torch.Generator().manual_seed(0)
+    bn.running_mean = torch.randn(6, generator=generator)
+    bn.running_var = 0.5 + torch.rand(6, generator=generator)
+    bn.num_batches_tracked = torch.tensor(1)
+    return bn
+
+
+def alpha_bn(
+    name: str, *shape: int, wrong_shape: tuple[int, ...], variant: str = "", **options: Any
+) -> LayerContract:
+    """An alpha-BN layer on inputs of a shape."""
+    batch_norm = getattr(nn, name.removeprefix("Alpha"))
+    return LayerContract(
+        method=f"normviz.norms.{name}",
+        variant=variant,
+        make=lambda **more: getattr(norms, name)(
+            **{"bn": trained(batch_norm), "alpha": 0.6, **options, **more}
+        ),
+        inputs=lambda: (torch.randn(*shape),),
+        bad=[
+            Bad({"alpha": 1.5}),
+            Bad({"variance": "std"}),
+            Bad({"bn": batch_norm(6, track_running_stats=False)}),
+            Bad({"bn": nn.LayerNorm(6)}, error=TypeError),
+            Bad(inputs=wrong(*wrong_shape), names="x"),
+            Bad(inputs=wrong(4, 7, *shape[2:]), names="x"),
+            Bad(inputs=wrong(0, *shape[1:]), names="x"),
+            Bad(inputs=wrong(*shape, dtype=torch.long), names="x", error=TypeError),
         ],
     )
 
@@ -434,6 +470,28 @@ ROWS: list[Contract] = [
         "AdaptiveBalanceBatchNorm2d", "renormalize", 6, 3, 3, wrong_shape=(5, 6), absent_tasks="renormalize"
     ),
     adab2n("AdaptiveBalanceBatchNorm1d", "", 6, wrong_shape=(5, 6, 3, 3)),
+    alpha_bn("AlphaBatchNorm1d", 4, 6, wrong_shape=(4, 6, 3, 3), unbiased=True),
+    alpha_bn("AlphaBatchNorm2d", 4, 6, 3, 3, wrong_shape=(4, 6)),
+    alpha_bn(
+        "AlphaBatchNorm2d",
+        *(4, 6, 3, 3),
+        wrong_shape=(4, 6),
+        variant="mixture",
+        variance="mixture",
+        detach_stats=False,
+    ),
+    alpha_bn("AlphaBatchNorm3d", 4, 6, 2, 2, 2, wrong_shape=(4, 6, 3, 3)),
+    FunctionContract(
+        method="normviz.norms.calibrate_batchnorm",
+        inputs=lambda: (nn.Sequential(nn.Linear(4, 6), trained(nn.BatchNorm1d)),),
+        tensors=False,
+        bad=[
+            Bad({"alpha": 1.5}),
+            Bad({"alpha": [0.5, 0.5]}),
+            Bad({"variance": "std"}),
+            Bad(inputs=plain_network, names="model"),
+        ],
+    ),
     LayerContract(
         method="normviz.norms.ContinualNorm2d",
         make=partial(norms.ContinualNorm2d, num_features=6, num_groups=3),
