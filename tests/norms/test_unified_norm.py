@@ -380,7 +380,8 @@ def test_eval_is_row_wise_and_reads_only():  # check 12
     before = copy.deepcopy(layer.state_dict())
     x = torch.randn(9, C, dtype=torch.float64)
     y = layer(x)
-    torch.testing.assert_close(layer(x[3:4]), y[3:4], rtol=0, atol=0)
+    # One row may take another path through the vector unit than nine.
+    torch.testing.assert_close(layer(x[3:4]), y[3:4], rtol=1e-14, atol=1e-14)
     expected = layer.weight * x / (layer.running_var + 1e-5).sqrt() + layer.bias
     torch.testing.assert_close(y, expected)
     for name, value in layer.state_dict().items():

@@ -124,7 +124,7 @@ def test_special_cases() -> None:
     R = binary(30, 8, seed=4)
     p = R.mean(1, keepdim=True)
     flat = bnpo_advantage(R, alpha=1.0, beta=1.0)
-    assert torch.equal(flat.advantages, R - p)
+    torch.testing.assert_close(flat.advantages, R - p)  # the weight is 1 up to the rounding of log-gamma
     half = bnpo_advantage(R, alpha=1.5, beta=1.5).advantages
     inside = ((p > 0) & (p < 1)).squeeze(1)
     expected = math.pi / 8 * (R - p) / (p * (1 - p)).sqrt()
@@ -164,7 +164,8 @@ def test_equal_rewards_leave_no_rounding_noise(G: int) -> None:
     # The mean of G equal numbers may be off by an ulp; times 1/f or divided by a vanishing std that is no longer small.
     level = torch.arange(1, 1000, dtype=torch.float32)[:, None] / 1000
     R = level.expand(999, G)
-    assert bool((R - R.mean(1, keepdim=True) != 0).any())
+    mean = sum(R.unbind(1)) / G  # one after the other: a kernel's own order differs between processors
+    assert bool((R[:, 0] - mean != 0).any())
     for name in ("bnpo", "grpo", "rloo", "reinforce_baseline"):
         assert torch.equal(group_advantage(R, name), torch.zeros(999, G))
     index = torch.arange(999).repeat_interleave(G)
