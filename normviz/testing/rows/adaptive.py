@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -144,6 +145,43 @@ NOT_LOGITS = (
 )
 CORRELATION = (Bad({"temperature": 0.0}), Bad({"weighting": "margin"}), *NOT_LOGITS)
 
+ARMS = adaptive.BanditProblem.multi_armed(3, noise="bernoulli")
+
+
+def policy_features() -> Inputs:
+    """Features of two histories of at most five answers about three arms."""
+    return (torch.rand(2, 3, 3),)
+
+
+def history_policy(**options: Any) -> nn.Module:
+    """A small policy for three arms."""
+    return adaptive.HistoryPolicy(**{"problem": ARMS, "budget": 5, "hidden": 6, **options})
+
+
+def adversarial_trainer(**options: Any) -> adaptive.AdversarialTrainer:
+    """A small game, the policy drawn from torch's generator."""
+    given = {
+        "problem": ARMS,
+        "policy": history_policy(budget=3),
+        "budget": 3,
+        "r": 6.0,
+        "num_particles": 5,
+        "num_samples": 4,
+        "num_rollouts": 2,
+        "baseline": torch.tensor([0.1, 0.3]),
+        "class_radii": [3.0, 6.0],
+    }
+    return adaptive.AdversarialTrainer(**{**given, **options})
+
+
+def game_step(trainer: adaptive.AdversarialTrainer, i: int) -> Any:
+    """One step of the game, and where it stands after it."""
+    del i
+    metrics = trainer.step()
+    state = [trainer.particles, trainer.weight_logits, trainer.policy]
+    return [metrics, *(copy.deepcopy(part) for part in state)]
+
+
 ROWS: list[Contract] = [
     ObjectContract(
         method="normviz.adaptive.ERACE",
@@ -256,5 +294,41 @@ ROWS: list[Contract] = [
         make=partial(row_method, adaptive.EmpiricalMechanism),
         step=asked,
         bad=ROW,
+    ),
+    LayerContract(
+        method="normviz.adaptive.HistoryPolicy",
+        make=history_policy,
+        inputs=policy_features,
+        bad=[Bad({"budget": 0}), Bad({"hidden": 0})],
+    ),
+    LayerContract(
+        method="normviz.adaptive.HistoryPolicy",
+        variant="symmetric",
+        make=partial(history_policy, symmetric=True),
+        inputs=policy_features,
+        bad=[Bad({"budget": 0}), Bad({"hidden": 0})],
+    ),
+    ObjectContract(
+        method="normviz.adaptive.AdversarialTrainer",
+        make=adversarial_trainer,
+        step=game_step,
+        bad=[
+            Bad({"budget": 0}),
+            Bad({"r": 1.0}),
+            Bad({"class_radii": [6.0, 3.0]}),
+            Bad({"class_radii": None}, names="baseline"),
+            Bad({"weight_floor": 1.0}),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adaptive.learn_robust_policy",
+        tensors=False,
+        inputs=lambda: (ARMS, [3.0, 6.0], 2, 1, 1),
+        options={"hidden": 4, "num_particles": 3, "num_samples": 2, "num_rollouts": 2},
+        bad=[
+            Bad(inputs=lambda: (ARMS, [6.0, 3.0], 2, 1, 1), names="radii"),
+            Bad(inputs=lambda: (ARMS, [3.0], 0, 1, 1), names="budget"),
+            Bad({"num_samples": 0}),
+        ],
     ),
 ]
