@@ -51,7 +51,7 @@ def class_correlation(logits: Tensor, temperature: float = 1.0, weighting: str =
         TypeError: logits not floating point.
 
     Example:
-        >>> class_correlation(torch.tensor([[50.0, 0.0], [0.0, 50.0], [0.0, 50.0]]))
+        >>> class_correlation(torch.tensor([[50.0, 0.0], [0.0, 50.0], [0.0, 50.0]])).round()
         tensor([[1., 0.],
                 [0., 2.]])
     """

@@ -442,7 +442,8 @@ def _check_open(layer: _AdaptiveBalanceBatchNorm) -> None:
 def balance_loss(model: nn.Module) -> Tensor:
     """Sum of the ``balance_loss`` of the model's AdaB²N layers that have one, 0-dim; 0 if there is none.
 
-    Call it between a training forward and its backward; later the graph behind it is gone.
+    Call it between a training forward and its backward, and inside the same torch.func transform; later the graph
+    behind it is gone.
     """
     losses = [loss for layer in _layers(model) if (loss := layer.balance_loss) is not None]
     if not losses:
