@@ -148,7 +148,7 @@ def build(name: str, factory: Callable[..., nn.Module] | None, *args: int) -> nn
 def masked_call(module: nn.Module, x: Tensor, pad_mask: Tensor | None) -> Tensor:
     """``module(x, pad_mask=pad_mask)`` where the module's ``forward`` has that argument, else ``module(x)``.
 
-    Asked at every call, because a trained norm may have been folded into its neighbour and replaced.
+    Looked up at every call, because a trained norm may have been folded into its neighbour and replaced.
     """
     if pad_mask is not None and "pad_mask" in inspect.signature(module.forward).parameters:
         out: Tensor = module(x, pad_mask=pad_mask)

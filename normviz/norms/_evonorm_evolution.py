@@ -336,7 +336,7 @@ class EvolutionSearch:
         )
 
     def _check_anchors(self) -> None:
-        """Let the anchors and the data raise on their own account, with a layer that cannot be at fault."""
+        """Train the anchors with a plain identity layer: an error of the anchors or of the data is raised here."""
         norm = layer_factory(IDENTITY, self.groups)
         finish(train_on_anchors(norm, self.anchors, self.data, 1, self.seed, self.lr))
         finish(self._stability(IDENTITY, 1))

@@ -2,7 +2,7 @@ r"""The search space of EvoNorm: normalization-activation layers as computation 
 
 Node ids: 0 = input x, 1 = constant zeros, 2 = v0 (trainable per channel, init 0), 3 = v1 (init 1), then 4, 5, ... the
 intermediate nodes in list order, each reading smaller ids only. The last node is the output. Nodes that the output
-does not reach are allowed: they cost nothing and let mutations drift.
+does not reach are allowed: they cost nothing, and a later mutation may connect them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def make_norm(name: str, num_features: int, **options: object) -> nn.Module:
 
     Args:
         name: "none" (``nn.Identity``), "batch" (:class:`BatchNorm`), "layer" (:class:`LayerNorm`, with options ``eps``,
-            ``affine``, ``bias`` and ``backend``, here "torch" by default), "rms" (:class:`RMSNorm`), "group"
+            ``affine``, ``bias`` and ``backend``), "rms" (:class:`RMSNorm`), "group"
             (:class:`GroupNorm`), "power_v" (:class:`PowerNormV`), "power" (:class:`PowerNorm`) or "unified"
             (:class:`UnifiedNorm1d`).
         num_features: channels C.

@@ -177,7 +177,7 @@ class NoisyUpdates:
                     p.add_(_normal_like(p, self.generator), alpha=self.std)
 
     def remove(self) -> None:
-        """Add no more noise."""
+        """Remove the hook: no more noise is added."""
         self._handle.remove()
 
 

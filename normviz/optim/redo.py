@@ -1,4 +1,4 @@
-r"""ReDo: recycle the units that have fallen silent.
+r"""ReDo: recycle dormant units.
 
 Ghada Sokar, Rishabh Agarwal, Pablo Samuel Castro, Utku Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement
 Learning", ICML 2023, arXiv 2302.12902. One of the baselines of Normalize-and-Project (arXiv 2407.01800), written ReDO

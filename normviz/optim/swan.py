@@ -19,8 +19,8 @@ diagonal substitution in the inner products                ``diagonal=True``, ``
 
 What is NOT true: with the defaults (10 steps, beta = 0.8) the update is not orthogonal. Every singular value x of
 N / sqrt(c) follows x <- beta x (3 - x^2), whose fixed point x*^2 = 3 - 1/beta has slope 3 - 6 beta. At beta = 0.5 it
-is 1 (quadratic convergence), at 0.4 it is 0.7071 (rate 0.6), at 0.8 the slope is -1.8: values that have grown wander
-in [0.5632, 1.6] for ever, like those of Muon's quintic, and more steps do not help. Small values grow by 3 beta = 2.4
+is 1 (quadratic convergence), at 0.4 it is 0.7071 (rate 0.6), at 0.8 the slope is -1.8: values that have grown keep
+moving within [0.5632, 1.6], like those of Muon's quintic, and more steps do not help. Small values grow by 3 beta = 2.4
 a step, so those below about 1e-4 still lag after ten. Convergence needs 1/3 < beta < 2/3.
 
 The announced code was not published. alpha = 0.05, (10, 0.8) for the full and (2, 0.4) for the diagonal scheme come
@@ -338,7 +338,7 @@ class SWANFast(SWAN):
     The same arguments as :class:`SWAN` without ``diagonal``, which is True. On wide and tall matrices its update is
     even flatter than the full scheme's, because beta = 0.8 does not converge; on square ones the full scheme wins.
 
-    Gradients that are dominated by a few directions it turns around: where all rows of N are equally long (m <= n),
+    It turns around gradients that a few directions dominate: where all rows of N are equally long (m <= n),
     two steps at beta 0.4 give Z = 0.96 I - 0.2048 Y, so a singular value of N above 2.165 times their root mean square
     changes its sign, and the step goes uphill. The full scheme keeps all signs.
     """

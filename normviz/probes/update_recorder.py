@@ -57,7 +57,7 @@ class UpdateRecord:
 
         decay before the step: U = (d W_before - W_after) / eta;  after it: U = (W_before - W_after / d) / eta. Zero
         if eta is. U is known to about the weights' rounding over eta: in float32 the smallest singular values of a
-        badly conditioned U drown in it.
+        badly conditioned U are lost in it.
         """
         before, after = (W.to("cpu", torch.float64) for W in (self.before, self.after))
         if self.rate == 0:

@@ -1,4 +1,4 @@
-"""What is asked of everything: it resumes from its saved state, can be copied, and refuses bad arguments by name.
+"""Checks of every kind of method: it resumes from its saved state, can be copied, and refuses bad arguments by name.
 
 Each assertion is given ``make() -> subject`` and ``advance(subject, i) -> result`` and knows nothing else of it, so
 layers, optimizers, schedulers, searches and users' own objects are tested by the same few lines.
@@ -47,7 +47,7 @@ UNRELATED = 1000
 def assert_resumes(
     make: Callable[[], S], advance: Callable[[S, int], object], *, before: int = 3, after: int = 2
 ) -> None:
-    """A saved state continues bit for bit in another object, which had gone its own way before.
+    """A saved state continues bit for bit in another object, which had taken other steps before.
 
     ``before`` steps, state through ``torch.save`` and ``torch.load(weights_only=True)``, then ``after`` steps with the
     original and with the resumed one: equal results and equal final states.
@@ -166,7 +166,7 @@ def assert_numbers_checked(make: Callable[..., Any], options: Mapping[str, float
         options: names with what must be refused (see :func:`number_options`).
 
     Raises:
-        AssertionError: one is taken, or refused by another exception than ValueError or TypeError, or not named.
+        AssertionError: one is accepted, or refused by another exception than ValueError or TypeError, or not named.
     """
     for name, value in options.items():
         error = raised(lambda name=name, value=value: make(**{name: value}))  # type: ignore[misc]

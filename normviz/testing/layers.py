@@ -1,4 +1,4 @@
-"""What is asked of a layer: types and devices kept, one vmap = a loop, compiled = eager, autocast, a still eval mode.
+"""Checks of a layer: types and devices are kept, vmap equals a loop, compiled equals eager, autocast, eval mode.
 
 The same assertions serve plain functions of tensors, as :class:`AsModule`.
 

@@ -1,4 +1,4 @@
-"""What is asked of an optimizer, beyond its own mathematics.
+"""Checks of an optimizer, beyond its own mathematics.
 
 Each assertion is given ``make(params, **options) -> Optimizer`` and the shapes of a few parameters, by default two
 equal matrices, a tall one and a vector.

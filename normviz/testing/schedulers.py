@@ -1,4 +1,4 @@
-"""What is asked of a learning-rate scheduler: it resumes, and its rates are the optimizer's."""
+"""Checks of a learning-rate scheduler: it resumes, and its rates are the optimizer's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Meta-Weight-Net's training loop (Shu et al. 2019, arXiv 1902.07379) on STORM's machinery.
 
-The difference to STORM: the validation batch is trusted (w^val = 1), so the meta gradient is all there is, and a sample
-is judged by its loss alone. With a clean validation batch this is MW-Net; with a noisy one it shows what STORM's own
-weights on the validation batch are for.
+The difference to STORM: the validation batch is trusted (w^val = 1), so the meta gradient is the whole gradient, and a
+sample's weight depends on its loss alone. With a clean validation batch this is MW-Net; with a noisy one it shows what
+STORM's own weights on the validation batch are for.
 
 Where MW-Net differs from its paper here: the update of theta is the very step that the meta gradient looks
 through, not a second one with the weights after the meta update.

@@ -102,7 +102,7 @@ def inject_instance_noise(
     member = torch.nn.functional.one_hot(true, C).double()  # (n, C)
     means = member.T @ flat / member.sum(0).clamp(min=1)[:, None]
     distance = torch.cdist(flat, means).square()  # (n, C)
-    # A class without samples resembles nothing.
+    # No sample looks like a class that has none.
     distance = distance.masked_fill(member.sum(0) == 0, torch.inf)
     own = distance.gather(1, true[:, None])
     spread = own.mean().clamp(min=torch.finfo(flat.dtype).tiny)

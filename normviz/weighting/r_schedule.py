@@ -1,8 +1,8 @@
 """Schedules of the temperature r of dynamic loss-based reweighting (arXiv 2502.06733): constant or annealed.
 
 Both start after a warm-up of plain uniform steps ("burn-in", 1000 of 20000 steps in the official code), because losses
-mean little at first. A schedule is called with the step, an int or a 0-dim integer tensor, and returns r in kind: no
-tensor is read, so a step counter can live in a buffer and the caller still compiles.
+mean little at first. A schedule is called with the step. For an int it returns a number, for a 0-dim integer tensor a
+0-dim tensor: no tensor is read, so a step counter can live in a buffer and the caller still compiles.
 """
 
 from __future__ import annotations

@@ -176,8 +176,8 @@ class STORM:
 
         Args:
             batch: (x, y), or a sequence of ``n_inner`` such pairs if ``n_inner`` > 1.
-            val_batch: (x, y) from an independent shuffling of the same data: a shared batch would let every sample
-                vouch for its own label.
+            val_batch: (x, y) from an independent shuffling of the same data: with a shared batch every sample
+                would confirm its own label.
 
         Raises:
             ValueError: another number of pairs, labels outside 0..C-1, losses not [n].
@@ -317,7 +317,7 @@ class STORM:
     def _imagine(
         self, names: Mapping[Tensor, str], grads: Sequence[Tensor | None]
     ) -> tuple[dict[str, UpdateGain], list[tuple[nn.Parameter, Tensor]]]:
-        """What the optimizer, from its present state, would do with other gradients: done on a copy of it."""
+        """The step that the optimizer would take from its present state with other gradients, taken by a copy of it."""
         shadow = copy.deepcopy(self.optimizer)
         real = [p for group in self.optimizer.param_groups for p in group["params"]]
         copies = [p for group in shadow.param_groups for p in group["params"]]
@@ -333,7 +333,7 @@ class STORM:
 
     @contextmanager
     def _model_at(self, moved: Sequence[tuple[nn.Parameter, Tensor]]) -> Iterator[None]:
-        """The model at other parameters, for a while."""
+        """The model with other parameters inside the context."""
         kept = [p.data for p, _ in moved]
         try:
             for p, value in moved:

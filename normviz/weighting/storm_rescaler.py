@@ -60,7 +60,7 @@ class LossRescaler(nn.Module):
         return scores.squeeze(1)
 
     def raw(self, features: Tensor) -> Tensor:
-        """s [n] in (0, 1): what Omega thinks of each sample by itself, before the normalisation over the batch."""
+        """s [n] in (0, 1): Omega's score of each sample by itself, before the normalisation over the batch."""
         return self._scores(features).sigmoid()
 
     def forward(self, features: Tensor) -> Tensor:

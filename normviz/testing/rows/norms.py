@@ -247,11 +247,11 @@ class ProjectedModel:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Of both."""
+        """States of network and projector."""
         return {"model": self.model.state_dict(), "projector": self.projector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Into both."""
+        """Load :meth:`state_dict`."""
         self.model.load_state_dict(state["model"])
         self.projector.load_state_dict(state["projector"])
 
