@@ -155,7 +155,7 @@ def _fused(W: Tensor, U: Tensor, S: Tensor, V: Tensor, scaling: float, sigma_fus
         to_B, to_A = {"UV": (S.sqrt(), S.sqrt()), "U": (S, S.new_ones(())), "V": (S.new_ones(()), S)}[
             sigma_fuse
         ]
-        B = (U * to_B).to(W.dtype)
+        B = (U * to_B).to(W.dtype).contiguous()
         A = (V * to_A).mT.to(W.dtype).contiguous()
         residual = W.detach().to(S.dtype) - scaling * (B.to(S.dtype) @ A.to(S.dtype))
-        return A, B, residual.to(W.dtype)
+        return A, B, residual.to(W.dtype).contiguous()
