@@ -74,6 +74,41 @@ def float64(dtype: torch.dtype) -> torch.dtype:  # noqa: ARG001
     return torch.float64
 
 
+def compatible() -> Inputs:
+    """z, u, h_old [4, 3], each with a gradient of its own, and labels."""
+    return (*torch.randn(3, 4, 3), torch.tensor([0, 1, 0, 2]))
+
+
+class MappedLoss(nn.Module):
+    """The compatibility loss of two maps, with a graph from both kinds of features and a weight."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.loss = adapters.CompatibilityLoss(**options)
+
+    def forward(
+        self, z: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor
+    ) -> torch.Tensor:
+        """The total; the old features are those of an identity map, which get no gradient."""
+        total: torch.Tensor = self.loss(z, u, u.flip(0), labels, weight)[0]
+        return total
+
+
+def mapped() -> Inputs:
+    """z, u [4, 3], labels [4], weight [3, 5]."""
+    return *torch.randn(2, 4, 3), torch.tensor([0, 1, 0, 2]), torch.randn(3, 5)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Distances are never narrower than float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def different_lengths() -> Inputs:
+    """Features of four items, labels of three."""
+    return (*torch.randn(3, 4, 3), torch.zeros(3))
+
+
 LORA = (
     Bad({"r": 0}),
     Bad({"r": 6}),
@@ -221,5 +256,81 @@ ROWS: list[Contract] = [
             Bad(inputs=lambda: (1.0, 1.0), names="eps"),
             Bad({"kind": "pade"}),
         ],
+    ),
+    LayerContract(
+        method="normviz.adapters.AffineAdapter",
+        make=partial(adapters.AffineAdapter, in_features=4, out_features=3),
+        inputs=lambda: (torch.randn(2, 5, 4),),
+        bad=[
+            Bad({"in_features": 0}),
+            Bad({"out_features": 0}),
+            Bad({"init": "zeros"}),
+            Bad({"init": "procrustes"}, names="data"),
+            Bad({"init": "procrustes", "data": (torch.zeros(5, 4), torch.zeros(5, 2))}, names="data"),
+        ],
+    ),
+    LayerContract(
+        method="normviz.adapters.OrthogonalAdapter",
+        make=partial(adapters.OrthogonalAdapter, features=4),
+        inputs=lambda: (torch.randn(2, 5, 4),),
+        bad=[
+            Bad({"features": 0}),
+            Bad({"out_features": 0}),
+            Bad({"parametrization": "givens"}),
+            Bad({"weight": torch.eye(3)}),
+            Bad({"weight": 2 * torch.eye(4)}),
+        ],
+    ),
+    LayerContract(
+        method="normviz.adapters.OrthogonalAdapter",
+        variant="cayley",
+        make=partial(adapters.OrthogonalAdapter, features=4, parametrization="cayley"),
+        inputs=lambda: (torch.randn(3, 4),),
+    ),
+    *(
+        LayerContract(
+            method="normviz.adapters.LambdaOrthogonalityLoss",
+            variant=mode,
+            make=partial(adapters.LambdaOrthogonalityLoss, mode=mode),
+            inputs=lambda: (torch.randn(4, 3),),
+            output_dtype=at_least_float32,
+            bad=[
+                Bad({"lam": -1.0}),
+                Bad({"beta": 0.0}),
+                Bad({"mode": "hard"}),
+                Bad(inputs=lambda: (torch.zeros(3),), names="weight"),
+            ],
+        )
+        for mode in adapters.LAMBDA_MODES
+    ),
+    LayerContract(
+        method="normviz.adapters.CrossModelSupConLoss",
+        make=adapters.CrossModelSupConLoss,
+        inputs=compatible,
+        output_dtype=at_least_float32,
+        bad=[Bad({"temperature": 0.0}), Bad(inputs=different_lengths, names="labels")],
+    ),
+    LayerContract(
+        method="normviz.adapters.CompatibilityLoss",
+        make=MappedLoss,
+        inputs=mapped,
+        output_dtype=at_least_float32,
+        bad=[
+            *(Bad({name: -1.0}) for name in ("w_forward", "w_backward", "w_contrastive", "w_lambda")),
+            Bad({"lam": -1.0}),
+            Bad({"temperature": -1.0}),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adapters.orthogonality_distance",
+        inputs=lambda: (torch.randn(3, 4),),
+        output_dtype=at_least_float32,
+        bad=[Bad(inputs=lambda: (torch.zeros(2, 3, 3),), names="weight")],
+    ),
+    FunctionContract(
+        method="normviz.adapters.retrieval_metrics",
+        inputs=lambda: (torch.randn(6, 3), torch.arange(6) % 2, torch.randn(6, 3), torch.arange(6) % 2),
+        tensors=False,
+        bad=[Bad({"topk": 0})],
     ),
 ]
