@@ -27,7 +27,8 @@ def token_entropy(logits: Tensor, base: float = 2.0) -> Tensor:
 
     Raises:
         ValueError: base not above 1, no last dimension or an empty one.
-        FloatingPointError: a NaN or +inf among the logits, or a row of only -inf.
+        FloatingPointError: a NaN or +inf among the logits, or a row of only -inf. Where values cannot be looked at
+            (compiled, in ``torch.func`` transforms, on meta) the entropy is NaN instead.
 
     References:
         Simonds, "Entropy Adaptive Decoding", arXiv 2502.06833 (entropy as the measure of a token's difficulty).
@@ -45,6 +46,12 @@ def token_entropy(logits: Tensor, base: float = 2.0) -> Tensor:
     # -inf times 0 is NaN, in the gradient too, hence the mask before the product.
     surprise = -log_p.masked_fill(log_p == -math.inf, 0.0) / math.log(base)
     entropy = (log_p.exp() * surprise).sum(-1).clamp_min(0.0)
-    if bool(torch.isnan(entropy).any()):
+    if _readable(entropy) and bool(torch.isnan(entropy).any()):
         raise FloatingPointError("logits hold NaN or +inf, or a row of only -inf: no distribution.")
     return entropy
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether Python may look at values: not while compiling, inside torch.func transforms or on meta."""
+    inside = torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
+    return not inside and not x.is_meta

@@ -133,10 +133,6 @@ ROWS: list[Contract] = [
             Bad(inputs=lambda: (torch.tensor(1.0),), names="logits"),
             Bad(inputs=lambda: (torch.full((2, 3), float("nan")),), names="logits", error=FloatingPointError),
         ],
-        skip=dict.fromkeys(
-            ("vmap", "compile", "device"),
-            "the entropies are looked at, to refuse logits without a distribution",
-        ),
     ),
     LayerContract(
         method="normviz.decoding.CharTransformer",
