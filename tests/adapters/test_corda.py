@@ -471,11 +471,9 @@ def test_apply_skips_by_components_and_ignores_other_covariances() -> None:
     model, tokens = network()
     covariances = collected(model, tokens) | {"elsewhere": torch.eye(3)}
     apply_corda(model, covariances, 1, "ipm", skip=("block",))
-    assert [name for name, m in model.named_modules() if isinstance(m, LoRALinear)] == [
-        "again",
-        "lm.head",
-    ] or [name for name, m in model.named_modules() if isinstance(m, LoRALinear)] == ["lm.head"]
+    replaced = [name for name, module in model.named_modules() if isinstance(module, LoRALinear)]
+    assert replaced == ["lm.head"], "a layer in two places is skipped under its first name"
     single = nn.Linear(3, 4)
-    replaced = apply_corda(single, {"": torch.eye(3)}, 1, "kpm", skip="head")
-    assert isinstance(replaced, LoRALinear)
-    assert [p.requires_grad for p in replaced.parameters()] == [True, True]
+    layer = apply_corda(single, {"": torch.eye(3)}, 1, "kpm", skip="head")
+    assert isinstance(layer, LoRALinear)
+    assert [p.requires_grad for p in layer.parameters()] == [True, True]
