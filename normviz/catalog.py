@@ -268,7 +268,7 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "adadagrad", "AdAdaGrad: Adaptive Batch Size Schemes for Adaptive Gradient Methods",
             "Lau, Liu, Kolar", 2024, "2402.11215", "adaptive-batch-size",
-            "adaptive.AdaptiveBatchSize adaptive.norm_test",
+            "adaptive.AdaptiveBatchSize adaptive.norm_test optim.AdAdaGrad optim.AdAdaGradNorm optim.AdaGradNorm",
         ),
         _paper(
             "multi-norm", "Gradient Multi-Normalization for Stateless and Scalable LLM Training",

@@ -31,6 +31,15 @@ from normviz.adaptive.active_learning import (
     rollout,
     sample_class,
 )
+from normviz.adaptive.adaptive_batch_size import AdaptiveBatchSize, GrowingBatchSampler, plan_micro_batches
+from normviz.adaptive.batch_size_tests import (
+    BatchTestResult,
+    augmented_inner_product_test,
+    coordinatewise_norm_test,
+    inner_product_test,
+    norm_test,
+    orthogonality_test,
+)
 from normviz.adaptive.continual import (
     ERACE,
     DERPlusPlus,
@@ -66,6 +75,8 @@ from normviz.adaptive.data_analysis import (
     thresholdout_parameters,
     transfer_sample_size,
 )
+from normviz.adaptive.gradient_moments import GradientMoments, combine_moments, variance_from_microbatches
+from normviz.adaptive.per_sample import per_sample_gradients
 from normviz.adaptive.tta import (
     CoreLoss,
     EntropyLoss,
@@ -86,8 +97,10 @@ __all__ = [
     "JOKES",
     "JOKE_TRAITS",
     "QUESTIONS",
+    "AdaptiveBatchSize",
     "AdversarialTrainer",
     "BanditProblem",
+    "BatchTestResult",
     "BudgetExhausted",
     "CoreLoss",
     "DERPlusPlus",
@@ -97,7 +110,9 @@ __all__ = [
     "GaussianMechanism",
     "GeneralizedBinarySearchPolicy",
     "GradientEstimate",
+    "GradientMoments",
     "GreedyUncertaintyPolicy",
+    "GrowingBatchSampler",
     "HistoryPolicy",
     "LaplaceMechanism",
     "MedianMechanism",
@@ -121,9 +136,12 @@ __all__ = [
     "adabn",
     "alpha_bn",
     "animal_answers",
+    "augmented_inner_product_test",
     "average_accuracy",
     "class_correlation",
+    "combine_moments",
     "complexity",
+    "coordinatewise_norm_test",
     "core",
     "corruptions",
     "er_ace_mask",
@@ -134,10 +152,15 @@ __all__ = [
     "gaussian_privacy",
     "history_features",
     "holdout_selection",
+    "inner_product_test",
     "joke_features",
     "laplace_privacy",
     "learn_robust_policy",
     "multi_armed_complexity",
+    "norm_test",
+    "orthogonality_test",
+    "per_sample_gradients",
+    "plan_micro_batches",
     "project_to_class",
     "recommend",
     "reusable_holdout_experiment",
@@ -152,4 +175,5 @@ __all__ = [
     "tent",
     "thresholdout_parameters",
     "transfer_sample_size",
+    "variance_from_microbatches",
 ]

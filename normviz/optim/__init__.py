@@ -2,6 +2,8 @@
 
 from normviz.optim._matrix import MatrixOptimizer
 from normviz.optim._projected import ProjectedOptimizer
+from normviz.optim.adadagrad import AdAdaGrad, AdAdaGradNorm
+from normviz.optim.adagrad_norm import AdaGradNorm
 from normviz.optim.conda import Conda, OrthogonalProjector, conda_param_groups
 from normviz.optim.distributed_normuon import DistributedNorMuon, simulate_sharded_step
 from normviz.optim.fira import (
@@ -38,6 +40,9 @@ from normviz.optim.swan import SWAN, SWANFast, exact_whitening, grad_norm, grad_
 __all__ = [
     "L2",
     "SWAN",
+    "AdAdaGrad",
+    "AdAdaGradNorm",
+    "AdaGradNorm",
     "ColumnNorm",
     "Conda",
     "DistributedNorMuon",

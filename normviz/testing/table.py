@@ -8,6 +8,7 @@ from normviz.testing.rows import (
     adapters,
     adaptive,
     attention,
+    batch_size,
     decoding,
     norms,
     optim,
@@ -28,6 +29,7 @@ TABLE: list[Contract] = [
     *adaptive.ROWS,
     *adapters.ROWS,
     *decoding.ROWS,
+    *batch_size.ROWS,
 ]
 
 
