@@ -67,10 +67,12 @@ def search(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     for index in range(knobs.budget):
         for name, seed in members:
             yield from _examined(searches[name, seed], name, seed, index)
-        if index == min(FIRST_CANDIDATES, knobs.budget) - 1:
+        if index == min(FIRST_CANDIDATES, knobs.budget) - 1 and knobs.first_seed in knobs.seed_range():
             for reference in REFERENCES:
                 for scores in _reference(reference, 0, knobs.trial_steps, data):
-                    yield Frame(index + 1, names[0], 0, _named(f"reference/{reference}", scores))
+                    yield Frame(
+                        index + 1, names[0], knobs.first_seed, _named(f"reference/{reference}", scores)
+                    )
 
     longer = knobs.trial_steps * RERANK_FACTOR
     for seed in knobs.seed_range():

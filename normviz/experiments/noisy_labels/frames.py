@@ -52,7 +52,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
     order = [arm for arm in ARM_NAMES if arm in knobs.arms]
-    yield Frame(0, arm_name(order[0], knobs), knobs.seed_range()[0])
+    yield from (Frame(0, arm_name(order[0], knobs), seed) for seed in knobs.seed_range())
     tasks = [build_task(knobs, seed, where) for seed in knobs.seed_range()]
     members = [
         _Member(arm, arm_name(arm, knobs), seed, build_learner(arm, task, knobs, seed))

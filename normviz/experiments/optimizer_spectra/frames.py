@@ -160,7 +160,7 @@ def _frames(knobs: Knobs, where: torch.device) -> Iterator[Frame]:
         if "loss" not in frame.values or frame.event is not None:
             yield frame
             continue
-        optimizer = builds[frame.arm].built[frame.seed]
+        optimizer = builds[frame.arm].built[knobs.seed_range().index(frame.seed)]
         values = {
             **frame.values,
             "step_ms": 1e3 * (elapsed - optimizer.overhead),

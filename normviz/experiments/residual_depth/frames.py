@@ -225,16 +225,16 @@ def _taken_apart(knobs: Knobs) -> Iterator[Frame]:
     for seed in knobs.seed_range():
         yield from (Frame(0, arm, seed) for arm in arm_names(knobs))
     growing = [_Growing(knobs, seed) for seed in knobs.seed_range()]
-    for seed, tower in enumerate(growing):
-        yield Frame(0, arm_name(methods[0]), seed, tower.module_sizes())
+    for tower in growing:
+        yield Frame(0, arm_name(methods[0]), tower.seed, tower.module_sizes())
     for n in depths(knobs.depth):
-        for seed, tower in enumerate(growing):
+        for tower in growing:
             terms = tower.levels(n)
             for method in methods:
-                yield Frame(n, arm_name(method), seed, tower.compare(n, method, terms))
-            yield Frame(n, SMALL, seed)
-    for seed, tower in enumerate(growing):
-        yield Frame(knobs.depth, SMALL, seed, {"slopes": tower.slopes()})
+                yield Frame(n, arm_name(method), tower.seed, tower.compare(n, method, terms))
+            yield Frame(n, SMALL, tower.seed)
+    for tower in growing:
+        yield Frame(knobs.depth, SMALL, tower.seed, {"slopes": tower.slopes()})
 
 
 class _Growing:

@@ -64,7 +64,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every estimator and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
     arms = arm_names(knobs)
-    yield Frame(0, arms[0], knobs.seed_range()[0])
+    yield from (Frame(0, arms[0], seed) for seed in knobs.seed_range())
     questions = Questions(where)
     learners: list[Learner] = []
     for seed in knobs.seed_range():

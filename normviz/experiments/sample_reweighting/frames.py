@@ -44,7 +44,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
 
 def _language_frames(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     arms = [STRATEGY_NAMES[strategy] for strategy in knobs.strategies]
-    yield Frame(0, arms[0], knobs.seed_range()[0])
+    yield from (Frame(0, arms[0], seed) for seed in knobs.seed_range())
     corpus = load_corpus(knobs.corpus).to(device)
     bad = (knobs.redundant, knobs.shuffled, knobs.foreign)
     mixture = TextMixture(corpus, CONTEXT, knobs.batch_size, (max(0.0, 1 - sum(bad)), *bad), knobs.duplicates)
