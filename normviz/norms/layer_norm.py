@@ -214,12 +214,16 @@ class LayerNorm(nn.Module):
             raise ValueError(
                 f"a must end with the axes normalized_shape = {self.normalized_shape}, got shape {tuple(a.shape)}."
             )
-        g, b = (None if p is None else p.to(kind) for p in (self.weight, self.bias))
+        g, b = self.weight, self.bias
+        g = g if g is None or g.dtype == kind else g.to(kind)
+        b = b if b is None or b.dtype == kind else b.to(kind)
+        wide = a if a.dtype == kind else a.to(kind)
         if self.backend == "torch" and not self._single:
-            return F.layer_norm(a.to(kind), self.normalized_shape, g, b, self.eps).to(a.dtype)
-        flat = a.to(kind).flatten(-ndim)  # (..., H)
-        y = self._normalize(flat, *(None if p is None else p.flatten() for p in (g, b)))
-        return y.to(a.dtype).reshape(a.shape)
+            y = F.layer_norm(wide, self.normalized_shape, g, b, self.eps)
+        else:
+            flat = (None if p is None else p.flatten() for p in (g, b))
+            y = self._normalize(wide.flatten(-ndim), *flat).reshape(a.shape)  # (..., H) inside
+        return y if a.dtype == kind else y.to(a.dtype)
 
     def _normalize(self, a: Tensor, g: Tensor | None, b: Tensor | None) -> Tensor:
         """The formula over the last axis; ``g`` and ``b`` are (H,)."""
