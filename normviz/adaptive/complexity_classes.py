@@ -28,7 +28,7 @@ __all__ = ["EasyMembers", "easy_members", "project", "project_to_class", "sample
 
 MEMBER_SLACK = 1e-9
 """Members are told with this relative tolerance, so that a projected theta is a member."""
-ALTERNATIONS = 8
+ALTERNATIONS, SETTLED = 16, 1e-8
 SMALLEST_MARGIN, SMALLEST_SHARE = 1e-9, 1e-9
 """Below these a decision counts as never best, an action as not asked."""
 SEARCH_ITERS = 60
@@ -271,7 +271,9 @@ def _by_turns(problem: BanditProblem, start: Tensor, goal: Tensor, r: float) -> 
         # Only inequalities that the start violates bind; where start and goal are equal, the rest is rounding.
         binding = (needed > at_start) & (slope > 0)
         entry = torch.where(binding, (needed - at_start) / torch.where(binding, slope, 1.0), 0.0).amax(1)
-        position = torch.minimum(position, entry.clamp(0, 1))
+        before, position = position, torch.minimum(position, entry.clamp(0, 1))
+        if not bool((before - position > SETTLED).any()):
+            break
     return position
 
 

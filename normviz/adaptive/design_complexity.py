@@ -34,7 +34,9 @@ __all__ = [
 SMALLEST_SHARE = 1e-12
 """Shares of a design stay above this, so that A(lambda) can be inverted."""
 SPAN_TOLERANCE = 1e-9
-BISECTIONS = 80
+NEWTON_STEPS = 20
+LARGEST_RATIO = 1e90
+"""Of two squared gaps: an arm that much further away counts as this far; its third power is finite."""
 
 
 class Design(NamedTuple):
@@ -226,11 +228,11 @@ def _multi_armed(problem: BanditProblem, theta: Tensor) -> tuple[Tensor, Tensor]
 
 
 def multi_armed_complexity(gaps: Tensor) -> Tensor:
-    """C of a multi-armed bandit from the gaps Delta_i of the other arms: one bisection.
+    """C of a multi-armed bandit from the gaps Delta_i of the other arms: one equation in one unknown.
 
     At the minimiser (1 / l_* + 1 / l_i) / Delta_i^2 is the same rho = C for all i, so with y = rho l_*
     rho = min_y y + sum_i y / (Delta_i^2 y - 1); the minimum is where sum_i (Delta_i^2 y - 1)^-2 = 1, inside
-    [2, 1 + sqrt(n - 1)] / Delta_min^2. Two arms: 4 / Delta^2.
+    [2, 1 + sqrt(n - 1)] / Delta_min^2, found by Newton's method. Two arms: 4 / Delta^2.
 
     Args:
         gaps: Delta [..., n - 1], each at least 0.
@@ -257,13 +259,13 @@ def _balance(gaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The minimiser y and rho for gaps divided by the smallest one, and the scale 1 / Delta_min^2 [...]."""
     smallest = gaps.amin(-1)
     safe = torch.where(smallest > 0, smallest, 1.0)
-    ratio = (gaps / safe[..., None]).square().clamp_min(1.0)  # [..., n - 1], the smallest is 1
-    low = torch.full_like(safe, 2.0)
-    high = torch.full_like(safe, 1 + math.sqrt(gaps.shape[-1]))
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        below = (ratio * middle[..., None] - 1).pow(-2).sum(-1) > 1
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    y = (low + high) / 2
+    ratio = (gaps / safe[..., None]).square().clamp(1.0, LARGEST_RATIO)  # [..., n - 1], the smallest is 1
+    y = torch.full_like(safe, 2.0)
+    # With S(y) = sum_i (q_i y - 1)^-2 the root of S = 1 is that of S^(-1/2) = 1, whose left side is concave and
+    # increasing (linear, if all q are equal): Newton's method from the left never passes it.
+    for _ in range(NEWTON_STEPS):
+        t = ratio * y[..., None] - 1
+        S = t.pow(-2).sum(-1)
+        y = y + (1 - S.rsqrt()) * S.pow(1.5) / (ratio * t.pow(-3)).sum(-1)
     rho = y + (y[..., None] / (ratio * y[..., None] - 1)).sum(-1)
     return y, rho, safe.pow(-2)
