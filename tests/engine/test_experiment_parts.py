@@ -1,0 +1,53 @@
+"""Every experiment's seeds can be trained apart: a part of a run has the frames that the whole run has, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+
+from normviz.experiments import SLUGS, get_experiment
+from normviz.frame import Frame
+from tests.engine.members import by_member
+
+CLOCK = ("step_ms", "optimizer_ms", "weighting_cost", "seconds_by_length", "time_exponent")
+"""Values that say how long something took."""
+
+SMALL: list[tuple[str, dict[str, object]]] = [
+    ("normalization-statistics", {"task": "vision", "norms": "batch,layer", "steps": 10}),
+    ("self-normalizing", {"steps": 10, "arms": "snn,relu"}),
+    ("evolving-layers", {"layers": "B0,S0", "batch_sizes": "8", "steps": 10}),
+    (
+        "evolving-layers",
+        {"mode": "search", "strategies": "pareto", "budget": 1, "population": 1, "trial_steps": 10},
+    ),
+    ("effective-learning-rate", {"arms": "none,nap", "phases": 1, "period": 20, "remedies": "l2"}),
+    (
+        "effective-learning-rate",
+        {"task": "games", "tasks": 1, "cycles": 1, "task_steps": 200, "agents": "layer"},
+    ),
+    ("optimizer-spectra", {"task": "regression", "optimizers": "adamw,normuon", "grid": "1", "steps": 20}),
+    ("residual-depth", {"depth": 4, "methods": "plain,fixup", "steps": 10}),
+    ("residual-depth", {"task": "expansion", "depth": 8, "order": 2, "width": 8, "methods": "plain,inv"}),
+    ("attention-entropy", {"kinds": "softmax,nala_cosine", "side": "4", "longest": "1024", "steps": 10}),
+    ("sample-reweighting", {"strategies": "uniform,linupper", "batch_size": 8, "steps": 10}),
+    ("sample-reweighting", {"task": "regression", "steps": 10}),
+    ("noisy-labels", {"arms": "plain,storm", "steps": 50, "passes": 1}),
+    ("reward-normalization", {"estimators": "bnpo,grpo", "steps": 10, "questions": 4, "group": 2}),
+]
+
+
+def test_each_experiment_has_a_row() -> None:
+    assert {slug for slug, _ in SMALL} == set(SLUGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("slug", "values"), SMALL)
+def test_parts_have_the_frames_of_the_whole(slug: str, values: dict[str, object]) -> None:
+    experiment = get_experiment(slug)
+    assert experiment.divisible, "an experiment whose seeds cannot be parted needs no row here"
+    knobs = experiment.knobs.parse({**values, "seeds": 2, "first_seed": 3})
+    parts: list[Frame] = []
+    for seed in (4, 3):
+        parts += experiment.frames(knobs.for_seeds([seed]), "cpu")
+    whole = by_member(experiment.frames(knobs, "cpu"), CLOCK)
+    assert {seed for _, seed in whole} == {3, 4}
+    assert by_member(parts, CLOCK) == whole
