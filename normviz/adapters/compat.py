@@ -20,6 +20,7 @@ L_B, L_F, L_C and their sum                                                 ``Co
 training on stored features                                                 ``fit_adapters``
 CMC, mAP, compatibility between models                                      ``retrieval_metrics``, ``compatibility_matrix``
 partial backfilling                                                         ``backfill_order``, ``backfill_curve``
+comparator: an MLP forward (FCT)                                            ``fit_forward_transform``
 ==========================================================================  =====================================
 """  # noqa: E501
 
@@ -34,6 +35,7 @@ from normviz.adapters.compatibility_losses import (
     ForwardAlignmentLoss,
 )
 from normviz.adapters.feature_maps import AffineAdapter, OrthogonalAdapter
+from normviz.adapters.forward_transform import ForwardTransform, fit_forward_transform
 from normviz.adapters.orthogonality import (
     LAMBDA_MODES,
     LambdaOrthogonalityLoss,
@@ -60,6 +62,7 @@ __all__ = [
     "CompatibilityLoss",
     "CrossModelSupConLoss",
     "ForwardAlignmentLoss",
+    "ForwardTransform",
     "LambdaOrthogonalityLoss",
     "OrthogonalAdapter",
     "average_compatibility",
@@ -68,6 +71,7 @@ __all__ = [
     "backward_compatible",
     "compatibility_matrix",
     "fit_adapters",
+    "fit_forward_transform",
     "orthogonality_distance",
     "procrustes_orthogonal",
     "retrieval_metrics",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from normviz.adapters.feature_maps import AffineAdapter, OrthogonalAdapter
 from normviz.adapters.orthogonality import orthogonality_distance, procrustes_orthogonal
 from normviz.validation import check_choice, check_integer, check_real
 
-__all__ = ["BACKWARD_MAPS", "fit_adapters"]
+__all__ = ["BACKWARD_MAPS", "checked_pair", "fit_adapters", "mean_norm", "shuffled_batches"]
 
 BACKWARD_MAPS = ("strict", "lambda", "affine")
 STARTS = ("procrustes", "identity")
@@ -46,6 +46,7 @@ def fit_adapters(
     seed: int = 0,
     every: int = 10,
     callback: Callable[[Record, BackwardMap, AffineAdapter], object] | None = None,
+    weight_decay: float = 0.0,
 ) -> tuple[BackwardMap, AffineAdapter, list[Record]]:
     """Fit the backward map B (new features -> old space) and the forward map F (old features -> B's image).
 
@@ -70,6 +71,9 @@ def fit_adapters(
         every: steps between records (10).
         callback: called as ``callback(record, B, F)`` with each record; returning True stops the fit.
 
+        weight_decay: of Adam, on B's weight only (0): the baseline that pulls an affine map to 0 instead of to the
+            orthogonal matrices. Not for a strict map.
+
     Returns:
         (B, F, history), the maps in eval mode and in h_new's dtype. history has a record at every ``every``-th step and
         at the last: "step" (from 1); "total", "forward", "backward", "contrastive", "lambda" (floats, of this step's
@@ -78,7 +82,8 @@ def fit_adapters(
 
     Raises:
         ValueError: h_old, h_new and labels of different lengths or no matrices, unknown backward, init or
-            parametrization, epochs, batch_size or every below 1, lr <= 0, and whatever the loss refuses.
+            parametrization, epochs, batch_size or every below 1, lr <= 0, weight_decay < 0 or with a
+            strict map, and whatever the loss refuses.
 
     References:
         Ricci et al., arXiv 2509.16664.
@@ -90,6 +95,9 @@ def fit_adapters(
     check_integer("every", every, 1)
     check_integer("seed", seed)
     check_real("lr", lr, 0, low_open=True, high_open=True)
+    check_real("weight_decay", weight_decay, 0, high_open=True)
+    if backward == "strict" and weight_decay:
+        raise ValueError(f"weight_decay must be 0 for a strict map, got {weight_decay}.")
     w_lambda = check_real("w_lambda", w_lambda, 0, high_open=True)
     loss = CompatibilityLoss(
         lam,
@@ -102,58 +110,70 @@ def fit_adapters(
         relative=relative,
         temperature=temperature,
     )
-    h_old, h_new, labels = _checked(h_old, h_new, labels)
-    scale_old, scale_new = (_mean_norm(h) if normalize else h.new_ones(()) for h in (h_old, h_new))
+    h_old, h_new = checked_pair(h_old, h_new)
+    labels = torch.as_tensor(labels, device=h_new.device)
+    if labels.shape != h_new.shape[:1]:
+        raise ValueError(f"labels must have shape ({len(h_new)},), got {tuple(labels.shape)}.")
+    scale_old, scale_new = (mean_norm(h) if normalize else h.new_ones(()) for h in (h_old, h_new))
     maps = _started(h_old / scale_old, h_new / scale_new, backward, init, parametrization, seed)
     backward_map, forward_map = maps
     backward_map.in_scale.copy_(scale_new)
     forward_map.in_scale.copy_(scale_old)
-    optimizer = torch.optim.Adam([p for part in maps for p in part.parameters()], lr=lr)
+    decayed = [p for name, p in backward_map.named_parameters() if name == "weight"]
+    others = [p for part in maps for p in part.parameters() if all(p is not q for q in decayed)]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": decayed, "weight_decay": weight_decay}]
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]], lr=lr)
     history: list[Record] = []
-    order = torch.Generator().manual_seed(seed)
-    step, last = 0, epochs * -(-len(labels) // batch_size)
-    while step < last:
-        shuffled = torch.randperm(len(labels), generator=order).to(labels.device)
-        for batch in torch.split(shuffled, batch_size):
-            step += 1
-            with torch.enable_grad():
-                z, u = backward_map(h_new[batch]), forward_map(h_old[batch])
-                weight = None if backward == "strict" else backward_map.weight
-                total, parts = loss(z, u, h_old[batch] / scale_old, labels[batch], weight)
-                optimizer.zero_grad()
-                total.backward()
-            optimizer.step()
-            if step % every == 0 or step == last:
-                history.append(_record(step, total, parts, backward_map))
-                if callback is not None and callback(history[-1], *maps) is True:
-                    last = step
-                    break
+    for step, batch, is_last in shuffled_batches(labels, batch_size, epochs, seed):
+        with torch.enable_grad():
+            z, u = backward_map(h_new[batch]), forward_map(h_old[batch])
+            weight = None if backward == "strict" else backward_map.weight
+            total, parts = loss(z, u, h_old[batch] / scale_old, labels[batch], weight)
+            optimizer.zero_grad()
+            total.backward()
+        optimizer.step()
+        if step % every == 0 or is_last:
+            history.append(_record(step, total, parts, backward_map))
+            if callback is not None and callback(history[-1], *maps) is True:
+                break
     optimizer.zero_grad()
     return backward_map.eval(), forward_map.eval(), history
 
 
-def _checked(h_old: Tensor, h_new: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def shuffled_batches(
+    items: Tensor, batch_size: int, epochs: int, seed: int
+) -> Iterator[tuple[int, Tensor, bool]]:
+    """(step from 1, indices into ``items``, whether it is the last step), in a new order every epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    step, last = 0, epochs * -(-len(items) // batch_size)
+    for _ in range(epochs):
+        order = torch.randperm(len(items), generator=generator).to(items.device)
+        for batch in torch.split(order, batch_size):
+            step += 1
+            yield step, batch, step == last
+
+
+def checked_pair(h_old: Tensor, h_new: Tensor) -> tuple[Tensor, Tensor]:
+    """Both models' features of the same items, without graph, in h_new's dtype and on its device.
+
+    Raises:
+        ValueError: no matrices, of different length or empty.
+    """
     h_new = torch.as_tensor(h_new).detach()
     if not h_new.is_floating_point():
         h_new = h_new.to(torch.get_default_dtype())
     h_old = torch.as_tensor(h_old).detach().to(h_new)
-    labels = torch.as_tensor(labels, device=h_new.device)
-    if (
-        h_old.ndim != 2
-        or h_new.ndim != 2
-        or not len(h_old) == len(h_new)
-        or h_new.numel() * h_old.numel() == 0
-    ):
+    fits = h_old.ndim == h_new.ndim == 2 and len(h_old) == len(h_new)
+    if not fits or h_old.numel() * h_new.numel() == 0:
         raise ValueError(
             f"h_old and h_new must be matrices [N, d_o] and [N, d_n] of the same items, got {tuple(h_old.shape)} and "
             f"{tuple(h_new.shape)}."
         )
-    if labels.shape != h_new.shape[:1]:
-        raise ValueError(f"labels must have shape ({len(h_new)},), got {tuple(labels.shape)}.")
-    return h_old, h_new, labels
+    return h_old, h_new
 
 
-def _mean_norm(h: Tensor) -> Tensor:
+def mean_norm(h: Tensor) -> Tensor:
+    """Mean norm of the rows; 1 if they are all zero."""
     norm = h.norm(dim=1).mean()
     return torch.where(norm > 0, norm, torch.ones_like(norm))
 

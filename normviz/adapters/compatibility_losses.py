@@ -171,7 +171,7 @@ class CompatibilityLoss(nn.Module):
         )
 
     def forward(
-        self, z: Tensor, u: Tensor, h_old: Tensor, labels: Tensor, weight: Tensor | None
+        self, z: Tensor, u: Tensor, h_old: Tensor, labels: Tensor, weight: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum and its terms."""
         h_old = h_old.detach()

@@ -321,6 +321,13 @@ ROWS: list[Contract] = [
             Bad({"temperature": -1.0}),
         ],
     ),
+    LayerContract(
+        method="normviz.adapters.ForwardTransform",
+        make=partial(adapters.ForwardTransform, in_features=4, out_features=3, hidden=5),
+        inputs=lambda: (torch.randn(2, 4),),
+        differentiable=False,  # the log variance is no part of the forward
+        bad=[Bad({"in_features": 0}), Bad({"out_features": 0}), Bad({"hidden": 0})],
+    ),
     FunctionContract(
         method="normviz.adapters.orthogonality_distance",
         inputs=lambda: (torch.randn(3, 4),),
