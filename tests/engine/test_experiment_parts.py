@@ -17,7 +17,7 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     ("evolving-layers", {"layers": "B0,S0", "batch_sizes": "8", "steps": 10}),
     (
         "evolving-layers",
-        {"mode": "search", "strategies": "pareto", "budget": 1, "population": 1, "trial_steps": 10},
+        {"mode": "search", "strategies": "pareto", "budget": 1, "population": 3, "trial_steps": 10},
     ),
     ("effective-learning-rate", {"arms": "none,nap", "phases": 1, "period": 20, "remedies": "l2"}),
     (
