@@ -44,7 +44,7 @@ def indices(step: int, batch: int) -> Tensor:
 
 
 def shards_of(batch: Tensor, world: int) -> list[Tensor]:
-    """Unequal shards: the last rank takes most; it has all but one sample per other rank at the first step."""
+    """Unequal shards: the last rank takes most of the batch, and all but one sample of the first one."""
     first = len(batch) // (2 * world)
     cuts = [max(first, 1)] * (world - 1)
     return list(batch.split([*cuts, len(batch) - sum(cuts)]))
@@ -100,10 +100,11 @@ def worker(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
-def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    world: int = request.param
-    folder: Path = tmp_path_factory.mktemp(f"pooled{world}")
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes computed."""
+    world = 2
+    folder: Path = tmp_path_factory.mktemp("pooled")
     spawn(worker, args=(world, str(folder)), nprocs=world)  # type: ignore[no-untyped-call]
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
 
