@@ -16,6 +16,7 @@ __all__ = [
     "StoredRun",
     "WorkerEngine",
     "default_store_path",
+    "extend_inline",
     "find_experiment",
     "read_parquet",
     "run_inline",
@@ -28,13 +29,14 @@ _HOME = {
     "StoredRun": "store",
     "WorkerEngine": "workers",
     "default_store_path": "store",
+    "extend_inline": "inline",
     "find_experiment": "resolve",
     "read_parquet": "store",
     "run_inline": "inline",
 }
 
 if TYPE_CHECKING:
-    from normviz.engine.inline import run_inline
+    from normviz.engine.inline import extend_inline, run_inline
     from normviz.engine.ray import RayEngine
     from normviz.engine.resolve import find_experiment
     from normviz.engine.store import RunStore, StoredRun, StoreError, default_store_path, read_parquet

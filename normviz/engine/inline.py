@@ -12,7 +12,7 @@ from normviz.experiments import Experiment, Run
 from normviz.frame import Frame
 from normviz.knobs import Knobs
 
-__all__ = ["run_inline"]
+__all__ = ["extend_inline", "run_inline"]
 
 
 def run_inline(
@@ -39,10 +39,48 @@ def run_inline(
     """
     run = Run(experiment, knobs, device=device)
     keeper = Keeper(store)
+    return _train(run, knobs, keeper, keeper.begin, on_frame)
+
+
+def extend_inline(
+    run: Run,
+    seeds: int,
+    *,
+    store: RunStore | None = None,
+    on_frame: Callable[[Frame], None] | None = None,
+) -> Run:
+    """Go on with a run that is done: train further seeds to the end and add their frames to its log.
+
+    Args:
+        run: what :func:`run_inline` returned, or :meth:`normviz.engine.RunStore.load`.
+        seeds: how many more.
+        store: where the run is kept; the new frames join those it has there.
+        on_frame: as for :func:`run_inline`.
+
+    Returns:
+        The same run.
+
+    Raises:
+        KnobError: the experiment does not allow so many seeds; the message has the allowed range.
+        ValueError: the run has not ended as done, or its seeds cannot be trained apart.
+        Exception: whatever the experiment raises, after the run is stored as failed.
+    """
+    run.knobs, new = run.with_more_seeds(seeds)
+    keeper = Keeper(store)
+    return _train(run, run.knobs.for_seeds(new), keeper, keeper.go_on, on_frame)
+
+
+def _train(
+    run: Run,
+    knobs: Knobs,
+    keeper: Keeper,
+    open_store: Callable[[Run], None],
+    on_frame: Callable[[Frame], None] | None,
+) -> Run:
     run.begin()
-    keeper.begin(run)
+    open_store(run)
     try:
-        frames = experiment.frames(run.knobs, device)
+        frames = run.experiment.frames(knobs, run.device)
         with contextlib.closing(frames) if isinstance(frames, Generator) else contextlib.nullcontext():
             for frame in frames:
                 run.log.append(frame)

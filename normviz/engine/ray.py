@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from normviz.engine.errors import describe
@@ -27,7 +27,7 @@ __all__ = ["RayEngine"]
 
 
 class RayEngine:
-    """Runs as streaming Ray tasks, with the surface of the worker engine: submit, get, cancel, wait for frames.
+    """Runs as streaming Ray tasks, with the surface of the worker engine: submit, extend, get, cancel, wait for frames.
 
     Args:
         address: the cluster, e.g. ``"auto"`` or ``"ray://host:10001"``; None starts Ray on this machine. Not used when
@@ -82,12 +82,35 @@ class RayEngine:
         if not isinstance(knobs, experiment.knobs):
             raise KnobError(f"knobs must be {experiment.knobs.__name__}, got {type(knobs).__name__}.")
         run = Run(experiment, experiment.knobs.parse(knobs.model_dump()), device=device)
-        package = find_experiment(experiment.package).package
+        self._start(run, run.knobs.seed_range(), self._keeper.begin)
+        return run
+
+    def extend(self, run_id: str, seeds: int) -> Run:
+        """Go on with a run that is done: train further seeds in one task and add them to its log; returns at once.
+
+        Args:
+            run_id: a run that was submitted here.
+            seeds: how many more.
+
+        Raises:
+            KnobError: the experiment does not allow so many seeds; the message has the allowed range.
+            ValueError: the run is unknown, has not ended as done, or its seeds cannot be trained apart.
+        """
+        run = self._runs.get(run_id)
+        if run is None:
+            raise ValueError(f"There is no run {run_id!r}.")
+        with self._changed:
+            run.knobs, new = run.with_more_seeds(seeds)
+            run.status = "queued"
+        self._start(run, new, self._keeper.go_on)
+        return run
+
+    def _start(self, run: Run, seeds: Sequence[int], keep: Callable[[Run], None]) -> None:
+        package = find_experiment(run.experiment.package).package
         values = run.knobs.model_dump(mode="json")
         self._runs[run.id] = run
-        self._tasks[run.id] = self._stream.remote(package, values, device, self._interval)
-        threading.Thread(target=self._follow, args=(run,), name=f"ray-{run.id}", daemon=True).start()
-        return run
+        self._tasks[run.id] = self._stream.remote(package, values, list(seeds), run.device, self._interval)
+        threading.Thread(target=self._follow, args=(run, keep), name=f"ray-{run.id}", daemon=True).start()
 
     def get(self, run_id: str) -> Run | None:
         """A run that was submitted here; None if it is unknown."""
@@ -111,16 +134,18 @@ class RayEngine:
         """Why runs are not being kept, in one sentence; None if they are, or if there is no store."""
         return self._keeper.message
 
-    def _follow(self, run: Run) -> None:
+    def _follow(self, run: Run, keep: Callable[[Run], None]) -> None:
         """Thread: take the frames of a run as they come, and its end."""
+        begun = False
         status: Literal["done", "cancelled", "failed"] = "done"
         error: str | None = None
         try:
             for reference in self._tasks[run.id]:
                 frames = decode_frames(self._ray.get(reference))
-                if run.started is None:
+                if not begun:
+                    begun = True
                     run.begin()
-                    self._keeper.begin(run)
+                    keep(run)
                 run.log.extend(frames)
                 with self._changed:
                     self._changed.notify_all()
@@ -140,12 +165,14 @@ class RayEngine:
             self._changed.notify_all()
 
 
-def stream(package: str, knobs: dict[str, Any], device: str, interval: float) -> Iterator[bytes]:
+def stream(
+    package: str, knobs: dict[str, Any], seeds: Sequence[int], device: str, interval: float
+) -> Iterator[bytes]:
     """The Ray task: the experiment's frames in batches, each a plain Arrow stream; the first frame goes alone."""
     experiment = find_experiment(package)
     waiting: list[Frame] = []
     sent = -interval
-    for frame in experiment.frames(experiment.knobs.parse(knobs), device):
+    for frame in experiment.frames(experiment.knobs.parse(knobs).for_seeds(seeds), device):
         waiting.append(frame)
         if time.monotonic() - sent >= interval:
             yield encode_frames(waiting)

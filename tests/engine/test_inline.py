@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from normviz.engine import RunStore, run_inline
+from normviz.engine import RunStore, extend_inline, run_inline
 from normviz.frame import Frame
+from tests.engine.members import by_member
 from tests.engine.toy import EXPERIMENT, ToyKnobs
 
 
@@ -29,6 +30,17 @@ def test_frames_are_on_disk_while_it_runs(tmp_path: Path) -> None:
     assert len(on_disk) >= 2, "what is older than a second is there"
     store.close()
     other.close()
+
+
+def test_more_seeds_join_the_stored_run(tmp_path: Path) -> None:
+    store, seen = RunStore(tmp_path), []
+    run = run_inline(EXPERIMENT, ToyKnobs(steps=10, seeds=2), store=store)
+    assert extend_inline(store.load(run.id), 1, store=store, on_frame=seen.append).status == "done"
+    assert {frame.seed for frame in seen} == {2}
+    stored = store.load(run.id)
+    assert (stored.status, stored.knobs) == ("done", ToyKnobs(steps=10, seeds=3))
+    assert by_member(stored.log.frames) == by_member(EXPERIMENT.frames(stored.knobs, "cpu"))
+    store.close()
 
 
 def test_ctrl_c_keeps_what_there_is(tmp_path: Path) -> None:

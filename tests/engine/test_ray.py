@@ -15,6 +15,7 @@ from normviz.engine.ray import stream
 from normviz.experiments import Run
 from normviz.knobs import KnobError
 from tests.engine.conftest import wait_until
+from tests.engine.members import by_member
 from tests.engine.toy import EXPERIMENT, ToyKnobs
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -23,7 +24,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 def test_stream_sends_the_first_frame_alone_and_loses_none() -> None:
     knobs = ToyKnobs(steps=20, delay=5.0)
     batches = [
-        decode_frames(b) for b in stream("tests.engine.toy", knobs.model_dump(mode="json"), "cpu", 0.02)
+        decode_frames(b) for b in stream("tests.engine.toy", knobs.model_dump(mode="json"), [0], "cpu", 0.02)
     ]
     assert [f.step for f in batches[0]] == [0]
     assert [f.step for batch in batches for f in batch] == list(range(21))
@@ -71,6 +72,15 @@ class TestRay:
         assert [f.step for f in run.log.frames] == list(range(51))
         assert ray_engine.get(run.id) is run
         assert store.load(run.id).log.to_table().equals(run.log.to_table())
+
+    def test_more_seeds(self, ray_engine: RayEngine, store: RunStore) -> None:
+        run = wait_for_end(ray_engine, ray_engine.submit(EXPERIMENT, ToyKnobs(steps=20, seeds=2), owner="me"))
+        assert ray_engine.extend(run.id, 1) is run
+        assert wait_for_end(ray_engine, run).status == "done"
+        assert by_member(run.log.frames) == by_member(EXPERIMENT.frames(ToyKnobs(steps=20, seeds=3), "cpu"))
+        assert by_member(store.load(run.id).log.frames) == by_member(run.log.frames)
+        with pytest.raises(ValueError, match="no run 'unknown'"):
+            ray_engine.extend("unknown", 1)
 
     def test_cancel(self, ray_engine: RayEngine, tmp_path: Path) -> None:
         tally = tmp_path / "steps"
