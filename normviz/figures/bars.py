@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, faded, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.palette import colours
+from normviz.figures.palette import MUTED
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 
 __all__ = ["bar_figure"]
+
+ROOM = 1.2
+"""Length of the axis over that of the longest bar: room for its label."""
 
 
 def bar_figure(
@@ -22,19 +28,19 @@ def bar_figure(
     title: str,
     x: str,
     look_for: str,
-    arms: Sequence[str],
+    arms: Arms,
     expected: Mapping[str, float] | None = None,
     expected_label: str = "formula",
     wide: bool = False,
 ) -> Figure:
-    """A horizontal bar per arm, labelled with its value; a black mark where it is expected to end.
+    """A horizontal bar per arm, labelled with its value; a grey mark where it is expected to end.
 
     Args:
         values: the number of each arm.
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         x: axis title.
         look_for: see ``title``.
-        arms: all arms in order, which fixes colours and rows; those without a value have no row.
+        arms: the arms and their looks, in the order of the rows; those without a value have no row.
         expected: for some arms, what a formula says.
         expected_label: what the mark is called.
         wide: see ``title``.
@@ -53,23 +59,18 @@ def bar_figure(
         text = f"Bars of {x}: {listed}."
     else:
         text = f"Bars of {x}; nothing is measured yet."
-    # A fixed end keeps room for the labels, and the axis from jumping.
-    end = 1.15 * max([1e-9, *data["value"].tolist(), *data["expected"].dropna().tolist()])
-    spec = _bar_spec(tuple(arms), tuple(present), x, expected_label, float(f"{end:.3g}"))
+    span = Span.of(data["value"] * ROOM, data["expected"], zero=True)
+    spec = _bar_spec(arms.ordered(present), x, expected_label, span)
     return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
 @lru_cache(maxsize=128)
-def _bar_spec(
-    palette: tuple[str, ...], arms: tuple[str, ...], x: str, expected_label: str, end: float
-) -> dict[str, Any]:
-    range_of = [colours(palette)[palette.index(arm)] for arm in arms]
-    rows = alt.Y("arm:N", title=None, sort=list(arms), axis=alt.Axis(labelLimit=150))
-    scale = alt.Scale(domain=[0, end], nice=False)
-    base = alt.Chart().encode(y=rows)
+def _bar_spec(arms: Arms, x: str, expected_label: str, width: Span) -> dict[str, Any]:
+    rows = alt.Y("arm:N", title=None, sort=list(arms.names), axis=alt.Axis(labelLimit=110))
+    base = alt.Chart().encode(y=rows, opacity=faded())
     bar = base.mark_bar(height={"band": 0.6}).encode(
-        x=alt.X("value:Q", title=x, scale=scale),
-        color=alt.Color("arm:N", scale=alt.Scale(domain=list(arms), range=range_of), legend=None),
+        x=across("value", x, width, grid=True),
+        color=arm_colour(arms),
         tooltip=[
             alt.Tooltip("arm:N"),
             alt.Tooltip("value:Q", title="counted", format=".5~g"),
@@ -78,10 +79,10 @@ def _bar_spec(
     )
     mark = (
         base.transform_filter("isValid(datum.expected)")
-        .mark_tick(thickness=3, color="#888888", height=22)
-        .encode(x=alt.X("expected:Q", scale=scale))
+        .mark_tick(thickness=3, color=MUTED, height={"band": 0.9})
+        .encode(x=alt.X("expected:Q", scale=width.scale))
     )
-    label = base.mark_text(align="left", dx=8, color="#888888", fontWeight="bold").encode(
-        x=alt.X("value:Q", scale=scale), text=alt.Text("value:Q", format=".4~g")
+    label = base.mark_text(align="left", dx=6, color=MUTED, fontWeight="bold").encode(
+        x=alt.X("value:Q", scale=width.scale), text=alt.Text("value:Q", format=".4~g")
     )
-    return specification(alt.layer(bar, mark, label).properties(width="container", height=340))
+    return specification(alt.layer(bar, mark, label).add_params(focus_param()))

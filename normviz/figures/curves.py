@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,9 +9,11 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours, dashes
+from normviz.figures.layers import band, dots, line
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 
 __all__ = ["curve_figure"]
@@ -27,7 +28,7 @@ def curve_figure(
     x: str,
     y: str,
     look_for: str,
-    arms: Sequence[str],
+    arms: Arms,
     log_x: bool = False,
     log_y: bool = False,
     points: bool = False,
@@ -41,7 +42,7 @@ def curve_figure(
         x: horizontal axis title.
         y: vertical axis title.
         look_for: see ``title``.
-        arms: all arms of the experiment in order, which fixes the colours; those in ``data`` are in the legend.
+        arms: the arms and their looks; rows of others are left out.
         log_x: logarithmic horizontal axis; values that are not positive are left out.
         log_y: logarithmic vertical axis; values that are not positive are left out.
         points: mark each row with a dot.
@@ -60,8 +61,6 @@ def curve_figure(
     if log_y:
         kept &= data["low"].to_numpy(dtype=float) > 0
     data = data[kept]
-    measured = set(data["arm"].tolist())
-    present = tuple(arm for arm in arms if arm in measured)
     if data.empty:
         text = f"Line chart of {y} against {x}; nothing is measured yet."
     else:
@@ -70,50 +69,19 @@ def curve_figure(
         }
         ends = ", ".join(f"{arm} {mean:.3g} at {at:.3g}" for arm, (at, mean) in last.items())
         text = f"Line chart of {y} against {x}. Last points: {ends}."
-    spec = _curve_spec(tuple(arms), present, x, y, log_x, log_y, points)
+    width = Span.of(data["x"], log=log_x)
+    height = Span.of(data["low"], data["high"], log=log_y)
+    spec = _curve_spec(arms, x, y, width, height, points)
     return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
 @lru_cache(maxsize=256)
-def _curve_spec(
-    palette: tuple[str, ...], arms: tuple[str, ...], x: str, y: str, log_x: bool, log_y: bool, points: bool
-) -> dict[str, Any]:
-    at = [palette.index(arm) for arm in arms]
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=list(arms), range=[colours(palette)[i] for i in at]),
-        legend=legend_above(arms),
+def _curve_spec(arms: Arms, x: str, y: str, width: Span, height: Span, points: bool) -> dict[str, Any]:
+    base = alt.Chart().encode(x=across("x", x, width), color=arm_colour(arms))
+    told = alt.Tooltip("x:Q", title=x, format=".3~g")
+    chart = alt.layer(
+        band(base, y, height),
+        line(base, y, height, arms),
+        dots(base, y, height, told, size=36, seen=points),
     )
-    dash = alt.StrokeDash(
-        "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=[dashes(palette)[i] for i in at])
-    )
-    span = alt.Scale(type="log" if log_x else "linear", nice=False)
-    scale = alt.Scale(type="log", nice=False) if log_y else alt.Scale(zero=False)
-    axis = alt.Axis(format="~g" if log_y else "~r", tickCount=6)
-    pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
-    shown = alt.when(pick)
-    base = alt.Chart().encode(
-        x=alt.X("x:Q", title=x, scale=span, axis=alt.Axis(format="~g" if log_x else "~r", tickCount=6)),
-        color=colour,
-    )
-    band = base.mark_area(opacity=0.18).encode(
-        y=alt.Y("low:Q", title=y, scale=scale, axis=axis),
-        y2="high:Q",
-        opacity=shown.then(alt.value(0.18)).otherwise(alt.value(0.03)),
-    )
-    marks: dict[str, Any] = {"point": alt.OverlayMarkDef(size=40)} if points else {}
-    line = base.mark_line(strokeWidth=2, **marks).encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-        strokeDash=dash,
-        opacity=shown.then(alt.value(1.0)).otherwise(alt.value(0.1)),
-        tooltip=[
-            alt.Tooltip("arm:N"),
-            alt.Tooltip("x:Q", title=x, format=".3~g"),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
-    )
-    layers = alt.layer(band, line).properties(width="container", height=height_below(arms))
-    return specification(layers.add_params(pick))
+    return specification(chart.add_params(focus_param()))

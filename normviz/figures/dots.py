@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, arm_symbol, faded, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours
+from normviz.figures.layers import seed_tooltip
+from normviz.figures.legends import HEIGHT
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 from normviz.frame import Log
+from normviz.progress import STEPS, Progress
 
 __all__ = ["dot_figure"]
 
@@ -28,10 +32,11 @@ def dot_figure(
     title: str,
     x: str,
     look_for: str,
-    arms: Sequence[str] | None = None,
+    arms: Arms | None = None,
     step: int | None = None,
     zero: bool = True,
     wide: bool = False,
+    progress: Progress = STEPS,
 ) -> Figure:
     """One row per place with a dot per arm: the mean over seeds, the bar is their range.
 
@@ -41,12 +46,13 @@ def dot_figure(
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         x: axis title.
         look_for: see ``title``.
-        arms: arms in order (default: those of the log).
+        arms: the arms and their looks (default: those of the log).
         step: moment to show; None: the newest.
         zero: the axis starts at zero.
         wide: see ``title``.
+        progress: what a step counts.
     """
-    present = tuple(arms) if arms is not None else tuple(log.arms)
+    present = Arms.of(log.arms) if arms is None else arms
     rows: list[tuple[str, str, float, float, float]] = []
     shown: int | None = None
     for place, name in places.items():
@@ -63,40 +69,35 @@ def dot_figure(
         shown = max([at for at, _ in newest.values()], default=shown)
     data = pd.DataFrame(rows, columns=["place", "arm", "mean", "low", "high"])
     if shown is None:
-        text = f"Dots of {x}; nothing is measured yet."
+        moment, text = "", f"Dots of {x}; nothing is measured yet."
     else:
+        moment = progress.at(shown)
         listed = "; ".join(f"{place}, {arm} {mean:.3g}" for place, arm, mean, _, _ in rows)
-        text = f"Dots of {x} at step {shown}: {listed}."
-        title = f"{title} (step {shown})"
-    return Figure(
-        title, look_for, text, spec=_dot_spec(present, tuple(places), x, zero), data=data, wide=wide
-    )
+        text = f"Dots of {x} at {moment}: {listed}."
+    spec = _dot_spec(present, tuple(places), x, Span.of(data["low"], data["high"], zero=zero))
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide, moment=moment)
 
 
 @lru_cache(maxsize=256)
-def _dot_spec(arms: tuple[str, ...], places: tuple[str, ...], x: str, zero: bool) -> dict[str, Any]:
-    scale = alt.Scale(zero=zero)
-    axis = alt.Axis(format="~g", tickCount=6)
+def _dot_spec(arms: Arms, places: tuple[str, ...], x: str, width: Span) -> dict[str, Any]:
+    names = list(arms.names)
     base = alt.Chart().encode(
-        y=alt.Y("place:N", title=None, sort=list(places), scale=alt.Scale(domain=list(places))),
-        yOffset=alt.YOffset("arm:N", sort=list(arms), scale=alt.Scale(domain=list(arms))),
-        color=alt.Color(
-            "arm:N",
+        y=alt.Y(
+            "place:N",
             title=None,
-            scale=alt.Scale(domain=list(arms), range=colours(arms)),
-            legend=legend_above(arms, lines=False),
+            sort=list(places),
+            scale=alt.Scale(domain=list(places)),
+            axis=alt.Axis(labelLimit=110),
         ),
+        yOffset=alt.YOffset("arm:N", sort=names, scale=alt.Scale(domain=names)),
+        color=arm_colour(arms),
+        opacity=faded(),
     )
-    bar = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=x, scale=scale, axis=axis), x2="high:Q")
-    dot = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=alt.X("mean:Q", title=x, scale=scale, axis=axis),
-        shape=alt.Shape("arm:N", title=None, scale=alt.Scale(domain=list(arms))),
-        tooltip=[
-            alt.Tooltip("place:N", title="for"),
-            alt.Tooltip("arm:N"),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
+    bar = base.mark_rule(strokeWidth=2).encode(x=across("low", x, width, grid=True), x2="high:Q")
+    dot = base.mark_point(filled=True, size=45).encode(
+        x=across("mean", x, width, grid=True),
+        shape=arm_symbol(arms),
+        tooltip=seed_tooltip(alt.Tooltip("place:N", title="for")),
     )
-    return specification(alt.layer(bar, dot).properties(width="container", height=height_below(arms)))
+    chart = alt.layer(bar, dot).properties(height=max(HEIGHT, 9 * len(names) * len(places) + 50))
+    return specification(chart.add_params(focus_param()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Figure:
         data: the tidy table it draws.
         plotly: a Plotly figure instead (matrices, spectra, surfaces).
         wide: the chart wants the page's full width.
+        moment: when the data were taken, where a chart shows one moment of a run, e.g. ``"step 110"``.
 
     Raises:
         ValueError: not exactly one of ``spec`` (with ``data``) and ``plotly``.
@@ -40,23 +41,59 @@ class Figure:
     data: pd.DataFrame | None = None
     plotly: go.Figure | None = None
     wide: bool = False
+    moment: str = ""
 
     def __post_init__(self) -> None:
         if (self.spec is None) == (self.plotly is None) or (self.spec is None) != (self.data is None):
             raise ValueError("a figure takes either spec with data or plotly.")
 
+    def shown(
+        self, *, focus: Sequence[str] = (), cursor: int | None = None, height: int | None = None
+    ) -> Figure:
+        """This figure as one viewer wants to see it; only parameters and height differ, the rest is shared.
+
+        Args:
+            focus: arms that stand out, the others fade; empty: all.
+            cursor: position of the cursor on the progress axis; None: no cursor.
+            height: pixels of the whole chart; None: as it was drawn.
+
+        Returns:
+            The figure with these values; a Plotly figure, which has no such parameters, as it is.
+        """
+        if self.spec is None:
+            return self
+        values: dict[str, Any] = {"focus": list(focus), "cursor": -1 if cursor is None else cursor}
+        spec = dict(self.spec)
+        if "params" in spec:
+            spec["params"] = [
+                {**p, "value": values[p["name"]]} if p["name"] in values else p for p in spec["params"]
+            ]
+        if height is not None:
+            spec["height"] = height
+        return replace(self, spec=spec)
+
+    @property
+    def full_title(self) -> str:
+        """The title with the moment, for a chart that stands alone."""
+        return f"{self.title} ({self.moment})" if self.moment else self.title
+
     @property
     def chart(self) -> Any:
-        """The chart as an Altair or Plotly object, for a notebook."""
+        """The chart as an Altair or Plotly object, for a notebook: with its title and the legend of its arms."""
         if self.plotly is not None:
             return self.plotly
         import altair as alt
 
+        from normviz.figures.exports import with_legends
+
         assert self.spec is not None
         assert self.data is not None
+        drawn = set(self.data["arm"]) if "arm" in self.data else None
+        title = {"text": self.full_title, "subtitle": self.look_for, "anchor": "start"}
         records = self.data.to_dict(orient="records")
-        titled = {"title": {"text": self.title, "subtitle": self.look_for}, **self.spec}
-        return alt.Chart.from_dict({**titled, "data": {"values": records}})
+        return alt.Chart.from_dict(
+            {"title": title, **with_legends(self.spec, drawn), "data": {"values": records}}
+        )
 
     def to_html(self) -> str:
         """A page with the chart, its title and its line; it loads the drawing library from a public CDN."""
@@ -65,8 +102,8 @@ class Figure:
         if self.plotly is not None:
             body = self.plotly.to_html(full_html=False, include_plotlyjs="cdn")
             return (
-                f"<!doctype html><meta charset='utf-8'><title>{escape(self.title)}</title>"
-                f"<h1>{escape(self.title)}</h1><p>{escape(self.look_for)}</p>{body}"
+                f"<!doctype html><meta charset='utf-8'><title>{escape(self.full_title)}</title>"
+                f"<h1>{escape(self.full_title)}</h1><p>{escape(self.look_for)}</p>{body}"
             )
         return str(self.chart.to_html())
 

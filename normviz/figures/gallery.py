@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normviz.arms import Arms
 from normviz.figures.figure import Figure
-from normviz.figures.palette import colours
+from normviz.figures.legends import height_below, legend_above
+from normviz.figures.palette import MUTED, colours
 from normviz.figures.vega import specification
 
 __all__ = ["gallery_figure"]
@@ -28,7 +30,7 @@ def gallery_figure(
     captions: Sequence[str],
     kinds: Sequence[str],
     *,
-    kind_names: Sequence[str],
+    kind_names: Arms,
     title: str,
     look_for: str,
     alt_text: str,
@@ -43,7 +45,7 @@ def gallery_figure(
         images: grey values (k, height, width), k at most ``columns`` x ``rows``.
         captions: a few characters for each picture.
         kinds: the kind of each picture, one of ``kind_names``.
-        kind_names: all kinds, in the order of the legend.
+        kind_names: all kinds and their looks, in the order of the legend.
         title, look_for, wide: as in :class:`Figure`.
         alt_text: the textual alternative.
         columns, rows: cells of the gallery.
@@ -57,7 +59,7 @@ def gallery_figure(
     if not len(images) == len(captions) == len(kinds):
         counts = (len(images), len(captions), len(kinds))
         raise ValueError(f"images, captions and kinds must be equally many, got {counts}.")
-    spec = _gallery_spec(tuple(kind_names), columns, rows, limits)
+    spec = _gallery_spec(kind_names, columns, rows, limits)
     data = _table(np.asarray(images, dtype=float), captions, kinds, columns)
     return Figure(title, look_for, alt_text, spec=spec, data=data, wide=wide)
 
@@ -82,9 +84,7 @@ def _table(
 
 
 @lru_cache(maxsize=64)
-def _gallery_spec(
-    kind_names: tuple[str, ...], columns: int, rows: int, limits: tuple[float, float]
-) -> dict[str, Any]:
+def _gallery_spec(kinds: Arms, columns: int, rows: int, limits: tuple[float, float]) -> dict[str, Any]:
     x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, columns], nice=False))
     y = alt.Y("y:Q", axis=None, scale=alt.Scale(domain=[rows, 0], nice=False))
     grey = alt.Scale(domain=list(limits), range=["#101010", "#ffffff"], clamp=True)
@@ -96,13 +96,13 @@ def _gallery_spec(
     )
     frames = (
         base.transform_filter("datum.kind != ''")
-        .mark_rect(filled=False, strokeWidth=3)
+        .mark_rect(filled=False, strokeWidth=2.5)
         .encode(
             stroke=alt.Stroke(
                 "kind:N",
                 title=None,
-                scale=alt.Scale(domain=list(kind_names), range=colours(kind_names)),
-                legend=alt.Legend(orient="top", symbolType="square", symbolOpacity=1),
+                scale=alt.Scale(domain=list(kinds.names), range=colours(kinds)),
+                legend=legend_above(kinds.names, lines=False),
             ),
             tooltip=[alt.Tooltip("caption:N"), alt.Tooltip("kind:N")],
         )
@@ -111,7 +111,7 @@ def _gallery_spec(
         alt.Chart()
         .transform_filter("datum.kind != ''")
         .transform_calculate(centre="(datum.x + datum.x2) / 2")
-        .mark_text(baseline="top", dy=5, fontSize=11, color="#888888")
+        .mark_text(baseline="top", dy=3, fontSize=10, color=MUTED)
         .encode(x=alt.X("centre:Q", axis=None), y=alt.Y("y2:Q", axis=None), text="caption:N")
     )
     layered = (
@@ -119,4 +119,4 @@ def _gallery_spec(
         .resolve_scale(stroke="independent", color="independent")
         .resolve_legend(stroke="independent", color="independent")
     )
-    return specification(layered.properties(width="container", height=340))
+    return specification(layered.properties(height=height_below(kinds.names)))

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, faded, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours, dashes
+from normviz.figures.layers import band, dots, line
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 from normviz.frame import Log
 
 __all__ = ["growth_figure"]
 
 COLUMNS = ["arm", "x", "mean", "low", "high"]
-POWERS = [10.0**k for k in range(-9, 13)]
-"""Ticks of the vertical axis, those of its range."""
 APART = 0.1
 """Least distance of two labels, as a share of the vertical axis."""
 
@@ -35,7 +35,7 @@ def growth_figure(
     x: str,
     y: str,
     look_for: str,
-    arms: Sequence[str],
+    arms: Arms,
     factor: float = 1.0,
     wide: bool = False,
 ) -> Figure:
@@ -43,13 +43,14 @@ def growth_figure(
 
     Args:
         log: frames to draw.
-        name: an array value with one entry for each size, positive; the newest of each member is drawn.
+        name: an array value with one entry for each size; the newest of each member is drawn, sizes at which a value is
+            not positive are left out.
         sizes: the sizes.
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         x: horizontal axis title.
         y: vertical axis title.
         look_for: see ``title``.
-        arms: arms in order.
+        arms: the arms and their looks.
         factor: the values are multiplied by it, e.g. 1000 for milliseconds.
         wide: see ``title``.
     """
@@ -58,32 +59,27 @@ def growth_figure(
     at = np.asarray(sizes, dtype=float)
     for arm in arms:
         values = [e.value.astype(float) * factor for e in entries if e.arm == arm and len(e.value) == len(at)]
-        if values:
-            stack = np.stack(values)  # (seeds, sizes)
-            mean = stack.mean(0)
-            rows = {"arm": arm, "x": at, "mean": mean, "low": stack.min(0), "high": stack.max(0)}
-            parts.append(pd.DataFrame(rows))
-            if len(at) > 1:
-                exponents[arm] = float(np.polyfit(np.log(at), np.log(mean), 1)[0])
+        stack = np.stack(values) if values else np.empty((0, len(at)))  # (seeds, sizes)
+        kept = (np.isfinite(stack) & (stack > 0)).all(axis=0) & bool(values)
+        if not kept.any():
+            continue
+        stack, x_of = stack[:, kept], at[kept]
+        mean = stack.mean(0)
+        if kept.sum() > 1:
+            exponents[arm] = float(np.polyfit(np.log(x_of), np.log(mean), 1)[0])
+        label = f"N^{exponents[arm]:.2f}" if arm in exponents else ""
+        rows = {"arm": arm, "x": x_of, "mean": mean, "low": stack.min(0), "high": stack.max(0)}
+        parts.append(pd.DataFrame({**rows, "label": np.where(x_of == x_of.max(), label, "")}))
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*COLUMNS, "label", "at"])
     if parts:
-        last = data["x"].to_numpy() == at.max()
-        texts = [f"N^{exponents[arm]:.2f}" if arm in exponents else "" for arm in data["arm"]]
-        data["label"] = np.where(last, texts, "")
-        data["at"] = _spread(data["mean"].to_numpy(dtype=float), last)
+        data["at"] = _spread(data["mean"].to_numpy(dtype=float), (data["label"] != "").to_numpy())
         listed = ", ".join(f"{arm} {value:.2f}" for arm, value in exponents.items())
         text = f"Line chart of {y} against {x}, both logarithmic. Exponents: {listed or 'one size only'}."
     else:
         text = f"Line chart of {y} against {x}; nothing is measured yet."
-    measured = tuple(arm for arm in arms if arm in set(data["arm"]))
-    return Figure(
-        title,
-        look_for,
-        text,
-        spec=_growth_spec(tuple(arms), measured, x, y, tuple(sizes)),
-        data=data,
-        wide=wide,
-    )
+    width, height = Span.exactly(sizes, log=True), Span.of(data["low"], data["high"], log=True)
+    spec = _growth_spec(arms, x, y, tuple(sizes), width, height)
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
 def _spread(values: NDArray[np.float64], labelled: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -98,38 +94,18 @@ def _spread(values: NDArray[np.float64], labelled: NDArray[np.bool_]) -> NDArray
 
 @lru_cache(maxsize=64)
 def _growth_spec(
-    palette: tuple[str, ...], arms: tuple[str, ...], x: str, y: str, sizes: tuple[float, ...]
+    arms: Arms, x: str, y: str, sizes: tuple[float, ...], width: Span, height: Span
 ) -> dict[str, Any]:
-    at = [palette.index(arm) for arm in arms]
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=list(arms), range=[colours(palette)[i] for i in at]),
-        legend=legend_above(arms),
-    )
-    dash = alt.StrokeDash(
-        "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=[dashes(palette)[i] for i in at])
-    )
-    span = alt.Scale(type="log", base=2, nice=False)
-    scale = alt.Scale(type="log")
-    axis = alt.Axis(format="~g", values=POWERS)
+    scale = alt.Scale(type="log", base=2, domain=[width.low, width.high], nice=False)
     base = alt.Chart().encode(
-        x=alt.X("x:Q", title=x, scale=span, axis=alt.Axis(format="~d", grid=False, values=list(sizes))),
-        color=colour,
+        x=across("x", x, width, scale=scale, values=list(sizes), labelExpr="format(datum.value, '~d')"),
+        color=arm_colour(arms),
     )
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q")
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=30)).encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-        strokeDash=dash,
-        tooltip=[
-            alt.Tooltip("arm:N"),
-            alt.Tooltip("x:Q", title=x, format="d"),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
+    text = base.mark_text(align="right", dx=-6, dy=-7, fontSize=11, fontWeight="bold").encode(
+        y=up("at", y, height), text="label:N", opacity=faded()
     )
-    text = base.mark_text(align="right", dx=-6, dy=-8, fontSize=11, fontWeight="bold").encode(
-        y=alt.Y("at:Q", scale=scale, axis=axis), text="label:N"
+    told = alt.Tooltip("x:Q", title=x, format="d")
+    chart = alt.layer(
+        band(base, y, height), line(base, y, height, arms), dots(base, y, height, told, size=30), text
     )
-    return specification(alt.layer(band, line, text).properties(width="container", height=height_below(arms)))
+    return specification(chart.add_params(focus_param()))

@@ -1,4 +1,7 @@
-"""The legend above a chart in the two-column grid: as many columns as its names leave room for, and the height."""
+"""A chart's own legend, for colours that are no arms: as many columns as its names leave room for, and the height.
+
+The arms have one legend for the whole page, so that charts keep their place for what they draw.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from collections.abc import Sequence
 
 import altair as alt
 
-__all__ = ["height_below", "legend_above"]
+__all__ = ["HEIGHT", "height_below", "legend_above"]
 
-WIDTH = 240
-"""Pixels beside the vertical axis of a chart in the two-column grid of the page, and of a phone."""
+WIDTH = 270
+"""Pixels beside the vertical axis of a chart in the three-column grid of the page, and of a phone."""
 
-CHARACTER, NARROW, SYMBOL = 7.2, 3.6, 36
+CHARACTER, NARROW, SYMBOL = 6.2, 3.2, 30
 """Pixels of a letter, of a narrow one, and of a symbol with its gaps."""
 
-HEIGHT, ROW = 340, 22
-"""Pixels of a chart with its legend of one or two rows, and of a further row."""
+HEIGHT, ROW = 230, 17
+"""Pixels of a chart without a legend, and of a row of its legend."""
 
 
 def legend_above(names: Sequence[str], *, lines: bool = True, columns: int | None = None) -> alt.Legend:
@@ -25,28 +28,29 @@ def legend_above(names: Sequence[str], *, lines: bool = True, columns: int | Non
     Args:
         names: entries in order.
         lines: symbols are strokes; False: the mark's own.
-        columns: most columns; None: two, and three for more than four names.
+        columns: most columns; None: four.
     """
     legend = alt.Legend(
         orient="top",
         columns=_columns(names, columns),
         columnPadding=5,
+        rowPadding=1,
+        labelFontSize=11,
         labelLimit=230,
         symbolOpacity=1,
     )
     if lines:
-        legend.symbolType, legend.symbolSize = "stroke", 240
+        legend.symbolType, legend.symbolSize = "stroke", 160
     return legend
 
 
 def height_below(names: Sequence[str], *, columns: int | None = None) -> int:
     """Pixels of a chart whose legend has these names, so that a tall legend does not flatten what is drawn."""
-    return HEIGHT + ROW * max(0, math.ceil(len(names) / _columns(names, columns)) - 2)
+    return HEIGHT + ROW * math.ceil(len(names) / _columns(names, columns))
 
 
 def _columns(names: Sequence[str], most: int | None) -> int:
-    most = most or (2 if len(names) <= 4 else 3)
-    return max(c for c in range(1, most + 1) if c == 1 or _width(names, c) <= WIDTH)
+    return max(c for c in range(1, (most or 4) + 1) if c == 1 or _width(names, c) <= WIDTH)
 
 
 def _width(names: Sequence[str], columns: int) -> float:

@@ -1,4 +1,4 @@
-"""Lines over training steps: one per arm, seeds as a band, a cursor at the scrubbed step."""
+"""Lines along the run: one per arm, seeds as a band, a cursor at the moment that is shown."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours, dashes
+from normviz.figures.layers import band, cursor_param, cursor_rule, dots, level, line
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 from normviz.frame import Log
+from normviz.progress import STEPS, Progress
 
-__all__ = ["line_figure", "seed_bands"]
+__all__ = ["line_figure", "run_span", "seed_bands"]
 
 MAX_POINTS = 120
 """Most points on one line: what a chart this wide can show, and what keeps a live update small."""
-
-LOG_LABELS = (
-    "indexof(log(domain('y')[1] / domain('y')[0]) < 5 ? '125' : '1', substring(format(datum.value, '.0e'), 0, 1)) < 0"
-    " ? '' : format(datum.value, '~g')"
-)
-"""Labels of a logarithmic axis: 1, 2 and 5 of each decade up to two decades, else powers of ten. What fits by chance
-(10, 2, 0.3, 0.1) would be hard to read."""
 
 
 def seed_bands(table: pd.DataFrame, *, max_points: int = MAX_POINTS) -> pd.DataFrame:
@@ -68,6 +64,11 @@ def seed_bands(table: pd.DataFrame, *, max_points: int = MAX_POINTS) -> pd.DataF
     )
 
 
+def run_span(steps: pd.Series, last: int) -> Span:
+    """The horizontal axis of a run: to its last position, or as far as the data go if that is 0."""
+    return Span(0, last) if last else Span.of(steps, zero=True)
+
+
 def line_figure(
     log: Log,
     series: str | Sequence[str] | Mapping[str, str],
@@ -75,7 +76,7 @@ def line_figure(
     title: str,
     y: str,
     look_for: str,
-    arms: Sequence[str] | None = None,
+    arms: Arms | None = None,
     log_scale: bool = False,
     step: int | None = None,
     zero_line: bool = False,
@@ -83,7 +84,8 @@ def line_figure(
     unit: str = "",
     last: int = 0,
     ceiling: float = math.inf,
-    x: str = "training step",
+    progress: Progress = STEPS,
+    x: str = "",
 ) -> Figure:
     """A figure with one line per arm.
 
@@ -94,110 +96,64 @@ def line_figure(
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         y: axis title.
         look_for: see ``title``.
-        arms: all arms of the experiment in order (default: those of the log), which fixes the colours; those that
-            have this quantity are in the legend.
+        arms: the arms and their looks (default: those of the log).
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         step: where the cursor stands; None: no cursor.
         zero_line: draw a line at zero.
         wide: see ``title``.
         unit: unit in the textual alternative.
-        last: last step of the run, so that the axis does not move while it grows; 0: as far as the data go.
+        last: last position of the run, so that the axis does not move while it grows; 0: as far as the data go.
         ceiling: means above it are left out, so that an arm that explodes does not flatten the others.
-        x: horizontal axis title, where a step is no training step.
+        progress: what a step counts.
+        x: horizontal axis title (default: that of ``progress``).
     """
     names = [series] if isinstance(series, str) else list(series)
-    present = tuple(arms) if arms is not None else tuple(log.arms)
+    drawn = Arms.of(log.arms) if arms is None else arms
     bands = [seed_bands(log.scalars(name)) for name in names]
     if isinstance(series, Mapping):
-        bands = [band.assign(arm=band["arm"] + end) for band, end in zip(bands, series.values(), strict=True)]
-        present = tuple(arm + end for arm in present for end in series.values())
+        endings = series.values()
+        bands = [
+            part.assign(of=part["arm"], arm=part["arm"] + end)
+            for part, end in zip(bands, endings, strict=True)
+        ]
+        drawn = drawn.with_endings(endings)
     data = bands[0] if len(bands) == 1 else pd.concat(bands, ignore_index=True)
-    data = data[data["arm"].isin(present)]
+    data = data[data["arm"].isin(drawn.names)]
     if log_scale:
         data = data[data["low"] > 0]
     if math.isfinite(ceiling):
         data = data[data["mean"] <= ceiling]
-    measured = set(data["arm"])
+    height = Span.of(
+        data["low"], np.minimum(data["high"], ceiling), [0.0] if zero_line else [], log=log_scale
+    )
     spec = dict(
-        _line_spec(present, tuple(a for a in present if a in measured), x, y, log_scale, zero_line, last)
+        _line_spec(drawn, x or progress.axis, y, run_span(data["step"], last), height, zero_line, progress)
     )
     if step is not None:
         spec["params"] = [{**p, "value": step} if p["name"] == "cursor" else p for p in spec["params"]]
-    return Figure(title, look_for, _describe(data, y, unit), spec=spec, data=data, wide=wide)
+    return Figure(title, look_for, _describe(data, y, unit, progress), spec=spec, data=data, wide=wide)
 
 
-def _describe(data: pd.DataFrame, y: str, unit: str) -> str:
+def _describe(data: pd.DataFrame, y: str, unit: str, progress: Progress) -> str:
     if data.empty:
-        return f"Line chart of {y} over training steps; nothing is measured yet."
+        return f"Line chart of {y} over {progress.many}; nothing is measured yet."
     newest = data.drop_duplicates("arm", keep="last")
     values = ", ".join(f"{row.arm} {row.mean:.3g}{unit}" for row in newest.itertuples())
-    return f"Line chart of {y} over training steps. Newest values: {values}."
+    return f"Line chart of {y} over {progress.many}. Newest values: {values}."
 
 
 @lru_cache(maxsize=256)
 def _line_spec(
-    palette: tuple[str, ...],
-    arms: tuple[str, ...],
-    across: str,
-    y: str,
-    log_scale: bool,
-    zero_line: bool,
-    last: int,
+    arms: Arms, x: str, y: str, width: Span, height: Span, zero_line: bool, progress: Progress
 ) -> Mapping[str, Any]:
-    """The specification with a legend of ``arms``, coloured as among all arms of ``palette``."""
-    at = [palette.index(arm) for arm in arms]
-    range_of = [colours(palette)[i] for i in at]
-    dash_of = [dashes(palette)[i] for i in at]
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=list(arms), range=range_of),
-        legend=legend_above(arms),
-    )
-    dash = alt.StrokeDash("arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dash_of))
-    span = alt.Scale(domain=[0, last], nice=False) if last else alt.Scale(nice=False)
-    x = alt.X("step:Q", title=across, scale=span, axis=alt.Axis(tickMinStep=1, format="d"))
-    scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
-    axis = alt.Axis(labelExpr=LOG_LABELS) if log_scale else alt.Axis(format="~r", tickCount=6)
-    pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
     hover = alt.selection_point(
         name="hover", fields=["step"], nearest=True, on="pointermove", clear="pointerout", empty=False
     )
-    cursor = alt.param(name="cursor", value=-1)
-    shown = alt.when(pick)
-    base = alt.Chart().encode(x=x, color=colour)
-    band = base.mark_area(opacity=0.18).encode(
-        y=alt.Y("low:Q", title=y, scale=scale, axis=axis),
-        y2="high:Q",
-        opacity=shown.then(alt.value(0.18)).otherwise(alt.value(0.03)),
-    )
-    line = base.mark_line(strokeWidth=2, interpolate="linear").encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-        strokeDash=dash,
-        opacity=shown.then(alt.value(1.0)).otherwise(alt.value(0.12)),
-    )
-    points = base.mark_circle(size=45).encode(
-        y=alt.Y("mean:Q", scale=scale),
-        opacity=alt.when(hover).then(alt.value(1.0)).otherwise(alt.value(0.0)),
-        tooltip=[
-            alt.Tooltip("arm:N", title="arm"),
-            alt.Tooltip("step:Q", title="step", format="d"),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
-    )
-    rule = (
-        alt.Chart()
-        .mark_rule(strokeWidth=1.5, color="#888888")
-        .transform_filter("cursor >= 0")
-        .transform_aggregate(anchor="min(step)")
-        .transform_calculate(at="cursor")
-        .encode(x=alt.X("at:Q"))
-    )
-    layers: list[alt.Chart] = [band, line, points.add_params(hover), rule]
+    base = alt.Chart().encode(x=across("step", x, width, tickMinStep=1), color=arm_colour(arms))
+    told = alt.Tooltip("step:Q", title=progress.one, format=",d")
+    seen = alt.when(hover).then(alt.value(1.0)).otherwise(alt.value(0.0))
+    points = dots(base, y, height, told, size=45, opacity=seen).add_params(hover)
+    layers: list[alt.Chart] = [band(base, y, height), line(base, y, height, arms), points, cursor_rule()]
     if zero_line:
-        zero = alt.Chart().mark_rule(color="#888888", strokeDash=[2, 2]).encode(y=alt.datum(0))
-        layers.insert(0, zero)
-    chart = alt.layer(*layers).properties(width="container", height=height_below(arms))
-    return specification(chart.add_params(pick, cursor))
+        layers.insert(0, level(0))
+    return specification(alt.layer(*layers).add_params(focus_param(), cursor_param()))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.vega import specification
 from normviz.norms.selu_moments import moment_map, moment_map_jacobian
 
@@ -72,15 +73,15 @@ def _bounds_spec() -> dict[str, Any]:
         "nu:Q",
         title="variance ν before the layer (log scale)",
         scale=x_scale,
-        axis=alt.Axis(format="~g", tickCount=8),
+        axis=alt.Axis(format="~g", values=[0.02, 0.1, 0.5, 1, 2, 5, 16], grid=False),
     )
     y = alt.Y(
         "low:Q",
         title="variance after / before (log scale)",
         scale=alt.Scale(type="log", domain=[0.4, 2.6], nice=False),
-        axis=alt.Axis(format="~g"),
+        axis=alt.Axis(format="~g", values=[0.5, 1, 2]),
     )
-    legend = alt.Legend(orient="top", columns=2, labelLimit=170, symbolOpacity=0.6)
+    legend = legend_above([*MEANS, *BOUNDS], lines=False)
     names = [*MEANS, *BOUNDS]
     scale = alt.Scale(domain=names, range=["#8a8a8a", "#c3659c", *(colour for *_, colour in BOUNDS.values())])
     colour = alt.Color("part:N", title=None, scale=scale, legend=legend)
@@ -107,7 +108,7 @@ def _bounds_spec() -> dict[str, Any]:
         )
     )
     one = alt.Chart().mark_rule(color="#888888", strokeDash=[2, 2]).encode(y=alt.datum(1))
-    return specification(alt.layer(ranges, band, one).properties(width="container", height=340))
+    return specification(alt.layer(ranges, band, one).properties(height=height_below(names)))
 
 
 def contraction_figure() -> Figure:
@@ -153,7 +154,13 @@ def _box_spec() -> dict[str, Any]:
         "norm:Q",
         title="norm of J",
         scale=alt.Scale(domain=[0.5, 1.0], range=["#4fc3a1", "#0a66b8"]),
-        legend=alt.Legend(orient="top", gradientLength=200),
+        legend=alt.Legend(
+            orient="top",
+            titleOrient="left",
+            titleFontWeight="normal",
+            gradientLength=120,
+            gradientThickness=10,
+        ),
     )
     dots = (
         alt.Chart()
@@ -172,4 +179,4 @@ def _box_spec() -> dict[str, Any]:
         .mark_rect(fillOpacity=0, stroke=CONTRACTS, strokeWidth=1.5, strokeDash=[4, 3])
         .encode(x=x, x2="mu2:Q", y=y, y2="nu2:Q")
     )
-    return specification(alt.layer(dots, box).properties(width="container", height=340))
+    return specification(alt.layer(dots, box).properties(height=280))

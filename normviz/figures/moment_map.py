@@ -278,7 +278,7 @@ def _journey() -> alt.LayerChart:
                 begin.encode(x=_x("t0mu"), y=_y("t0nu")),
                 star.encode(x=_x("fmu"), y=_y("fnu")),
                 *(
-                    text.encode(x=alt.value(0), y=alt.value(18 * i - 74), text=f"line{i}:N")
+                    text.encode(x=alt.value(0), y=alt.value(18 * i - 92), text=f"line{i}:N")
                     for i in (1, 2, 3)
                 ),
             ]
@@ -307,4 +307,4 @@ def _handles() -> alt.Chart:
 @lru_cache(maxsize=1)
 def _map_spec() -> dict[str, Any]:
     chart = alt.layer(_shading(), _theorem_box(), _field(), _journey(), _handles())
-    return specification(chart.properties(width="container", height=430).add_params(*_params()))
+    return specification(chart.properties(height=430).add_params(*_params()))

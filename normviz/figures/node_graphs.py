@@ -9,19 +9,21 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour
 from normviz.figures.figure import Figure
+from normviz.figures.legends import height_below, legend_above
+from normviz.figures.palette import MUTED
 from normviz.figures.vega import specification
 
 __all__ = ["node_graph_figure"]
-
-COLOURS = ("#8a8a8a", "#0a85d1", "#d55e00", "#069e73", "#c3659c")
 
 
 def node_graph_figure(
     nodes: Mapping[int, tuple[str, str]],
     edges: Sequence[tuple[int, int]],
     *,
-    kinds: Sequence[str],
+    kinds: Arms,
     title: str,
     look_for: str,
     alt_text: str,
@@ -32,7 +34,7 @@ def node_graph_figure(
     Args:
         nodes: number -> label and kind.
         edges: from node, to node.
-        kinds: all kinds, in the order of the legend; at most five.
+        kinds: all kinds of nodes and their looks, in the order of the legend.
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         look_for: see ``title``.
         alt_text: the textual alternative.
@@ -40,10 +42,10 @@ def node_graph_figure(
     """
     columns = ["part", "x", "y", "x2", "y2", "label", "kind"]
     at = _layout(nodes, edges)
-    rows: list[tuple[Any, ...]] = [("edge", *at[a], *at[b], "", kinds[0]) for a, b in edges]
+    rows: list[tuple[Any, ...]] = [("edge", *at[a], *at[b], "", "") for a, b in edges]
     rows += [("node", *at[i], None, None, label, kind) for i, (label, kind) in nodes.items()]
     data = pd.DataFrame(rows, columns=columns)
-    return Figure(title, look_for, alt_text, spec=_spec(tuple(kinds)), data=data, wide=wide)
+    return Figure(title, look_for, alt_text, spec=_spec(kinds), data=data, wide=wide)
 
 
 def _layout(
@@ -66,20 +68,15 @@ def _layout(
 
 
 @lru_cache(maxsize=16)
-def _spec(kinds: tuple[str, ...]) -> dict[str, Any]:
+def _spec(kinds: Arms) -> dict[str, Any]:
     hidden = alt.Axis(labels=False, ticks=False, domain=False, grid=False, title=None)
     x = alt.X("x:Q", axis=hidden, scale=alt.Scale(domain=[-0.08, 1.08]))
     y = alt.Y("y:Q", axis=hidden, scale=alt.Scale(domain=[0, 1]))
-    colour = alt.Color(
-        "kind:N",
-        title=None,
-        scale=alt.Scale(domain=list(kinds), range=list(COLOURS[: len(kinds)])),
-        legend=alt.Legend(orient="top", columns=3, labelLimit=150, symbolOpacity=1),
-    )
+    colour = arm_colour(kinds, field="kind", legend=legend_above(kinds.names, lines=False))
     edge = (
         alt.Chart()
         .transform_filter("datum.part == 'edge'")
-        .mark_rule(strokeWidth=1.5, color="#8a8a8a", opacity=0.8)
+        .mark_rule(strokeWidth=1.5, color=MUTED, opacity=0.8)
         .encode(x=x, y=y, x2="x2:Q", y2="y2:Q")
     )
     half = (  # the arrow head stands in the middle of its edge, where no node covers it
@@ -90,16 +87,17 @@ def _spec(kinds: tuple[str, ...]) -> dict[str, Any]:
             my="datum.y + 0.55 * (datum.y2 - datum.y)",
             turn="atan2((datum.x2 - datum.x) / 1.16 * width, (datum.y2 - datum.y) * height) * 180 / PI",
         )
-        .mark_point(shape="triangle", filled=True, size=60, color="#8a8a8a", opacity=1)
+        .mark_point(shape="triangle", filled=True, size=45, color=MUTED, opacity=1)
         .encode(
             x=alt.X("mx:Q", scale=alt.Scale(domain=[-0.08, 1.08])),
-            y="my:Q",
+            y=alt.Y("my:Q", scale=alt.Scale(domain=[0, 1])),
             angle=alt.Angle("turn:Q", scale=None),
         )
     )
     nodes = alt.Chart().transform_filter("datum.part == 'node'").encode(x=x, y=y)
-    disc = nodes.mark_circle(size=420, opacity=1).encode(
+    disc = nodes.mark_circle(size=260, opacity=1).encode(
         color=colour, tooltip=[alt.Tooltip("label:N"), alt.Tooltip("kind:N")]
     )
-    text = nodes.mark_text(dy=-19, fontSize=13, fontWeight="bold").encode(text="label:N", color=colour)
-    return specification(alt.layer(edge, half, disc, text).properties(width="container", height=340))
+    text = nodes.mark_text(dy=-15, fontSize=11, fontWeight="bold").encode(text="label:N", color=colour)
+    chart = alt.layer(edge, half, disc, text).properties(height=height_below(kinds.names))
+    return specification(chart)

@@ -14,8 +14,11 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.figure import Figure
-from normviz.figures.palette import colours, dashes
+from normviz.figures.legends import height_below, legend_above
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 
 __all__ = ["RESPONSES", "norm_response_figure"]
@@ -30,6 +33,7 @@ RESPONSES: dict[str, str] = {
     "S1": "datum.x / (1 + exp(-datum.x)) / image",
 }
 """Name of each layer -> its value at ``datum.x``; S2 is S1 where the mean is 0."""
+LAYERS = Arms.of({"BN-ReLU": 1, "GN-SiLU": 3, "B0": 2, "B1": 4, "B2": 5, "S0": 0, "S1": 8})
 
 
 def norm_response_figure() -> Figure:
@@ -48,7 +52,7 @@ def norm_response_figure() -> Figure:
 @lru_cache(maxsize=1)
 def _grid() -> pd.DataFrame:
     x = np.linspace(-5, 5, 101)
-    return pd.DataFrame({"arm": np.repeat(list(RESPONSES), len(x)), "x": np.tile(x, len(RESPONSES))})
+    return pd.DataFrame({"layer": np.repeat(list(RESPONSES), len(x)), "x": np.tile(x, len(RESPONSES))})
 
 
 @lru_cache(maxsize=1)
@@ -60,29 +64,21 @@ def _spec() -> dict[str, Any]:
 
     chosen = "0"
     for layer, text in RESPONSES.items():
-        chosen = f"datum.arm == '{layer}' ? {text} : ({chosen})"
-    names = list(RESPONSES)
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=names, range=colours(names)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=3, symbolOpacity=1),
-    )
-    pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
+        chosen = f"datum.layer == '{layer}' ? {text} : ({chosen})"
+    legend = legend_above(LAYERS.names)
+    pick = alt.selection_point(name="pick", fields=["layer"], bind="legend")
     lines = (
         alt.Chart()
         .transform_calculate(y=chosen)
         .mark_line(strokeWidth=2, clip=True)
         .encode(
-            x=alt.X("x:Q", title="value x of one pixel", scale=alt.Scale(domain=[-5, 5])),
-            y=alt.Y("y:Q", title="output y", scale=alt.Scale(domain=[-3, 5])),
-            color=colour,
-            strokeDash=alt.StrokeDash(
-                "arm:N", title=None, scale=alt.Scale(domain=names, range=dashes(names))
-            ),
+            x=across("x", "value x of one pixel", Span(-5, 5)),
+            y=up("y", "output y", Span(-3, 5)),
+            color=arm_colour(LAYERS, field="layer", legend=legend),
+            strokeDash=arm_dash(LAYERS, field="layer", legend=legend),
             opacity=alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.12)),
             tooltip=[
-                alt.Tooltip("arm:N"),
+                alt.Tooltip("layer:N"),
                 alt.Tooltip("x:Q", format=".2f"),
                 alt.Tooltip("y:Q", format=".3f"),
             ],
@@ -94,4 +90,4 @@ def _spec() -> dict[str, Any]:
             slider("image", "image deviation", 1.0, 0.2, 3.0),
         )
     )
-    return specification(lines.properties(width="container", height=380))
+    return specification(lines.properties(height=height_below(LAYERS.names) + 60))

@@ -168,10 +168,10 @@ def _weights_spec() -> dict[str, Any]:
         .transform_filter("datum.k == 0")
         .transform_calculate(text=content)
         .mark_text(align="left", baseline="top", fontSize=12, color=colour_of)
-        .encode(x=alt.value(4), y=alt.value(-78 + 18 * row), text="text:N")
+        .encode(x=alt.value(4), y=alt.value(-96 + 18 * row), text="text:N")
         for row, (content, colour_of) in enumerate(zip(lines, (COUNT, MARK, WEIGHT, WEIGHT), strict=True))
     ]
-    chart = alt.layer(one, line, dots, chosen, *text).properties(width="container", height=320)
+    chart = alt.layer(one, line, dots, chosen, *text).properties(height=320)
     return specification(chart.add_params(*params))
 
 
@@ -227,4 +227,4 @@ def _growth_spec() -> dict[str, Any]:
             alt.Tooltip("value:Q", title="output over input", format=".4~g"),
         ],
     )
-    return specification(alt.layer(line).properties(width="container", height=320).add_params(*params))
+    return specification(alt.layer(line).properties(height=320).add_params(*params))

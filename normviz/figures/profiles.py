@@ -11,11 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, arm_dash, focus_param
 from normviz.figures.figure import Figure
+from normviz.figures.layers import FEW, band, dots, line
 from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours, dashes
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 from normviz.frame import Log
+from normviz.progress import STEPS, Progress
 
 __all__ = ["profile_figure"]
 
@@ -33,12 +37,13 @@ def profile_figure(
     x: str,
     y: str,
     look_for: str,
-    arms: Sequence[str] | None = None,
+    arms: Arms | None = None,
     positions: Sequence[float] | None = None,
     reference: Mapping[str, Sequence[float]] | None = None,
     log_scale: bool = False,
     step: int | None = None,
     wide: bool = False,
+    progress: Progress = STEPS,
 ) -> Figure:
     """One line per arm over the entries of an array value; the band is the range over seeds.
 
@@ -49,14 +54,15 @@ def profile_figure(
         x: horizontal axis title.
         y: vertical axis title.
         look_for: see ``title``.
-        arms: arms in order (default: those of the log).
+        arms: the arms and their looks (default: those of the log).
         positions: horizontal coordinate of each entry (default 1, 2, 3, …).
         reference: curves to compare with, by name, e.g. a theory's; one value for each position.
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         step: moment to show; None: the newest.
         wide: see ``title``.
+        progress: what a step counts.
     """
-    present = tuple(arms) if arms is not None else tuple(log.arms)
+    present = Arms.of(log.arms) if arms is None else arms
     entries = [entry for entry in log.arrays(name, step) if entry.arm in present]
     parts = []
     for arm in present:
@@ -78,14 +84,16 @@ def profile_figure(
         data = data[data["low"] > 0]
     shown = max((entry.step for entry in entries), default=None)
     if shown is None:
-        text = f"Line chart of {y} against {x}; nothing is measured yet."
+        moment, text = "", f"Line chart of {y} against {x}; nothing is measured yet."
     else:
+        moment = progress.at(shown)
         ends = data.groupby("arm", sort=False)["mean"].agg(["first", "last"])
         ranges = ", ".join(f"{arm} {first:.3g} to {last:.3g}" for arm, first, last in ends.itertuples())
-        text = f"Line chart of {y} against {x} at step {shown}. From first to last: {ranges}."
-        title = f"{title} (step {shown})"
-    spec = _profile_spec(present, tuple(reference or ()), x, y, log_scale)
-    return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
+        text = f"Line chart of {y} against {x} at {moment}. From first to last: {ranges}."
+    width, height = Span.exactly(data["x"]), Span.of(data["low"], data["high"], log=log_scale)
+    dotted = data["x"].nunique() <= FEW
+    spec = _profile_spec(present, tuple(reference or ()), x, y, width, height, dotted)
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide, moment=moment)
 
 
 def _rows(arm: str, stack: NDArray[np.float64], positions: Sequence[float] | None) -> pd.DataFrame:
@@ -99,37 +107,26 @@ def _rows(arm: str, stack: NDArray[np.float64], positions: Sequence[float] | Non
 
 @lru_cache(maxsize=256)
 def _profile_spec(
-    arms: tuple[str, ...], reference: tuple[str, ...], x: str, y: str, log_scale: bool
+    arms: Arms, reference: tuple[str, ...], x: str, y: str, width: Span, height: Span, dotted: bool
 ) -> dict[str, Any]:
-    names = [*arms, *reference]
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=names, range=[*colours(arms), *[REFERENCE] * len(reference)]),
-        legend=legend_above(names),
+    legend = legend_above(reference) if reference else None
+    if legend is not None:
+        legend.values = list(reference)
+    beside = {name: list(REFERENCE_DASHES[i % len(REFERENCE_DASHES)]) for i, name in enumerate(reference)}
+    base = alt.Chart().encode(
+        x=across("x", x, width),
+        color=arm_colour(arms, beside=dict.fromkeys(reference, REFERENCE), legend=legend),
     )
-    scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
-    axis = alt.Axis(format="~g" if log_scale else "~r", tickCount=6)
-    base = alt.Chart().encode(x=alt.X("x:Q", title=x, scale=alt.Scale(nice=False)), color=colour)
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q")
-    beside = [list(REFERENCE_DASHES[i % len(REFERENCE_DASHES)]) for i in range(len(reference))]
-    line = base.mark_line(strokeWidth=2).encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-        strokeDash=alt.StrokeDash(
-            "arm:N", title=None, scale=alt.Scale(domain=names, range=[*dashes(arms), *beside])
-        ),
-    )
-    measured = base.transform_filter(alt.FieldOneOfPredicate(field="arm", oneOf=list(arms)))
-    dots = measured.mark_circle(size=18, opacity=1).encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-        tooltip=[
-            alt.Tooltip("arm:N"),
-            alt.Tooltip("x:Q", title=x),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
-    )
-    return specification(
-        alt.layer(band, line, dots).properties(width="container", height=height_below(names))
-    )
+    measured = base.transform_filter(alt.FieldOneOfPredicate(field="arm", oneOf=list(arms.names)))
+    told = alt.Tooltip("x:Q", title=x)
+    dash = arm_dash(arms, beside=beside, legend=legend)
+    layers: list[alt.Chart] = [
+        band(measured, y, height),
+        line(measured, y, height, None, strokeDash=dash),
+        dots(measured, y, height, told, seen=dotted),
+    ]
+    if reference:
+        compared = base.transform_filter(alt.FieldOneOfPredicate(field="arm", oneOf=list(reference)))
+        layers.append(line(compared, y, height, None, strokeDash=dash, opacity=alt.value(1.0)))
+    chart = alt.layer(*layers).properties(height=height_below(reference))
+    return specification(chart.add_params(focus_param()))

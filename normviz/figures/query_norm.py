@@ -16,14 +16,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.figure import Figure
-from normviz.figures.legends import legend_above
-from normviz.figures.palette import colours, dashes
+from normviz.figures.legends import height_below, legend_above
+from normviz.figures.palette import MUTED
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 
 __all__ = ["entropy_curves", "entropy_curves_figure", "query_row_figure"]
 
-KINDS = ("Softmax", "elu+1", "ReLU", "FLatten", "NaLa cosine", "NaLa sign")
+LOOKS = Arms.of({"Softmax": 0, "elu+1": 1, "ReLU": 6, "FLatten": 8, "NaLa cosine": 2, "NaLa sign": 3})
+KINDS = LOOKS.names
 KEYS = (16, 64, 128)
 POWERS = (1, 2, 3, 4, 5)
 STEEPNESS = (5, 20)
@@ -152,15 +156,6 @@ def _slider(name: str, label: str, value: float, low: float, high: float, step: 
     return alt.param(name=name, value=value, bind=bind)
 
 
-def _colour(title: str | None = None) -> alt.Color:
-    return alt.Color(
-        "kind:N",
-        title=title,
-        scale=alt.Scale(domain=list(KINDS), range=colours(KINDS)),
-        legend=legend_above(KINDS),
-    )
-
-
 @lru_cache(maxsize=1)
 def _curves_spec() -> dict[str, Any]:
     share = "datum.power / datum.lam - tau"  # tanh of the norm at which this power is reached
@@ -172,20 +167,22 @@ def _curves_spec() -> dict[str, Any]:
         f"!isValid(datum.power) ? datum.norm : {share} <= 0 ? 0 : {share} >= {np.tanh(NORMS[-1]):.6f} ? "
         f"{NORMS[-1]} : 0.5 * log((1 + {share}) / (1 - ({share})))"
     )
+    legend = legend_above(KINDS)
+    entropies = alt.Scale(domain=[0, {"expr": "1.05 * log(count)"}], nice=False)
     base = (
         alt.Chart()
         .transform_filter(chosen)
         .transform_calculate(r=place)
         .encode(
-            x=alt.X("r:Q", title="norm of the query |q|", scale=alt.Scale(domain=[0, 4], nice=False)),
-            y=alt.Y("entropy:Q", title="mean row entropy (nats)", scale=alt.Scale(zero=True)),
-            color=_colour(),
+            x=across("r", "norm of the query |q|", Span(0, 4)),
+            y=alt.Y(
+                "entropy:Q", title="mean row entropy (nats)", scale=entropies, axis=alt.Axis(tickCount=5)
+            ),
+            color=arm_colour(LOOKS, field="kind", legend=legend),
         )
     )
     lines = base.mark_line(strokeWidth=2, clip=True).encode(
-        strokeDash=alt.StrokeDash(
-            "kind:N", title=None, scale=alt.Scale(domain=list(KINDS), range=dashes(KINDS))
-        ),
+        strokeDash=arm_dash(LOOKS, field="kind", legend=legend),
         tooltip=[
             alt.Tooltip("kind:N"),
             alt.Tooltip("r:Q", title="|q|", format=".2f"),
@@ -196,8 +193,8 @@ def _curves_spec() -> dict[str, Any]:
         alt.Chart()
         .transform_aggregate(anchor="count()")
         .transform_calculate(even="log(count)")
-        .mark_rule(color="#888888", strokeDash=[4, 4])
-        .encode(y=alt.Y("even:Q", title="mean row entropy (nats)"))
+        .mark_rule(color=MUTED, strokeDash=[4, 4])
+        .encode(y=alt.Y("even:Q", scale=entropies))
     )
     params = [
         _slider("lam", "power λ", 3, POWERS[0], POWERS[-1], 1),
@@ -209,8 +206,8 @@ def _curves_spec() -> dict[str, Any]:
         ),
         alt.param(name="count", value=64, bind=alt.binding_radio(options=list(KEYS), name="keys N ")),
     ]
-    chart = alt.layer(even, lines).properties(width="container", height=340).add_params(*params)
-    return specification(chart)
+    chart = alt.layer(even, lines).properties(height=height_below(KINDS) + 40)
+    return specification(chart.add_params(*params))
 
 
 # ---------------------------------------------------------------------------------------------------------------- row
@@ -293,7 +290,7 @@ def _row_spec() -> dict[str, Any]:
         x2="right:Q",
         y=alt.Y("foot:Q", title=None, scale=y_scale, axis=axis),
         y2="top:Q",
-        color=alt.Color("kind:N", scale=alt.Scale(domain=list(KINDS), range=colours(KINDS)), legend=None),
+        color=arm_colour(LOOKS, field="kind"),
         tooltip=[
             alt.Tooltip("kind:N"),
             alt.Tooltip("rank:Q", title="key"),
@@ -308,7 +305,7 @@ def _row_spec() -> dict[str, Any]:
             x=alt.X(datum=ROW_KEYS + 0.4, scale=span),
             y=alt.Y("above:Q", scale=y_scale),
             text="label:N",
-            color=alt.Color("kind:N", scale=alt.Scale(domain=list(KINDS), range=colours(KINDS)), legend=None),
+            color=arm_colour(LOOKS, field="kind"),
         )
     )
     params = [
@@ -318,5 +315,5 @@ def _row_spec() -> dict[str, Any]:
         _slider("tau", "floor τ", 0.5, 0.1, 1.5, 0.05),
         _slider("alpha", "steepness α", 20, 1, 100, 1),
     ]
-    layered = alt.layer(bars, labels).properties(width="container", height=420).add_params(*params)
+    layered = alt.layer(bars, labels).properties(height=380).add_params(*params)
     return specification(layered)

@@ -10,13 +10,19 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, faded, focus_param
 from normviz.figures.figure import Figure
+from normviz.figures.layers import BAND, dots
+from normviz.figures.palette import MUTED
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 from normviz.frame import Log
+from normviz.progress import STEPS, Progress
 
 __all__ = ["response_figure"]
 
-COLOUR, DIVERGED = "#0a85d1", "#e0483e"
+DIVERGED = "#e0483e"
 COLUMNS = ("step", "arm", "seed", "value")
 
 
@@ -29,13 +35,15 @@ def response_figure(
     x: str,
     y: str,
     look_for: str,
+    arms: Arms | None = None,
     log_scale: bool = False,
     log_doses: bool = True,
     marks: Mapping[str, float] | None = None,
     step: int | None = None,
     wide: bool = False,
+    progress: Progress = STEPS,
 ) -> Figure:
-    """One dot per arm at its dose: the mean over seeds; the band is their range.
+    """One dot per arm at its dose: the mean over seeds; the band is their range. A grey line joins the dots.
 
     Args:
         log: frames to draw.
@@ -45,11 +53,13 @@ def response_figure(
         x: horizontal axis title.
         y: vertical axis title.
         look_for: see ``title``.
+        arms: the arms and their looks (default: those that have a dose, in order).
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         log_doses: logarithmic horizontal axis.
         marks: doses that are marked by a line, by name.
         step: moment to show; None: the newest.
         wide: see ``title``.
+        progress: what a step counts.
     """
     table = log.scalars(name)
     newest: dict[tuple[str, int], tuple[int, float]] = {}
@@ -70,63 +80,46 @@ def response_figure(
             rows.append((arm, dose, math.nan, math.nan, math.nan, True))
     data = pd.DataFrame(rows, columns=["arm", "x", "mean", "low", "high", "diverged"])
     if not newest:
-        text = f"Line chart of {y} against {x}; nothing is measured yet."
+        moment, text = "", f"Line chart of {y} against {x}; nothing is measured yet."
     else:
-        shown = max(at for at, _ in newest.values())
+        moment = progress.at(max(at for at, _ in newest.values()))
         listed = ", ".join(
             f"{dose:.3g}: {'diverged' if bad else f'{mean:.3g}'}" for _, dose, mean, _, _, bad in rows
         )
-        text = f"Line chart of {y} against {x} at step {shown}. {listed}."
-        title = f"{title} (step {shown})"
-    ends = (min(doses.values(), default=0.1), max(doses.values(), default=1.0))
-    spec = _response_spec(x, y, log_scale, log_doses, ends, tuple((marks or {}).items()))
-    return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
+        text = f"Line chart of {y} against {x} at {moment}. {listed}."
+    width = Span.exactly(list(doses.values()), log=log_doses)
+    height = Span.of(data["low"], data["high"], log=log_scale)
+    looks = Arms.of(list(doses)) if arms is None else arms.ordered(doses)
+    spec = _response_spec(looks, x, y, width, height, tuple((marks or {}).items()))
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide, moment=moment)
 
 
 @lru_cache(maxsize=256)
 def _response_spec(
-    x: str,
-    y: str,
-    log_scale: bool,
-    log_doses: bool,
-    ends: tuple[float, float],
-    marks: tuple[tuple[str, float], ...],
+    arms: Arms, x: str, y: str, width: Span, height: Span, marks: tuple[tuple[str, float], ...]
 ) -> dict[str, Any]:
-    span = alt.Scale(type="log" if log_doses else "linear", domain=list(ends), nice=False, zero=False)
-    scale = alt.Scale(type="log") if log_scale else alt.Scale(zero=False)
-    axis = alt.Axis(format="~g" if log_scale else "~r", tickCount=6)
-    trained = "!datum.diverged"
-    base = (
-        alt.Chart()
-        .transform_filter(trained)
-        .encode(
-            x=alt.X("x:Q", title=x, scale=span, axis=alt.Axis(format="~g", tickCount=6)),
-            color=alt.value(COLOUR),
-        )
-    )
-    band = base.mark_area(opacity=0.18).encode(y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q")
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=55)).encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-        tooltip=[
-            alt.Tooltip("x:Q", title=x, format=".3~g"),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
-    )
+    base = alt.Chart().transform_filter("!datum.diverged").encode(x=across("x", x, width))
+    band = base.mark_area(opacity=BAND, color=MUTED).encode(y=up("low", y, height), y2="high:Q")
+    line = base.mark_line(strokeWidth=1.5, color=MUTED).encode(y=up("mean", y, height))
+    told = alt.Tooltip("x:Q", title=x, format=".3~g")
     crosses = (
         alt.Chart()
         .transform_filter("datum.diverged")
         .mark_text(text="✕", fontSize=16, color=DIVERGED, tooltip="diverged", dy=-10)
-        .encode(x=alt.X("x:Q", title=x, scale=span), y=alt.value("height"))
+        .encode(x=across("x", x, width), y=alt.value("height"), opacity=faded())
     )
-    layers: list[Any] = [band, line, crosses]
+    layers: list[Any] = [
+        band,
+        line,
+        dots(base.encode(color=arm_colour(arms)), y, height, told, size=60),
+        crosses,
+    ]
     for name, dose in marks:
-        at = alt.Chart().transform_aggregate(anchor="count()").encode(x=alt.X(datum=dose, scale=span))
-        layers.append(at.mark_rule(color="#888888", strokeDash=[3, 3]))
+        at = alt.Chart().transform_aggregate(anchor="count()").encode(x=alt.X(datum=dose, scale=width.scale))
+        layers.append(at.mark_rule(color=MUTED, strokeDash=[3, 3]))
         layers.append(
-            at.mark_text(align="left", dx=4, dy=6, baseline="top", color="#888888").encode(
+            at.mark_text(align="left", dx=4, dy=6, baseline="top", color=MUTED).encode(
                 y=alt.value(0), text=alt.value(name)
             )
         )
-    return specification(alt.layer(*layers).properties(width="container", height=340))
+    return specification(alt.layer(*layers).add_params(focus_param()))

@@ -10,11 +10,14 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, faded, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours
+from normviz.figures.legends import HEIGHT
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 from normviz.frame import Log
+from normviz.progress import STEPS, Progress
 
 __all__ = ["ridge_figure"]
 
@@ -32,10 +35,11 @@ def ridge_figure(
     x: str,
     look_for: str,
     layer_names: Sequence[str],
-    arms: Sequence[str] | None = None,
+    arms: Arms | None = None,
     step: int | None = None,
     wide: bool = False,
     quantity: str = "activations",
+    progress: Progress = STEPS,
 ) -> Figure:
     """Histograms by layer, stacked upwards from the input, arms overlaid; several seeds are averaged.
 
@@ -48,12 +52,13 @@ def ridge_figure(
         x: axis title.
         look_for: see ``title``.
         layer_names: names of the layers (or of other groups), bottom first; an arm with fewer uses the first ones.
-        arms: arms in order (default: those of the log).
+        arms: the arms and their looks (default: those of the log).
         step: moment to show; None: the newest.
         wide: see ``title``.
         quantity: what is counted, in the textual alternative.
+        progress: what a step counts.
     """
-    present = tuple(arms) if arms is not None else tuple(log.arms)
+    present = Arms.of(log.arms) if arms is None else arms
     entries = [entry for entry in log.arrays(name, step) if entry.arm in present]
     peak = max((float(entry.value.max()) for entry in entries), default=1.0) or 1.0
     parts = []
@@ -80,10 +85,10 @@ def ridge_figure(
     columns = ["arm", "layer", "x", "base", "top", "density"]
     data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     shown = max((entry.step for entry in entries), default=None)
-    when = "" if shown is None else f" (step {shown})"
-    alt_text = _describe(entries, low, high, layer_names, shown, quantity)
-    spec = _ridge_spec(present, tuple(layer_names), x, low, high)
-    return Figure(title + when, look_for, alt_text, spec=spec, data=data, wide=wide)
+    moment = "" if shown is None else progress.at(shown)
+    text = _describe(entries, low, high, layer_names, moment, quantity)
+    spec = _ridge_spec(present, tuple(layer_names), x, Span(low, high))
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide, moment=moment)
 
 
 def _describe(
@@ -91,10 +96,10 @@ def _describe(
     low: float,
     high: float,
     layers: Sequence[str],
-    shown: int | None,
+    moment: str,
     quantity: str,
 ) -> str:
-    if shown is None:
+    if not moment:
         return f"Histograms of {quantity}; nothing is measured yet."
     outside = []
     for arm in dict.fromkeys(entry.arm for entry in entries):
@@ -103,40 +108,27 @@ def _describe(
         ]
         outside.append(f"{arm} {100 * float(np.mean(edges)):.1f} %")
     return (
-        f"Histograms of {quantity} at step {shown}, bottom to top: {', '.join(layers)}. "
+        f"Histograms of {quantity} at {moment}, bottom to top: {', '.join(layers)}. "
         f"Share of the last one at or beyond {low:g} and {high:g}: {', '.join(outside)}."
     )
 
 
 @lru_cache(maxsize=256)
-def _ridge_spec(
-    arms: tuple[str, ...], layer_names: tuple[str, ...], x: str, low: float, high: float
-) -> dict[str, Any]:
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=list(arms), range=colours(arms)),
-        legend=legend_above(arms, lines=False),
-    )
+def _ridge_spec(arms: Arms, layer_names: tuple[str, ...], x: str, width: Span) -> dict[str, Any]:
     labels = "[" + ", ".join(repr(n) for n in layer_names) + "][datum.value] || ''"
     axis = alt.Axis(
-        values=list(range(len(layer_names))), labelExpr=labels, grid=False, title=None, labelLimit=140
+        values=list(range(len(layer_names))), labelExpr=labels, grid=False, title=None, labelLimit=90
     )
-    pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
-    shown = alt.when(pick)
+    layers = max(len(layer_names), 1)
     base = alt.Chart().encode(
-        x=alt.X("x:Q", title=x, scale=alt.Scale(domain=[low, high])),
-        y=alt.Y("top:Q", axis=axis, scale=alt.Scale(domain=[0, len(layer_names)], nice=False)),
+        x=across("x", x, width),
+        y=alt.Y("top:Q", axis=axis, scale=alt.Scale(domain=[0, layers], nice=False)),
         detail="layer:N",
+        color=arm_colour(arms),
     )
-    area = base.mark_area(interpolate="monotone", line=False).encode(
-        y2="base:Q",
-        color=colour,
-        opacity=shown.then(alt.value(0.25)).otherwise(alt.value(0.02)),
-    )
+    area = base.mark_area(interpolate="monotone", line=False).encode(y2="base:Q", opacity=faded(0.25, 0.02))
     line = base.mark_line(interpolate="monotone", strokeWidth=1.5).encode(
-        color=colour,
-        opacity=shown.then(alt.value(1.0)).otherwise(alt.value(0.08)),
+        opacity=faded(1.0, 0.08),
         tooltip=[
             alt.Tooltip("arm:N"),
             alt.Tooltip("layer:N"),
@@ -144,5 +136,5 @@ def _ridge_spec(
             alt.Tooltip("density:Q", format=".3g"),
         ],
     )
-    height = max(height_below(arms), 60 * len(layer_names))
-    return specification(alt.layer(area, line).properties(width="container", height=height).add_params(pick))
+    chart = alt.layer(area, line).properties(height=max(HEIGHT, 40 * layers))
+    return specification(chart.add_params(focus_param()))

@@ -10,9 +10,11 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, faded, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours
+from normviz.figures.palette import MUTED
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 
 __all__ = ["Dot", "scatter_figure"]
@@ -22,7 +24,7 @@ KNOWN = "#a5703f"
 
 @dataclass(frozen=True)
 class Dot:
-    """One candidate: group (colour), two coordinates, the text of its tooltip, whether it stands out."""
+    """One candidate: group (an arm), two coordinates, the text of its tooltip, whether it stands out."""
 
     group: str
     x: float
@@ -34,7 +36,7 @@ class Dot:
 def scatter_figure(
     dots: Sequence[Dot],
     *,
-    groups: Sequence[str],
+    groups: Arms,
     known: Mapping[str, tuple[float, float]] | None = None,
     title: str,
     x: str,
@@ -48,7 +50,7 @@ def scatter_figure(
 
     Args:
         dots: the candidates.
-        groups: all groups in order, which fixes the colours.
+        groups: the groups (arms) and their looks.
         known: named places to compare with.
         title: as in :class:`Figure`; also ``look_for`` and ``wide``.
         x: horizontal axis title.
@@ -61,7 +63,7 @@ def scatter_figure(
     rows = [(d.group, d.x, d.y, d.text, "front" if d.bold else "rest") for d in dots]
     places = ("known above", "known below")
     rows += [(name, a, b, name, places[i % 2]) for i, (name, (a, b)) in enumerate((known or {}).items())]
-    data = pd.DataFrame(rows, columns=["group", "x", "y", "text", "part"])
+    data = pd.DataFrame(rows, columns=["arm", "x", "y", "text", "part"])
     present = [g for g in groups if any(d.group == g for d in dots)]
     text = (
         f"Scatter chart of {y} against {x}: "
@@ -70,52 +72,39 @@ def scatter_figure(
         if dots
         else f"Scatter chart of {y} against {x}; nothing is measured yet."
     )
-    spec = _scatter_spec(tuple(groups), x, y, x_domain, y_domain)
+    width, height = (
+        Span(*domain) if domain else Span.of(data[field])
+        for domain, field in ((x_domain, "x"), (y_domain, "y"))
+    )
+    spec = _scatter_spec(groups, x, y, width, height)
     return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
 @lru_cache(maxsize=64)
-def _scatter_spec(
-    groups: tuple[str, ...],
-    x: str,
-    y: str,
-    x_domain: tuple[float, float] | None,
-    y_domain: tuple[float, float] | None,
-) -> dict[str, Any]:
-    def scale(domain: tuple[float, float] | None) -> alt.Scale:
-        return alt.Scale(zero=False) if domain is None else alt.Scale(domain=list(domain))
-
-    across = alt.X("x:Q", title=x, scale=scale(x_domain), axis=alt.Axis(tickCount=6))
-    up = alt.Y("y:Q", title=y, scale=scale(y_domain), axis=alt.Axis(tickCount=6))
-    colour = alt.Color(
-        "group:N",
-        title=None,
-        scale=alt.Scale(domain=list(groups), range=colours(groups)),
-        legend=legend_above(groups, lines=False),
-    )
+def _scatter_spec(groups: Arms, x: str, y: str, width: Span, height: Span) -> dict[str, Any]:
     tooltip = [
-        alt.Tooltip("group:N", title="from"),
+        alt.Tooltip("arm:N", title="from"),
         alt.Tooltip("text:N", title="layer"),
         alt.Tooltip("x:Q", title=x, format=".3g"),
         alt.Tooltip("y:Q", title=y, format=".3g"),
     ]
-    dots = alt.Chart().encode(x=across, y=up, tooltip=tooltip)
+    base = alt.Chart().encode(x=across("x", x, width, grid=True), y=up("y", y, height), tooltip=tooltip)
     rest = (
-        dots.transform_filter("datum.part == 'rest'").mark_circle(size=40, opacity=0.35).encode(color=colour)
+        base.transform_filter("datum.part == 'rest'")
+        .mark_circle(size=30)
+        .encode(color=arm_colour(groups), opacity=faded(0.35))
     )
     front = (
-        dots.transform_filter("datum.part == 'front'")
-        .mark_circle(size=140, opacity=0.9, stroke="#888888", strokeWidth=1)
-        .encode(color=colour)
+        base.transform_filter("datum.part == 'front'")
+        .mark_circle(size=100, stroke=MUTED, strokeWidth=1)
+        .encode(color=arm_colour(groups), opacity=faded(0.9))
     )
-    known = dots.transform_filter("indexof(datum.part, 'known') == 0")
-    cross = known.mark_point(shape="cross", size=110, color=KNOWN, filled=True, opacity=1)
+    known = base.transform_filter("indexof(datum.part, 'known') == 0")
+    cross = known.mark_point(shape="cross", size=90, color=KNOWN, filled=True, opacity=1)
     names = [
-        dots.transform_filter(f"datum.part == 'known {place}'")
+        base.transform_filter(f"datum.part == 'known {place}'")
         .mark_text(dy=shift, fontWeight="bold", color=KNOWN)
         .encode(text="text:N")
-        for place, shift in (("above", -13), ("below", 14))
+        for place, shift in (("above", -12), ("below", 13))
     ]
-    return specification(
-        alt.layer(rest, front, cross, *names).properties(width="container", height=height_below(groups))
-    )
+    return specification(alt.layer(rest, front, cross, *names).add_params(focus_param()))

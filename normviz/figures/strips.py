@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from textwrap import wrap
 from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import faded, focus_param
 from normviz.figures.figure import Figure
+from normviz.figures.scales import Span, up
 from normviz.figures.vega import specification
 from normviz.frame import ArrayAt, Log
+from normviz.progress import STEPS, Progress
 
 __all__ = ["strips_figure"]
 
@@ -20,8 +24,11 @@ MAX_CELLS = 6000
 """Most cells of a chart: older snapshots are thinned out evenly above it."""
 GAP = 0.06
 """Space between two strips, as a share of a strip's width."""
-OVERLAP = 0.03
-"""By how much a cell reaches over the next one, so that no seam shows."""
+OVER, ABOVE = 0.01, 0.3
+"""By how much a cell reaches over the next moment's (in widths of a strip) and over the next position's, which is drawn
+later and covers it: no seam shows."""
+LETTERS = 54
+"""Letters that fit below all strips together; longer names have several lines."""
 
 
 def strips_figure(
@@ -34,10 +41,11 @@ def strips_figure(
     value: str,
     look_for: str,
     limits: tuple[float, float],
-    arms: Sequence[str] | None = None,
+    arms: Arms | None = None,
     first: int = 1,
     step: int | None = None,
     wide: bool = True,
+    progress: Progress = STEPS,
 ) -> Figure:
     """One strip per arm: time from left to right, positions from bottom to top, colour by the logarithm of the value.
 
@@ -52,17 +60,18 @@ def strips_figure(
         value: title of the colours.
         look_for: see ``title``.
         limits: values at the two ends of the colours; what lies beyond has the colour of the end.
-        arms: arms in order (default: those of the log).
+        arms: the arms in order (default: those of the log).
         first: position of the first entry.
         step: moment up to which is drawn; None: the newest.
         wide: see ``title``.
+        progress: what a step counts.
 
     Raises:
         ValueError: limits that are not positive and ascending.
     """
     if not 0 < limits[0] < limits[1]:
         raise ValueError(f"limits must be positive and ascending, got {limits!r}.")
-    present = tuple(arms) if arms is not None else tuple(log.arms)
+    present = tuple(log.arms) if arms is None else arms.names
     seed = min(log.seeds, default=0)
     history: dict[str, list[ArrayAt]] = {arm: [] for arm in present}
     for entry in log.array_history(name):
@@ -73,14 +82,11 @@ def strips_figure(
     filled = [part.assign(arm=arm) for arm, part in zip(present, parts, strict=True) if part is not None]
     columns = ["arm", "step", "at", "left", "right", "low", "high", "value"]
     data = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)
-    return Figure(
-        title,
-        look_for,
-        _describe(history, y, value),
-        spec=_strips_spec(present, y, value, limits),
-        data=data[np.isfinite(data["value"].to_numpy(dtype=float))],
-        wide=wide,
-    )
+    data = data[np.isfinite(data["value"].to_numpy(dtype=float))]
+    text = _describe(history, y, value, progress)
+    height = Span(first - 0.5, max([first, *data["at"].tolist()]) + 0.5)
+    spec = _strips_spec(present, y, value, limits, height, progress)
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
 
 
 def _thinned(entries: list[ArrayAt], budget: int) -> list[ArrayAt]:
@@ -108,28 +114,39 @@ def _strip(index: int, entries: list[ArrayAt], last: int, first: int) -> pd.Data
             "step": np.repeat(steps, len(positions)),
             "at": at,
             "left": index + np.repeat(np.minimum(steps, last) * shift, len(positions)),
-            "right": index + np.repeat(np.minimum(ends, last) * shift, len(positions)) + OVERLAP / 10,
+            "right": index
+            + np.repeat(np.minimum(np.minimum(ends, last) * shift + OVER, 1 - GAP), len(positions)),
             "low": at - 0.5,
-            "high": at + 0.5 + OVERLAP,
+            "high": at + 0.5 + ABOVE,
             "value": values.ravel(),
         }
     )
 
 
-def _describe(history: dict[str, list[ArrayAt]], y: str, value: str) -> str:
+def _describe(history: dict[str, list[ArrayAt]], y: str, value: str, progress: Progress) -> str:
     newest = {arm: entries[-1] for arm, entries in history.items() if entries}
     if not newest:
-        return f"Strips of colour: {value} by {y} and training step; nothing is measured yet."
+        return f"Strips of colour: {value} by {y} and {progress.one}; nothing is measured yet."
     spans = ", ".join(f"{a} {e.value.min():.3g} to {e.value.max():.3g}" for a, e in newest.items())
-    return f"Strips of colour, one per arm: {value} by {y} and training step. Newest ranges: {spans}."
+    return f"Strips of colour, one per arm: {value} by {y} and {progress.one}. Newest ranges: {spans}."
 
 
 @lru_cache(maxsize=256)
-def _strips_spec(arms: tuple[str, ...], y: str, value: str, limits: tuple[float, float]) -> dict[str, Any]:
+def _strips_spec(
+    arms: tuple[str, ...], y: str, value: str, limits: tuple[float, float], height: Span, progress: Progress
+) -> dict[str, Any]:
     centres = [i + (1 - GAP) / 2 for i in range(len(arms))]
-    labels = "[" + ", ".join(repr(arm) for arm in arms) + "][floor(datum.value)]"
+    room = max(LETTERS // max(len(arms), 1), 6)
+    labels = f"{[wrap(arm, room) for arm in arms]!r}[floor(datum.value)]"
     axis = alt.Axis(
-        values=centres, labelExpr=labels, grid=False, ticks=False, domain=False, labelLimit=150, labelAngle=0
+        values=centres,
+        labelExpr=labels,
+        labelAngle=0,
+        labelOverlap=False,
+        labelLimit=150,
+        grid=False,
+        ticks=False,
+        domain=False,
     )
     colour = alt.Color(
         "value:Q",
@@ -137,29 +154,39 @@ def _strips_spec(arms: tuple[str, ...], y: str, value: str, limits: tuple[float,
         scale=alt.Scale(
             type="log", domain=[limits[0], 1, limits[1]], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True
         ),
-        legend=alt.Legend(orient="top", gradientLength=220, format="~g", titleLimit=260),
+        legend=alt.Legend(
+            orient="top",
+            titleOrient="left",
+            titleFontWeight="normal",
+            gradientLength=120,
+            gradientThickness=10,
+            format="~g",
+            values=[limits[0], 1, limits[1]],
+            titleLimit=160,
+        ),
     )
     scale = alt.Scale(domain=[0, max(len(arms), 1)], nice=False)
     cells = (
         alt.Chart()
-        .mark_rect(strokeWidth=0)
+        .mark_rect(strokeWidth=0, clip=True)
         .encode(
-            x=alt.X("left:Q", title="training step, one strip per arm", scale=scale, axis=axis),
-            x2="right:Q",
-            y=alt.Y(
-                "low:Q",
-                title=y,
-                scale=alt.Scale(zero=False, nice=False),
-                axis=alt.Axis(grid=False, tickMinStep=1),
+            x=alt.X(
+                "left:Q",
+                title=f"one strip per arm, {progress.many} from left to right",
+                scale=scale,
+                axis=axis,
             ),
+            x2="right:Q",
+            y=up("low", y, height, grid=False, tickMinStep=1),
             y2="high:Q",
             color=colour,
+            opacity=faded(),
             tooltip=[
                 alt.Tooltip("arm:N"),
-                alt.Tooltip("step:Q", title="step", format="d"),
+                alt.Tooltip("step:Q", title=progress.one, format=",d"),
                 alt.Tooltip("at:Q", title=y, format="d"),
                 alt.Tooltip("value:Q", title=value, format=".3g"),
             ],
         )
     )
-    return specification(cells.properties(width="container", height=340))
+    return specification(cells.add_params(focus_param()))

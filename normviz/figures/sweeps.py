@@ -10,11 +10,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from normviz.arms import Arms
+from normviz.figures.encodings import IN_FOCUS, arm_colour, faded, focus_param
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours, dashes
+from normviz.figures.layers import band, dots, line
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 from normviz.frame import Log
+from normviz.progress import STEPS, Progress
 
 __all__ = ["sweep_figure"]
 
@@ -30,9 +33,11 @@ def sweep_figure(
     x: str,
     y: str,
     look_for: str,
+    arms: Arms,
     log_x: bool = True,
     step: int | None = None,
     wide: bool = False,
+    progress: Progress = STEPS,
 ) -> Figure:
     """One line per method with a dot for every arm: the mean over seeds; the band is their range.
 
@@ -44,9 +49,11 @@ def sweep_figure(
         x: title of the axis of settings.
         y: vertical axis title.
         look_for: see ``title``.
+        arms: the arms and their looks; a method looks like its first arm, with the dash of its own colour.
         log_x: logarithmic axis of settings.
         step: moment to show; None: the newest.
         wide: see ``title``.
+        progress: what a step counts.
     """
     table = log.scalars(name)
     newest = {  # later entries replace earlier ones
@@ -58,14 +65,22 @@ def sweep_figure(
     for arm, (method, setting) in points.items():
         values = [value for (a, _), (_, value) in newest.items() if a == arm]
         if values:
-            rows.append((method, float(setting), sum(values) / len(values), min(values), max(values)))
-    data = pd.DataFrame(rows, columns=["arm", "x", "mean", "low", "high"])
-    methods = tuple(dict.fromkeys(method for method, _ in points.values()))
+            rows.append((method, arm, float(setting), sum(values) / len(values), min(values), max(values)))
+    data = pd.DataFrame(rows, columns=["arm", "of", "x", "mean", "low", "high"])
     settings = tuple(sorted({float(setting) for _, setting in points.values()}))
     shown = max((at for at, _ in newest.values()), default=None)
-    when = "" if shown is None else f" (step {shown})"
-    spec = _sweep_spec(methods, settings, x, y, log_x)
-    return Figure(title + when, look_for, _describe(data, x, y), spec=spec, data=data, wide=wide)
+    moment = "" if shown is None else progress.at(shown)
+    height = Span.of(data["low"], data["high"])
+    spec = _sweep_spec(_methods(points, arms), settings, x, y, log_x, height)
+    text = _describe(data, x, y)
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide, moment=moment)
+
+
+def _methods(points: Mapping[str, tuple[str, float]], arms: Arms) -> Arms:
+    slots: dict[str, int] = {}
+    for arm, (method, _) in points.items():
+        slots.setdefault(method, arms[arm].colour)
+    return Arms.of(slots)
 
 
 def _describe(data: pd.DataFrame, x: str, y: str) -> str:
@@ -77,36 +92,27 @@ def _describe(data: pd.DataFrame, x: str, y: str) -> str:
 
 @lru_cache(maxsize=64)
 def _sweep_spec(
-    methods: tuple[str, ...], settings: tuple[float, ...], x: str, y: str, log_x: bool
+    methods: Arms, settings: tuple[float, ...], x: str, y: str, log_x: bool, height: Span
 ) -> dict[str, Any]:
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=list(methods), range=colours(methods)),
-        legend=legend_above(methods),
-    )
     pad = math.sqrt(2) if log_x else 0.0
-    domain = [settings[0] / pad, settings[-1] * pad] if log_x else [settings[0], settings[-1]]
-    scale = alt.Scale(type="log" if log_x else "linear", domain=domain, nice=False)
-    across = alt.X("x:Q", title=x, scale=scale, axis=alt.Axis(values=list(settings), format="~g"))
-    up = alt.Scale(zero=False, padding=12)
-    axis = alt.Axis(format="~r", tickCount=6)
-    base = alt.Chart().encode(x=across, color=colour)
-    band = base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q", title=y, scale=up, axis=axis), y2="high:Q")
-    bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=up), y2="high:Q")
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=60)).encode(
-        y=alt.Y("mean:Q", title=y, scale=up, axis=axis),
-        strokeDash=alt.StrokeDash(
-            "arm:N", title=None, scale=alt.Scale(domain=list(methods), range=dashes(methods))
-        ),
-        tooltip=[
-            alt.Tooltip("arm:N"),
-            alt.Tooltip("x:Q", title=x),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
+    ends = (settings[0] / pad, settings[-1] * pad) if log_x else (settings[0], settings[-1])
+    width = Span(*ends, log=log_x) if ends[0] < ends[1] else Span.of(settings, log=log_x)
+    labels: dict[str, Any] = {"values": list(settings), "labelExpr": "format(datum.value, '~g')"}
+    base = (
+        alt.Chart()
+        .transform_calculate(lit=f"{IN_FOCUS} ? 1 : 0")
+        .transform_joinaggregate(any_lit="max(lit)", groupby=["arm"])
+        .encode(x=across("x", x, width, **labels), color=arm_colour(methods))
     )
-    return specification(
-        alt.layer(band, bars, line).properties(width="container", height=height_below(methods))
+    any_lit, lit = "datum.any_lit > 0", "datum.lit > 0"
+    told = alt.Tooltip("x:Q", title=x)
+    range_of_seeds = base.mark_rule(strokeWidth=1.5).encode(
+        y=up("low", y, height), y2="high:Q", opacity=faded(test=lit)
     )
+    chart = alt.layer(
+        band(base, y, height).encode(opacity=faded(0.16, 0.02, test=any_lit)),
+        range_of_seeds,
+        line(base, y, height, methods, opacity=faded(test=any_lit)),
+        dots(base, y, height, told, size=45, opacity=faded(test=lit)),
+    )
+    return specification(chart.add_params(focus_param()))

@@ -12,22 +12,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from normviz.arms import Arms
+from normviz.figures.encodings import arm_colour, focus_param
 from normviz.figures.figure import Figure
+from normviz.figures.layers import FEW, band, dots, line
 from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours
+from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 from normviz.frame import Log
+from normviz.progress import STEPS, Progress
 
 __all__ = ["theory_figure"]
 
 MEASURED = "measured"
 COLUMNS = ["arm", "kind", "x", "mean", "low", "high"]
-POWER_LABEL = "replace(format(datum.value, abs(log(datum.value)) > 3.5 * LN10 ? '.0e' : '~g'), '+', '')"
-"""1e7, 1000, 0.001, 1e-5: a log axis does not keep to a format."""
-BELOW = 34
-"""Pixels of the legend that tells measured from theory."""
-FEW = 24
-"""Most positions that are marked by a dot; more would run together and hide the lines below."""
 
 
 def theory_figure(
@@ -39,15 +37,15 @@ def theory_figure(
     x: str,
     y: str,
     look_for: str,
-    arms: Sequence[str],
+    arms: Arms,
     positions: Sequence[float] | None = None,
     log_scale: bool = True,
     limits: tuple[float, float] | None = None,
     span: tuple[float, float] | None = None,
     step: int | None = None,
-    unit: str = "step",
     theory_label: str = "theory",
     wide: bool = False,
+    progress: Progress = STEPS,
 ) -> Figure:
     """A solid line with dots per arm (mean over seeds, band: their range), and a dotted one of its theory.
 
@@ -59,15 +57,15 @@ def theory_figure(
         x: horizontal axis title.
         y: vertical axis title.
         look_for: see ``title``.
-        arms: arms in order.
+        arms: the arms and their looks.
         positions: horizontal coordinate of each entry (default 0, 1, 2, …); entries beyond are left out.
         log_scale: logarithmic vertical axis; values that are not positive are left out.
         limits: ends of the vertical axis; what lies beyond is left out.
         span: ends of the horizontal axis (default: as far as the data go).
         step: moment to show; None: the newest.
-        unit: what a step is called in the title.
         theory_label: what the dotted line is called.
         wide: see ``title``.
+        progress: what a step counts.
     """
     entries = [entry for entry in log.arrays(name, step) if entry.arm in arms]
     most = None if positions is None else len(positions)  # a live log may have grown since they were read
@@ -87,14 +85,15 @@ def theory_figure(
     data = data[keep]
     shown = max((entry.step for entry in entries), default=None)
     if shown is None:
-        text = f"Line chart of {y} against {x}; nothing is measured yet."
+        moment, text = "", f"Line chart of {y} against {x}; nothing is measured yet."
     else:
-        ranges = ", ".join(_ends(data))
-        text = f"Line chart of {y} against {x} at {unit} {shown}. From first to last: {ranges}."
-        title = f"{title} ({unit} {shown})"
+        moment = progress.at(shown)
+        text = f"Line chart of {y} against {x} at {moment}. From first to last: {', '.join(_ends(data))}."
+    width = Span(*span) if span and span[0] < span[1] else Span.exactly(data["x"])
+    height = Span(*limits, log=log_scale) if limits else Span.of(data["low"], data["high"], log=log_scale)
     dotted = data["x"].nunique() <= FEW
-    spec = _theory_spec(tuple(arms), theory_label if theory else "", x, y, log_scale, limits, span, dotted)
-    return Figure(title, look_for, text, spec=spec, data=data, wide=wide)
+    spec = _theory_spec(arms, theory_label if theory else "", x, y, width, height, dotted)
+    return Figure(title, look_for, text, spec=spec, data=data, wide=wide, moment=moment)
 
 
 def _table(
@@ -125,63 +124,23 @@ def _ends(data: pd.DataFrame) -> list[str]:
     return [f"{arm} {kind} {first:.3g} to {last:.3g}" for (arm, kind), (first, last) in ends.items()]
 
 
-def _powers(low: float, high: float) -> list[float]:
-    """At most seven powers of ten inside the limits: a log axis of many decades draws too many lines by itself."""
-    first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-    return [10.0**k for k in range(first, last + 1, max(1, -(-(last - first) // 6)))]
-
-
 @lru_cache(maxsize=256)
 def _theory_spec(
-    arms: tuple[str, ...],
-    label: str,
-    x: str,
-    y: str,
-    log_scale: bool,
-    limits: tuple[float, float] | None,
-    span: tuple[float, float] | None,
-    dotted: bool,
+    arms: Arms, label: str, x: str, y: str, width: Span, height: Span, dotted: bool
 ) -> dict[str, Any]:
-    legend = legend_above(arms)
-    colour = alt.Color(
-        "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=colours(arms)), legend=legend
-    )
+    kinds = [MEASURED, label] if label else []
     dash = alt.StrokeDash(
         "kind:N",
         title=None,
         scale=alt.Scale(domain=[MEASURED, label], range=[[1, 0], [2, 4]]),
-        legend=alt.Legend(orient="bottom", symbolType="stroke", symbolSize=240, symbolOpacity=1)
-        if label
-        else None,
+        legend=legend_above(kinds) if kinds else None,
     )
-    ends = list(limits) if limits else alt.Undefined
-    scale = alt.Scale(type="log", domain=ends) if log_scale else alt.Scale(zero=False, domain=ends)
-    ticks = _powers(*limits) if limits and log_scale else alt.Undefined
-    axis = (
-        alt.Axis(labelExpr=POWER_LABEL, values=ticks)
-        if log_scale
-        else alt.Axis(format="~g", tickCount=6, values=ticks)
-    )
-    across = alt.Scale(domain=list(span) if span else alt.Undefined, nice=False, zero=False)
-    base = alt.Chart().encode(
-        x=alt.X("x:Q", title=x, scale=across, axis=alt.Axis(tickMinStep=1)), color=colour
-    )
+    base = alt.Chart().encode(x=across("x", x, width, tickMinStep=1), color=arm_colour(arms))
     measured = base.transform_filter(f"datum.kind == '{MEASURED}'")
-    band = measured.mark_area(opacity=0.18).encode(
-        y=alt.Y("low:Q", title=y, scale=scale, axis=axis), y2="high:Q"
+    told = alt.Tooltip("x:Q", title=x)
+    chart = alt.layer(
+        band(measured, y, height),
+        line(base, y, height, None, strokeDash=dash),
+        dots(measured, y, height, told, size=22, seen=dotted),
     )
-    line = base.mark_line(strokeWidth=2).encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis), strokeDash=dash
-    )
-    dots = measured.mark_circle(size=22, opacity=1 if dotted else 0).encode(
-        y=alt.Y("mean:Q", title=y, scale=scale, axis=axis),
-        tooltip=[
-            alt.Tooltip("arm:N"),
-            alt.Tooltip("x:Q", title=x),
-            alt.Tooltip("mean:Q", title="mean over seeds", format=".4~g"),
-            alt.Tooltip("low:Q", title="lowest seed", format=".4~g"),
-            alt.Tooltip("high:Q", title="highest seed", format=".4~g"),
-        ],
-    )
-    height = height_below(arms) + (BELOW if label else 0)
-    return specification(alt.layer(band, line, dots).properties(width="container", height=height))
+    return specification(chart.properties(height=height_below(kinds)).add_params(focus_param()))

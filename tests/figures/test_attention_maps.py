@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from normviz.arms import Arms
 from normviz.figures import Figure
 from normviz.figures.attention_maps import ABREAST, attention_maps_figure
 from normviz.frame import Frame, FrameLog
@@ -14,7 +15,7 @@ def drawn(weights: np.ndarray, arms: tuple[str, ...], causal: bool) -> Figure:
     log = FrameLog()
     for arm in arms:
         log.append(Frame(3, arm, 0, {"map": weights}))
-    return attention_maps_figure(log, "map", title="Maps", look_for="", arms=arms, causal=causal)
+    return attention_maps_figure(log, "map", title="Maps", look_for="", arms=Arms.of(arms), causal=causal)
 
 
 def test_an_even_look_is_one_everywhere_it_may_look() -> None:
@@ -45,5 +46,5 @@ def test_more_than_a_row_of_maps_goes_to_a_second_row_and_none_overlap() -> None
 
 
 def test_empty_log_says_so() -> None:
-    figure = attention_maps_figure(FrameLog(), "map", title="Maps", look_for="", arms=("a",))
+    figure = attention_maps_figure(FrameLog(), "map", title="Maps", look_for="", arms=Arms.of("a"))
     assert "nothing is measured yet" in figure.alt

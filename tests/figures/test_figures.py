@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from normviz.figures import Figure, colours, dashes, line_figure, profile_figure, ridge_figure, seed_bands
+from normviz.arms import DASHES, SYMBOLS, Arms
+from normviz.figures import (
+    Figure,
+    colours,
+    dashes,
+    line_figure,
+    profile_figure,
+    ridge_figure,
+    seed_bands,
+    symbols,
+)
 from normviz.frame import Frame, FrameLog
 
 ARMS = ["LayerNorm", "BatchNorm"]
@@ -82,9 +92,9 @@ def test_log_scale_leaves_out_what_is_not_positive() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "labels"),
     [
-        (0.2, 0.7, {"0.1", "0.2", "0.5", "1"}),
-        (0.02, 0.7, {"0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"}),
-        (2e-4, 30, {"0.0001", "0.001", "0.01", "0.1", "1", "10", "100"}),
+        (0.2, 0.7, {"0.2", "0.5", "1"}),
+        (0.02, 0.7, {"0.02", "0.05", "0.1", "0.2", "0.5", "1"}),
+        (2e-4, 30, {"1e-4", "0.001", "0.01", "0.1", "1", "10", "100"}),
     ],
 )
 def test_log_axis_has_round_labels(low: float, high: float, labels: set[str]) -> None:
@@ -100,7 +110,8 @@ def test_ridges_average_seeds_and_show_the_moment() -> None:
     figure = ridge_figure(
         log, "h", low=-1, high=1, title="T", x="x", look_for="l", layer_names=["in", "out"], step=4
     )
-    assert figure.title == "T (step 4)"
+    assert (figure.title, figure.moment) == ("T", "step 4")
+    assert "T (step 4)" in figure.to_html()
     assert figure.data is not None
     part = figure.data[(figure.data.arm == "LayerNorm") & (figure.data.layer == "out")]
     expected = np.mean([e.value[1] for e in log.arrays("h", 4) if e.arm == "LayerNorm"], axis=0)
@@ -118,12 +129,16 @@ def test_profile_is_mean_and_range_over_seeds() -> None:
 
 
 def test_an_arm_has_one_colour_whatever_stands_beside_it() -> None:
-    assert colours(["LayerNorm", "PowerNorm"])[0] == colours(["BatchNorm", "LayerNorm"])[1]
-    base, variant = ["LayerNorm"], ["LayerNorm", "LayerNorm, batch 4"]
-    assert set(colours(variant)) == set(colours(base))
-    assert dashes(variant)[0] != dashes(variant)[1]
-    eight = [f"arm {i}" for i in range(8)]
-    assert len(set(colours(eight))) == 8
+    looks = Arms.of({"LayerNorm": 3, "PowerNorm": 1})
+    assert colours(looks)[0] == colours(looks.ordered(["PowerNorm", "LayerNorm"]))[1]
+    product = Arms.product({"LayerNorm": 0, "PowerNorm": 1}, {"": "64", ", batch 4": "4"})
+    assert colours(product) == colours(Arms.of({"LayerNorm": 0, "PowerNorm": 1})) * 2
+    assert dashes(product)[0] == dashes(product)[1] != dashes(product)[2]
+    ten = Arms.of(f"arm {i}" for i in range(10))
+    assert len(set(colours(ten))) == 10
+    assert len({tuple(dash) for dash in dashes(ten)}) == DASHES
+    assert len(set(symbols(ten))) == SYMBOLS
+    assert colours(Arms.of({"a": 13})) == colours(Arms.of({"a": 3})), "slots start again from the first"
 
 
 def test_exports() -> None:

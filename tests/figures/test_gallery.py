@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from normviz.arms import Arms
 from normviz.figures import Figure, colours
 from normviz.figures.gallery import gallery_figure
 
@@ -16,7 +17,7 @@ def gallery(images: np.ndarray[Any, Any], captions: list[str], kinds: list[str],
         images.astype(np.float32),
         captions,
         kinds,
-        kind_names=("a", "b"),
+        kind_names=Arms.of("ab"),
         title="T",
         look_for="l",
         alt_text="alt",
@@ -45,7 +46,7 @@ def test_pixels_lie_row_by_row_inside_their_cell() -> None:
 
 def test_kinds_have_the_palettes_colours_and_the_chart_exports() -> None:
     figure = gallery(np.zeros((1, 2, 2)), ["x"], ["b"])
-    assert colours(("a", "b"))[1] in str(figure.spec)
+    assert colours(Arms.of("ab"))[1] in str(figure.spec)
     assert figure.to_svg().startswith("<svg")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from normviz.arms import Arms
 from normviz.figures.growth import APART, growth_figure
 from normviz.frame import Frame, FrameLog
 
@@ -16,7 +17,7 @@ def test_exponents_and_labels_kept_apart() -> None:
     at = np.array(SIZES, dtype=float)
     for arm, values in {"square": at**2, "line": 3 * at, "nearly": 3.01 * at}.items():
         log.append(Frame(1, arm, 0, {"cost": values}))
-    arms = ("square", "line", "nearly")
+    arms = Arms.of(["square", "line", "nearly"])
     figure = growth_figure(log, "cost", SIZES, title="Cost", x="N", y="s", look_for="", arms=arms)
     assert figure.data is not None
     assert "square 2.00, line 1.00, nearly 1.00" in figure.alt
@@ -29,5 +30,7 @@ def test_exponents_and_labels_kept_apart() -> None:
 
 
 def test_empty_log_says_so() -> None:
-    figure = growth_figure(FrameLog(), "cost", SIZES, title="Cost", x="N", y="s", look_for="", arms=("a",))
+    figure = growth_figure(
+        FrameLog(), "cost", SIZES, title="Cost", x="N", y="s", look_for="", arms=Arms.of("a")
+    )
     assert "nothing is measured yet" in figure.alt

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from normviz.figures.legends import height_below, legend_above
+from normviz.figures.legends import HEIGHT, ROW, height_below, legend_above
 
 
 @pytest.mark.parametrize(
     ("names", "most", "columns"),
     [
         (["LayerNorm", "BatchNorm", "PowerNorm", "PowerNorm-V"], 2, 2),
-        (["BatchNorm", "PowerNorm", "PowerNorm-V", "BatchNorm in vision"], 2, 1),
+        (["LayerNorm", "BatchNorm", "PowerNorm", "PowerNorm-V"], None, 3),
+        (["BatchNorm", "PowerNorm in language models", "PowerNorm-V", "BatchNorm in vision"], 2, 1),
         (["SGD", "Muon", "SWAN"], 3, 3),
-        (["SGD", "Muon", "SWAN", "Conda"], None, 2),
-        (["SGD", "Muon", "SWAN", "Conda", "Fira"], None, 3),
-        (["AdamW", "Muon", "GradNorm", "Conda", "Fira, no limiter"], None, 2),
-        (["Plain", "Small-loss", "MW-Net", "STORM", "Oracle"], None, 2),
+        (["SGD", "Muon", "SWAN", "Conda"], None, 4),
+        (["Plain", "Small-loss", "MW-Net", "STORM", "Oracle"], None, 3),
         (["a" * 60], 2, 1),
         ([], 2, 2),
-        ([], None, 2),
+        ([], None, 4),
     ],
 )
 def test_columns_that_fit(names: list[str], most: int | None, columns: int) -> None:
@@ -31,7 +30,8 @@ def test_symbols_are_strokes_for_lines_only() -> None:
     assert "symbolType" not in legend_above(["a"], lines=False).to_dict()
 
 
-def test_a_tall_legend_makes_the_chart_taller() -> None:
-    assert height_below([]) == height_below(list("abcd")) == height_below(list("abcdef"), columns=3) == 340
-    assert height_below(["a" * 30] * 4) == 340 + 2 * 22
-    assert height_below(list("abcdefgh")) == 340 + 22
+def test_each_row_of_a_legend_makes_the_chart_taller() -> None:
+    assert height_below([]) == HEIGHT
+    assert height_below(list("abcd")) == height_below(list("ab")) == HEIGHT + ROW
+    assert height_below(list("abcd"), columns=2) == height_below(list("abcdefgh")) == HEIGHT + 2 * ROW
+    assert height_below(["a" * 40] * 4) == HEIGHT + 4 * ROW

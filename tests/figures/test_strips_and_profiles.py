@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from normviz.arms import Arms
 from normviz.figures import profile_figure, strips_figure
-from normviz.figures.strips import MAX_CELLS
+from normviz.figures.strips import ABOVE, MAX_CELLS, OVER
 from normviz.frame import Frame, FrameLog
 
 STRIP = {"last": 20, "title": "T", "y": "layer", "value": "variance", "look_for": "L", "limits": (0.1, 10.0)}
@@ -26,8 +27,8 @@ def test_cells_lie_side_by_side_and_reach_to_the_next_snapshot() -> None:
     assert len(data) == 2 * 3 * 2  # arms x snapshots x layers, one seed
     first = data[(data["arm"] == "A") & (data["step"] == 0) & (data["at"] == 2)].iloc[0]
     assert first["value"] == 2.0
-    assert (first["low"], first["high"]) == (1.5, pytest.approx(2.5, abs=0.04))
-    assert (first["left"], first["right"]) == (0.0, pytest.approx(0.94 * 10 / 20, abs=0.004))
+    assert (first["low"], first["high"]) == (1.5, pytest.approx(2.5, abs=ABOVE))
+    assert (first["left"], first["right"]) == (0.0, pytest.approx(0.94 * 10 / 20, abs=OVER + 1e-9))
     second_arm = data[data["arm"] == "B"]
     assert second_arm["left"].min() == 1.0
     assert second_arm["right"].max() <= 2.0
@@ -36,7 +37,7 @@ def test_cells_lie_side_by_side_and_reach_to_the_next_snapshot() -> None:
 
 def test_scrubbed_strips_end_at_the_step_and_empty_logs_draw_nothing() -> None:
     assert strips_figure(log(), "v", step=10, **STRIP).data["step"].max() == 10
-    empty = strips_figure(FrameLog(), "v", arms=("A",), **STRIP)
+    empty = strips_figure(FrameLog(), "v", arms=Arms.of("A"), **STRIP)
     assert empty.data.empty
     assert "nothing is measured" in empty.alt
 
