@@ -14,9 +14,10 @@ import pytest
 from normviz.engine import RunStore, StoreError, WorkerEngine
 from normviz.experiments import Run
 from normviz.knobs import KnobError, Knobs
-from tests.engine.conftest import wait_for_end, wait_until
+from tests.engine.conftest import Gate, wait_for_end
 from tests.engine.members import by_member
 from tests.engine.toy import EXPERIMENT, ToyKnobs
+from tests.waiting import wait_until
 
 
 def submit(engine: WorkerEngine, **knobs: object) -> Run:
@@ -24,18 +25,24 @@ def submit(engine: WorkerEngine, **knobs: object) -> Run:
 
 
 def whole(knobs: Knobs) -> dict[tuple[str, int], bytes]:
-    return by_member(EXPERIMENT.frames(knobs.model_copy(update={"delay": 0.0}), "cpu"))
+    return by_member(EXPERIMENT.frames(knobs.model_copy(update={"gate": ""}), "cpu"))
 
 
 class TestWorkers:
-    def test_two_seeds_and_one_more_are_three(self, engine: WorkerEngine, store: RunStore) -> None:
-        run = wait_for_end(engine, submit(engine, seeds=2, arms=("a", "b"), steps=30, first_seed=4))
+    def test_two_seeds_and_one_more_are_three(
+        self, engine: WorkerEngine, store: RunStore, gate: Gate
+    ) -> None:
+        gate.allow(30)
+        setting = {"arms": ("a", "b"), "steps": 30, "first_seed": 4, "gate": gate.path}
+        run = wait_for_end(engine, submit(engine, seeds=2, **setting))
         before, seconds = run.log.frames, run.seconds
-        extended = engine.extend(run.id, 1)
-        assert extended is run
-        assert run.live
+        gate.allow(0)
+        assert engine.extend(run.id, 1) is run
+        wait_until(lambda: len(run.log) > len(before))
+        assert run.status == store.load(run.id).status == "running"
+        gate.allow(30)
         assert wait_for_end(engine, run).status == "done"
-        assert run.knobs == ToyKnobs(seeds=3, arms=("a", "b"), steps=30, first_seed=4)
+        assert run.knobs == ToyKnobs(seeds=3, **setting)
         assert run.log.frames[: len(before)] == before
         assert by_member(run.log.frames) == whole(run.knobs)
         assert seconds < run.seconds
@@ -46,12 +53,15 @@ class TestWorkers:
         assert (row.frames, row.finished) == (len(run.log), run.finished)
         assert store.latest("toy", run.knobs.key()).id == run.id
 
-    def test_many_seeds_spread_over_the_workers(self, engine: WorkerEngine) -> None:
+    def test_many_seeds_spread_over_the_workers(self, engine: WorkerEngine, gate: Gate) -> None:
         wait_until(lambda: engine.workers_ready() == 2)
-        run = wait_for_end(engine, submit(engine, seeds=1, steps=20, delay=2.0))
+        gate.allow(20)
+        run = wait_for_end(engine, submit(engine, seeds=1, steps=20, gate=gate.path))
+        gate.allow(0)
         engine.extend(run.id, 4)
         assert list(engine.worker_pids().values()) == [run.id, run.id]
-        assert run.progress < 0.5
+        assert run.progress == pytest.approx(1 / 5)
+        gate.allow(20)
         assert wait_for_end(engine, run).status == "done"
         assert by_member(run.log.frames) == whole(run.knobs)
 
@@ -83,12 +93,17 @@ class TestWorkers:
             wait_for_end(engine, blocker)
         assert wait_for_end(engine, engine.extend(run.id, 1)).knobs.seeds == 2
 
-    def test_cancelled_under_way_it_keeps_all_frames(self, engine: WorkerEngine, store: RunStore) -> None:
-        run = wait_for_end(engine, submit(engine, seeds=1, steps=40, delay=5.0))
+    def test_cancelled_under_way_it_keeps_all_frames(
+        self, engine: WorkerEngine, store: RunStore, gate: Gate
+    ) -> None:
+        gate.allow(40)
+        run = wait_for_end(engine, submit(engine, seeds=1, steps=40, gate=gate.path))
         before = run.log.frames
+        gate.allow(5)
         engine.extend(run.id, 1)
-        wait_until(lambda: 1 in run.log.seeds)
+        wait_until(lambda: len(run.log) == len(before) + 6)
         engine.cancel(run.id)
+        gate.allow(40)
         assert wait_for_end(engine, run).status == "cancelled"
         stored = store.load(run.id)
         assert stored.status == "cancelled"
@@ -138,7 +153,7 @@ class TestInline:
     def test_failed(self) -> None:
         run = EXPERIMENT.run(ToyKnobs(steps=3, mode="raise", only=1))
         with pytest.raises(ArithmeticError):
-            EXPERIMENT.extend(run, 2)
+            run.extend(2)
         assert (run.status, run.knobs.seeds) == ("failed", 3)
 
     def test_refusals(self) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from normviz.engine import RunStore, WorkerEngine
 from normviz.experiments import Run
-from tests.engine.conftest import wait_for_end, wait_until
+from tests.engine.conftest import Gate, wait_for_end
 from tests.engine.members import by_member, last_steps
 from tests.engine.toy import EXPERIMENT, ToyKnobs
+from tests.waiting import wait_until
 
 
 def submit(engine: WorkerEngine, owner: str = "me", **knobs: object) -> Run:
@@ -27,9 +28,17 @@ def workers_of(engine: WorkerEngine, run: Run) -> list[int]:
 
 
 def assert_like_one_worker(run: Run) -> None:
-    alone = by_member(EXPERIMENT.frames(run.knobs.model_copy(update={"delay": 0.0, "tally": ""}), "cpu"))
+    alone = by_member(
+        EXPERIMENT.frames(run.knobs.model_copy(update={"delay": 0.0, "tally": "", "gate": ""}), "cpu")
+    )
     assert by_member(run.log.frames) == alone
     assert run.log.arms == list(run.knobs.arms)
+
+
+def both_at(run: Run, gate: Gate, step: int) -> None:
+    """Let the seeds 0 and 1, each in a worker of its own, come to a step and wait there."""
+    gate.allow(step)
+    wait_until(lambda: last_steps(run)["a", 0] == last_steps(run)["a", 1] == step)
 
 
 @pytest.fixture
@@ -77,18 +86,21 @@ class TestSpread:
 
 class TestGiveBack:
     def test_waiting_run_starts_and_nothing_is_shown_twice(
-        self, engine: WorkerEngine, store: RunStore, tmp_path: Path
+        self, engine: WorkerEngine, store: RunStore, tmp_path: Path, gate: Gate
     ) -> None:
-        tally = tmp_path / "steps"
-        run = submit(engine, seeds=2, arms=("a", "b"), steps=120, delay=10.0, tally=str(tally))
-        wait_until(lambda: run.log.seeds == [0, 1] and min(last_steps(run).values()) >= 5)
+        tally, steps = tmp_path / "steps", 40
+        run = submit(engine, seeds=2, arms=("a", "b"), steps=steps, gate=gate.path, tally=str(tally))
+        both_at(run, gate, 5)
         other = submit(engine, owner="other", steps=5)
+        gate.allow(6)  # the step after which a worker is given back
         assert wait_for_end(engine, other).status == "done"
+        assert run.live, "it is held at the gate: the other run did not wait for its end"
+        wait_until(lambda: len(workers_of(engine, run)) == 2)
+        gate.allow(steps)
         assert wait_for_end(engine, run).status == "done"
-        assert other.started < run.finished, "it did not wait for this one"
         assert_like_one_worker(run)
         assert by_member(store.load(run.id).log.frames) == by_member(run.log.frames)
-        assert tally.stat().st_size > 2 * 120, "what was given back is computed again"
+        assert tally.stat().st_size >= 2 * steps + 5, "what was given back is computed again"
 
     def test_run_keeps_one_worker(self, engine: WorkerEngine, wide: Run) -> None:
         others = [submit(engine, owner=f"other {i}", steps=10_000, delay=5.0) for i in range(2)]
@@ -100,33 +112,42 @@ class TestGiveBack:
             engine.cancel(run.id)
             wait_for_end(engine, run)
 
-    def test_run_that_has_given_all_its_workers_waits_in_turn(self, engine: WorkerEngine) -> None:
-        run = submit(engine, owner="first", seeds=2, steps=150, delay=10.0)
-        wait_until(lambda: run.log.seeds == [0, 1])
+    @pytest.fixture
+    def stranded(self, engine: WorkerEngine, gate: Gate) -> Run:
+        """A run that has given one worker back and has ended its part in the other: two more runs have both."""
+        run = submit(engine, owner="first", seeds=2, arms=("a", "b"), steps=20, gate=gate.path)
+        both_at(run, gate, 5)
         others = [submit(engine, owner=f"other {i}", steps=10_000, delay=5.0) for i in range(2)]
-        wait_until(lambda: all(len(other.log) for other in others))  # the second begins when seed 0 has ended
-        assert last_steps(run)["a", 0] == 150
-        assert (run.status, engine.place(run.id), workers_of(engine, run)) == ("running", 1, [])
-        engine.pause(run.id)
-        assert (run.status, engine.place(run.id)) == ("paused", 0)
-        engine.resume(run.id)
-        assert (run.status, engine.place(run.id)) == ("running", 1)
-        for other in others:
-            engine.cancel(other.id)
-        assert wait_for_end(engine, run).status == "done"
-        assert_like_one_worker(run)
-
-    def test_cancelled_without_a_worker(self, engine: WorkerEngine) -> None:
-        run = submit(engine, owner="first", seeds=2, steps=100, delay=10.0)
-        wait_until(lambda: run.log.seeds == [0, 1])
-        others = [submit(engine, owner=f"other {i}", steps=10_000, delay=5.0) for i in range(2)]
+        gate.allow(20)
         wait_until(lambda: all(len(other.log) for other in others))
-        engine.pause(run.id)
-        engine.cancel(run.id)
-        assert run.status == "cancelled"
+        assert last_steps(run)["a", 0] == 20
+        assert last_steps(run)["a", 1] < 20
+        yield run
         for other in others:
             engine.cancel(other.id)
             wait_for_end(engine, other)
+        wait_for_end(engine, run)
+
+    def test_run_that_has_given_all_its_workers_waits_in_turn(
+        self, engine: WorkerEngine, stranded: Run
+    ) -> None:
+        assert (stranded.status, engine.place(stranded.id)) == ("running", 1)
+        assert workers_of(engine, stranded) == []
+        engine.pause(stranded.id)
+        assert (stranded.status, engine.place(stranded.id)) == ("paused", 0)
+        engine.resume(stranded.id)
+        assert (stranded.status, engine.place(stranded.id)) == ("running", 1)
+        engine.cancel(next(run_id for run_id in engine.worker_pids().values()))
+        assert wait_for_end(engine, stranded).status == "done"
+        assert_like_one_worker(stranded)
+
+    @pytest.mark.parametrize("paused", [False, True])
+    def test_cancelled_without_a_worker(self, engine: WorkerEngine, stranded: Run, paused: bool) -> None:
+        if paused:
+            engine.pause(stranded.id)
+        engine.cancel(stranded.id)
+        assert stranded.status == "cancelled"
+        assert engine.place(stranded.id) == 0
 
 
 class TestWhole:

@@ -23,8 +23,8 @@ from normviz.engine import store as store_module
 from normviz.engine.owner import owner_name
 from normviz.experiments import Run
 from normviz.frame import Frame, FrameLog
-from tests.engine.conftest import wait_until
 from tests.engine.toy import EXPERIMENT, ToyKnobs
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -112,7 +112,8 @@ class TestRoundTrip:
         extend(store, run, 3)
         extend(store, run, 3)
         other = RunStore(store.path)
-        wait_until(lambda: len(other.load(run.id).log) == len(run.log), 1.0)
+        assert store_module.FLUSH_SECONDS < 1.0
+        wait_until(lambda: len(other.load(run.id).log) == len(run.log), "the frames on the disk")
         other.close()
 
     def test_frames_file_is_a_plain_arrow_stream(self, store: RunStore) -> None:

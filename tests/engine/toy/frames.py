@@ -25,6 +25,7 @@ def _frames(knobs: ToyKnobs) -> Iterator[Frame]:
         for step in range(knobs.steps + 1):
             for seed in knobs.seed_range():
                 if step:
+                    _wait_at(knobs.gate, step)
                     time.sleep(knobs.delay / 1000)
                     if knobs.tally:
                         with Path(knobs.tally).open("ab") as file:
@@ -37,6 +38,11 @@ def _frames(knobs: ToyKnobs) -> Iterator[Frame]:
     finally:
         if knobs.tally:
             Path(knobs.tally + ".closed").touch()
+
+
+def _wait_at(gate: str, step: int) -> None:
+    while gate and (not Path(gate).exists() or Path(gate).stat().st_size < step):
+        time.sleep(0.002)
 
 
 def _values(knobs: ToyKnobs, step: int, seed: int) -> dict[str, object]:
@@ -62,7 +68,5 @@ def _misbehave(mode: str) -> None:
     elif mode == "exit":
         print("goodbye", file=sys.stderr, flush=True)
         os._exit(3)
-    elif mode == "slow":
-        time.sleep(0.5)
     elif mode == "deaf":
         time.sleep(60)
