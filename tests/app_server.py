@@ -6,13 +6,14 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,20 +50,21 @@ def running_app(data: Path, *, workers: int = 1, grace: float = 2.0) -> Iterator
         command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
-            _wait(f"http://127.0.0.1:{port}/_stcore/health", process)
+            wait_until(lambda: is_healthy(port, process), "the server to answer", pause=0.2)
             yield Server(f"http://127.0.0.1:{port}", data, process)
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                wait_until(lambda: process.poll() is not None, "the server's end", pause=0.05)
+            finally:
+                process.kill()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.2)
-    raise TimeoutError(url)
+def is_healthy(port: int, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> bool:
+    """Whether an app answers on a port of this machine; its process must live."""
+    assert process.poll() is None, "the server ended"
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=5) as answer:
+            return bool(answer.read() == b"ok")
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
