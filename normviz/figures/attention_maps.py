@@ -101,7 +101,6 @@ def _maps_spec(count: int, most: int) -> dict[str, Any]:
     legend = alt.Legend(
         orient="top",
         titleOrient="left",
-        titleFontWeight="normal",
         gradientLength=110,
         gradientThickness=10,
         titleLimit=180,

@@ -21,7 +21,7 @@ def with_legends(spec: Mapping[str, Any], names: Collection[str] | None = None) 
         names: the arms that are drawn; None: all of the scale.
     """
     from normviz.figures.legends import ROW, legend_above
-    from normviz.figures.vega import make_room, units
+    from normviz.figures.vega import style_legends, units
 
     whole: dict[str, Any] = copy.deepcopy(dict(spec))
     found = [channel for unit in units(whole) for channel in _bare(unit)]
@@ -34,7 +34,7 @@ def with_legends(spec: Mapping[str, Any], names: Collection[str] | None = None) 
     legend = legend_above(shown, lines=lines).to_dict()
     for _, channel in found:
         channel["legend"] = {**legend, "values": shown}
-    make_room(whole)
+    style_legends(whole)
     if isinstance(whole.get("height"), int):
         whole["height"] += ROW * -(-len(shown) // legend["columns"])
     return whole

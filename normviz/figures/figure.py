@@ -92,7 +92,7 @@ class Figure:
         title = {"text": self.full_title, "subtitle": self.look_for, "anchor": "start"}
         records = self.data.to_dict(orient="records")
         return alt.Chart.from_dict(
-            {"title": title, **with_legends(self.spec, drawn), "data": {"values": records}}
+            {"title": title, **with_legends(self.spec, drawn), "padding": 8, "data": {"values": records}}
         )
 
     def to_html(self) -> str:

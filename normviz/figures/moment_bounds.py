@@ -157,7 +157,6 @@ def _box_spec() -> dict[str, Any]:
         legend=alt.Legend(
             orient="top",
             titleOrient="left",
-            titleFontWeight="normal",
             gradientLength=120,
             gradientThickness=10,
         ),

@@ -157,7 +157,6 @@ def _strips_spec(
         legend=alt.Legend(
             orient="top",
             titleOrient="left",
-            titleFontWeight="normal",
             gradientLength=120,
             gradientThickness=10,
             format="~g",

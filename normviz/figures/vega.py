@@ -12,7 +12,7 @@ from typing import Any
 
 from normviz.figures.legends import HEIGHT
 
-__all__ = ["make_room", "specification", "units"]
+__all__ = ["specification", "style_legends", "units"]
 
 LETTERS = 44
 """Most letters in a line of an axis title: what a card of 350 pixels has room for."""
@@ -27,7 +27,23 @@ ABOVE: dict[str, Any] = {
 GAP, ROW = 7, 13
 """Pixels between such a title and the plot, and of each of its lines."""
 
-QUIET: dict[str, Any] = {"titleFontWeight": "normal", "titleFontSize": 11, "labelFontSize": 10}
+AXIS: dict[str, Any] = {
+    "titleFontWeight": "normal",
+    "titleFontSize": 11,
+    "titlePadding": 4,
+    "labelFontSize": 10,
+    "labelPadding": 4,
+}
+LEGEND: dict[str, Any] = {
+    "titleFontWeight": "normal",
+    "titleFontSize": 11,
+    "titlePadding": 5,
+    "labelFontSize": 11,
+    "padding": 0,
+    "symbolStrokeWidth": 2,
+}
+PADDING = {"left": 2, "right": 8, "top": 4, "bottom": 5}
+"""Small letters and margins, whatever the theme of the page says: the room is for what is drawn."""
 
 
 def specification(chart: Any) -> dict[str, Any]:
@@ -41,9 +57,10 @@ def specification(chart: Any) -> dict[str, Any]:
         spec.pop(key, None)
     _drop_data(spec)
     _style_axes(spec)
-    make_room(spec)
+    style_legends(spec)
     spec.setdefault("width", "container")
     spec.setdefault("height", HEIGHT)
+    spec.setdefault("padding", dict(PADDING))
     spec.setdefault("autosize", {"type": "fit", "contains": "padding"})
     return spec
 
@@ -59,8 +76,8 @@ def _drop_data(node: Any) -> None:
             _drop_data(child)
 
 
-def make_room(spec: dict[str, Any]) -> None:
-    """Move legends above the plot so far up that the title of the vertical axis stands between."""
+def style_legends(spec: dict[str, Any]) -> None:
+    """Make legends small, and move those above the plot so far up that the vertical axis' title stands between."""
     rows = 0
     for unit in units(spec):
         title = unit.get("encoding", {}).get("y", {}).get("title")
@@ -68,7 +85,10 @@ def make_room(spec: dict[str, Any]) -> None:
     for unit in units(spec):
         for channel in unit.get("encoding", {}).values():
             legend = channel.get("legend") if isinstance(channel, dict) else None
-            if legend and legend.get("orient") == "top":
+            if not legend:
+                continue
+            legend.update({**LEGEND, **legend})
+            if legend.get("orient") == "top":
                 legend["offset"] = GAP + ROW * rows
 
 
@@ -87,7 +107,7 @@ def _style_axes(node: dict[str, Any]) -> None:
             continue
         if channel.get("axis", ...) is None:
             continue
-        axis = {**QUIET, **channel.get("axis", {})}
+        axis = {**AXIS, **channel.get("axis", {})}
         title = channel.get("title", axis.get("title"))
         if isinstance(title, str):
             lines = wrap(title, LETTERS)
