@@ -14,6 +14,9 @@ from tests.chromium import FLAGS, find
 HARMLESS = re.compile(r"status of 404|Infinite extent")
 """Streamlit itself looks for two of its own addresses below a page's path first and gets a 404."""
 
+PATIENCE = 240_000.0
+"""Milliseconds Playwright tries an action or an expectation: as long as a test may take, for a busy machine."""
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -25,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def browser() -> Iterator[Browser]:
     path = find()
     assert path is not None, "no Chromium: run `make browser`"
-    expect.set_options(timeout=30_000)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield chromium
@@ -37,7 +40,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A fresh tab of 1440 x 900; the console must be clean when the test is over."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
     tab = context.new_page()
-    tab.set_default_timeout(30_000)
+    tab.set_default_timeout(PATIENCE)
     complaints: list[str] = []
 
     def note(message: ConsoleMessage) -> None:

@@ -14,13 +14,14 @@ from playwright.sync_api import Browser, Page, expect
 
 from normviz.engine import RunStore
 from normviz.experiments import SLUGS, get_experiment
+from tests import waiting
 from tests.app_server import Server
 
 pytestmark = pytest.mark.browser
 
 SLUG = "normalization-statistics"
 SMALL = "steps=40&seeds=1&norms=layer&reference=false&batch_size=4"
-LONG = "steps=1000&seeds=1&norms=layer&reference=false&batch_size=4"
+LONG = "steps=1000&seeds=5&norms=layer&reference=false&batch_size=4"
 POINTS = re.compile(r"Newest values: .+\d")
 
 
@@ -29,11 +30,8 @@ def run_of(page: Page) -> str:
     return parse_qs(urlparse(page.evaluate("location.href")).query).get("run", [""])[0]
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    waiting.wait_until(condition, what, pause=0.1)
 
 
 def chart_texts(page: Page) -> list[str]:
@@ -49,8 +47,8 @@ def wait_for_points(page: Page) -> None:
     wait_until(lambda: any(text.strip() for text in chart_texts(page)), "a chart with points")
 
 
-def wait_for_status(page: Page, pattern: str, seconds: float = 60.0) -> None:
-    expect(page.get_by_text(re.compile(pattern)).first).to_be_visible(timeout=seconds * 1000)
+def wait_for_status(page: Page, pattern: str) -> None:
+    wait_until(page.get_by_text(re.compile(pattern)).first.is_visible, f"the status {pattern!r}")
 
 
 def status_of(server: Server, run_id: str) -> str:
@@ -122,7 +120,7 @@ def test_closed_tab_ends_its_run_after_the_grace_period(server: Server, browser:
     run_id = run_of(tab)
     assert status_of(server, run_id) == "running"
     tab.close()
-    wait_until(lambda: status_of(server, run_id) == "cancelled", "the abandoned run's end", 20)
+    wait_until(lambda: status_of(server, run_id) == "cancelled", "the abandoned run's end")
 
 
 def test_killed_worker_fails_its_run_only_and_the_next_works(server: Server, page: Page) -> None:
