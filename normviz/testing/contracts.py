@@ -108,6 +108,7 @@ class LayerContract(Contract):
         differentiable: gradients reach all floating inputs and all parameters.
         random: draws in training.
         output_dtype: dtype of floating outputs for inputs of a dtype. Default: the same.
+        float32_error: relative error in norm of a float32 step against float64, see ``assert_dtype_kept``.
     """
 
     make: Callable[..., nn.Module]
@@ -115,6 +116,7 @@ class LayerContract(Contract):
     differentiable: bool = True
     random: bool = False
     output_dtype: Callable[[torch.dtype], torch.dtype] = layers.same_dtype
+    float32_error: float = layers.FLOAT32_ROUNDING
 
     def all_checks(self) -> dict[str, Check]:
         """Types, device, autocast, eval mode, state, copies, vmap, compile, bad arguments."""
@@ -126,6 +128,7 @@ class LayerContract(Contract):
             inputs,
             output_dtype=self.output_dtype,
             differentiable=self.differentiable,
+            float32_error=self.float32_error,
         )
         build = partial(layers.build_layer, make, seed=None)
         checks: dict[str, Check] = {
@@ -238,6 +241,7 @@ class FunctionContract(Contract):
             be pure and to refuse bad arguments.
         differentiable: gradients reach all floating inputs.
         output_dtype: dtype of floating outputs for inputs of a dtype. Default: the same.
+        float32_error: relative error in norm of a float32 step against float64, see ``assert_dtype_kept``.
     """
 
     inputs: Callable[[], Inputs]
@@ -245,6 +249,7 @@ class FunctionContract(Contract):
     tensors: bool = True
     differentiable: bool = True
     output_dtype: Callable[[torch.dtype], torch.dtype] = layers.same_dtype
+    float32_error: float = layers.FLOAT32_ROUNDING
 
     def all_checks(self) -> dict[str, Check]:
         """Purity and bad arguments; for functions of tensors also types, device, autocast, vmap, compile."""
@@ -261,6 +266,7 @@ class FunctionContract(Contract):
             self.inputs,
             output_dtype=self.output_dtype,
             differentiable=self.differentiable,
+            float32_error=self.float32_error,
         )
         return {
             "float32": partial(kept, torch.float32),

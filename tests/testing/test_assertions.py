@@ -225,6 +225,30 @@ def test_faults_of_layers_are_found(
             contract.checks()[check]()
 
 
+def imprecise_in_single(y: Tensor) -> Tensor:
+    """A relative error of 1e-3 in float32 and none in float64, as of an iteration that multiplies its rounding."""
+    return y * 1.001 if y.dtype == torch.float32 else 1 * y
+
+
+class ImpreciseInSingle(Toy):
+    def fault(self, y: Tensor) -> Tensor:
+        return imprecise_in_single(y)
+
+
+def test_a_row_can_allow_a_larger_error_in_float32() -> None:
+    function = f"{__name__}.imprecise_in_single"
+    for allowed in ({}, {"float32_error": 2e-3}):
+        for contract in (
+            LayerContract(method="toy", make=ImpreciseInSingle, inputs=rows, **allowed),
+            FunctionContract(method=function, inputs=rows, **allowed),
+        ):
+            if allowed:
+                contract.checks()["float32"]()
+            else:
+                with pytest.raises(AssertionError, match="float32 against float64"):
+                    contract.checks()["float32"]()
+
+
 def test_layers_start_away_from_neutral_parameters() -> None:
     norm = build_layer(lambda: nn.LayerNorm(WIDTH))
     assert not torch.equal(norm.weight, torch.ones(WIDTH))

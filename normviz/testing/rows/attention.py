@@ -90,6 +90,7 @@ ROWS: list[Contract] = [
             drop_path=0.0,
         ),
         inputs=photographs,
+        float32_error=1e-3,  # rounding grows with depth and batch norm
         skip={
             "bfloat16": "rounding grows with depth and batch norm; the block has a row of its own",
             "autocast": "the same",

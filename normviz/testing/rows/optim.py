@@ -188,5 +188,7 @@ ROWS: list[Contract] = [
         inputs=matrix,
         bad=[Bad({"steps": 0}), Bad({"beta": 1.0}), Bad({"eps": 0.0}), Bad(inputs=not_a_matrix, names="G")],
         skip={"device": NO_META},
+        # At beta 0.8 the iteration multiplies errors by up to 1.8 a step, 357 in ten, and their gradient more.
+        float32_error=5e-3,
     ),
 ]
