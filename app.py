@@ -1,7 +1,15 @@
 """The app: ``streamlit run app.py``. Workers are started with the server, so that the first visitor finds them warm."""
 
+import sys
+
 from streamlit import App
 
 from normviz.ui.server import lifespan
+from normviz.variables import VariableError, check_variables
+
+try:
+    check_variables()
+except VariableError as error:
+    sys.exit(f"normviz: {error}")
 
 app = App("normviz/ui/main.py", lifespan=lifespan)

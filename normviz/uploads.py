@@ -17,7 +17,7 @@ import os
 import re
 from pathlib import Path
 
-from platformdirs import user_data_dir
+from normviz.variables import data_folder
 
 __all__ = [
     "BUILT_IN",
@@ -72,11 +72,6 @@ class BinaryTextError(TextUploadError):
 
 class TextEncodingError(TextUploadError):
     """Text in another encoding than UTF-8."""
-
-
-def data_folder() -> Path:
-    """Where runs and uploads are kept: ``NORMVIZ_DATA`` if set, else the user's data folder."""
-    return Path(os.environ.get("NORMVIZ_DATA") or user_data_dir("normviz"))
 
 
 def check_text(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NORMVIZ_EXPERIMENTS", "tests.engine.toy,tests.evidence.lab,lab.own")
 os.environ.setdefault("NORMVIZ_DATA", tempfile.mkdtemp(prefix="normviz-tests-"))
 
 

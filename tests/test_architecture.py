@@ -16,7 +16,7 @@ import normviz
 
 ROOT = Path(__file__).parents[1]
 
-NOUNS = ("catalog", "claims", "environment", "frame", "knobs", "module_roles", "uploads", "validation")
+NOUNS = ("catalog", "claims", "environment", "frame", "knobs", "module_roles", "uploads", "validation", "variables")
 METHODS = (
     "adapters",
     "adaptive",

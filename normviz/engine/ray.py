@@ -9,6 +9,7 @@ import of PyTorch unless Ray has an idle process left from an earlier one, and i
 from __future__ import annotations
 
 import copy
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from normviz.engine.store import RunStore
 from normviz.experiments import Experiment, Run
 from normviz.frame import Frame
 from normviz.knobs import KnobError, Knobs
+from normviz.variables import experiment_packages
 
 __all__ = ["RayEngine"]
 
@@ -107,9 +109,12 @@ class RayEngine:
 
     def _start(self, run: Run, seeds: Sequence[int], keep: Callable[[Run], None]) -> None:
         package = find_experiment(run.experiment.package).package
+        registered = os.environ.get("NORMVIZ_EXPERIMENTS", "")
         values = run.knobs.model_dump(mode="json")
         self._runs[run.id] = run
-        self._tasks[run.id] = self._stream.remote(package, values, list(seeds), run.device, self._interval)
+        self._tasks[run.id] = self._stream.remote(
+            package, values, list(seeds), run.device, self._interval, registered
+        )
         threading.Thread(target=self._follow, args=(run, keep), name=f"ray-{run.id}", daemon=True).start()
 
     def get(self, run_id: str) -> Run | None:
@@ -166,9 +171,19 @@ class RayEngine:
 
 
 def stream(
-    package: str, knobs: dict[str, Any], seeds: Sequence[int], device: str, interval: float
+    package: str,
+    knobs: dict[str, Any],
+    seeds: Sequence[int],
+    device: str,
+    interval: float,
+    registered: str = "",
 ) -> Iterator[bytes]:
-    """The Ray task: the experiment's frames in batches, each a plain Arrow stream; the first frame goes alone."""
+    """The Ray task: the experiment's frames in batches, each a plain Arrow stream; the first frame goes alone.
+
+    ``registered`` is the submitting machine's ``NORMVIZ_EXPERIMENTS``; it joins this machine's.
+    """
+    known = {*experiment_packages(), *filter(None, registered.split(","))}
+    os.environ["NORMVIZ_EXPERIMENTS"] = ",".join(sorted(known))
     experiment = find_experiment(package)
     waiting: list[Frame] = []
     sent = -interval

@@ -31,6 +31,7 @@ from normviz.experiments import SLUGS, Experiment, Run, Status
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
 from normviz.validation import check_choice, check_integer
+from normviz.variables import data_folder
 
 __all__ = ["RunStore", "StoreError", "StoredRun", "default_store_path", "read_parquet"]
 
@@ -468,11 +469,12 @@ _PLAIN_FIELDS = (
 
 
 def default_store_path() -> Path:
-    """The user's data folder for normviz; the environment variable ``NORMVIZ_DATA`` names another one."""
-    import platformdirs
+    """The user's data folder for normviz; the environment variable ``NORMVIZ_DATA`` names another one.
 
-    given = os.environ.get("NORMVIZ_DATA")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("normviz", appauthor=False)
+    Raises:
+        VariableError: the variable is no folder's name.
+    """
+    return data_folder()
 
 
 def read_parquet(path: str | Path, experiment: Experiment | None = None) -> Run:

@@ -106,6 +106,7 @@ def run_job(request: dict[str, Any], control: ControlBlock, outbox: Outbox) -> N
     outbox.send("started")
     status, error, trace = "done", None, None
     try:
+        os.environ["NORMVIZ_EXPERIMENTS"] = request["registered"]
         experiment = find_experiment(request["package"])
         knobs = experiment.knobs.parse(request["knobs"]).for_seeds(request["seeds"])
         frames = iter(experiment.frames(knobs, request["device"]))

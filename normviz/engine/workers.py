@@ -41,6 +41,7 @@ from normviz.experiments import Experiment, Run
 from normviz.frame import Frame
 from normviz.knobs import KnobError, Knobs
 from normviz.validation import check_integer, check_real
+from normviz.variables import worker_count
 
 __all__ = ["WorkerEngine"]
 
@@ -72,7 +73,7 @@ class WorkerEngine:
         nice: how much the workers' priority is lowered, so that the page stays responsive (POSIX).
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, as an argument or in an environment variable.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class WorkerEngine:
     ) -> None:
         cores = _cores()
         if workers is None:
-            workers = _workers_asked_for() or min(cores, MOST_WORKERS)
+            workers = worker_count() or min(cores, MOST_WORKERS)
         self._size = check_integer("workers", workers, 1, 256)
         self._grace = check_real("grace", grace, 0.0)
         self._threads = check_integer(
@@ -370,8 +371,20 @@ class WorkerEngine:
             run.begin()
             job.changed.notify_all()
         request = {"package": run.experiment.package, "knobs": run.knobs.model_dump(mode="json")}
+        registered = os.environ.get(
+            "NORMVIZ_EXPERIMENTS", ""
+        )  # what it is now, not when the worker was started
         worker.forget_words()
-        worker.send({"kind": "run", "job": part.number, "device": run.device, "seeds": seeds, **request})
+        worker.send(
+            {
+                "kind": "run",
+                "job": part.number,
+                "device": run.device,
+                "seeds": seeds,
+                "registered": registered,
+                **request,
+            }
+        )
 
     def _on_message(self, worker: WorkerProcess, header: dict[str, Any], payload: bytes) -> None:
         """In the worker's reader thread: a message has come."""
@@ -529,15 +542,6 @@ class WorkerEngine:
         timer = threading.Timer(seconds, action)
         timer.daemon = True
         timer.start()
-
-
-def _workers_asked_for() -> int | None:
-    given = os.environ.get("NORMVIZ_WORKERS")
-    if not given:
-        return None
-    if not given.isdecimal():
-        raise ValueError(f"NORMVIZ_WORKERS must be an integer in [1, 256], got {given!r}.")
-    return int(given)
 
 
 def _cores() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +14,7 @@ import streamlit as st
 from streamlit import App
 
 from normviz.engine import RunStore, StoreError, WorkerEngine, default_store_path
+from normviz.variables import grace_seconds, thread_count
 
 __all__ = ["Viewer", "engine", "lifespan", "store", "store_trouble", "viewer"]
 
@@ -26,9 +26,10 @@ COLLECT_EVERY = 300.0
 
 
 class _Server:
-    """Store, engine and collector of this process, made once.
+    """Store, engine and collector of this process, made once; :mod:`normviz.variables` has what can be set.
 
-    ``NORMVIZ_WORKERS`` and ``NORMVIZ_THREADS`` set the number of workers and the threads of each.
+    Raises:
+        VariableError: an environment variable has a value that is not allowed.
     """
 
     def __init__(self) -> None:
@@ -38,12 +39,7 @@ class _Server:
             self.store = RunStore(default_store_path())
         except StoreError as error:
             self.trouble = str(error)
-        threads = os.environ.get("NORMVIZ_THREADS")
-        self.engine = WorkerEngine(
-            store=self.store,
-            grace=float(os.environ.get("NORMVIZ_GRACE", GRACE)),
-            threads=int(threads) if threads else None,
-        )
+        self.engine = WorkerEngine(store=self.store, grace=grace_seconds(GRACE), threads=thread_count())
         threading.Thread(target=_collect, name="normviz-gc", daemon=True).start()
 
 
