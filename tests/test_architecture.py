@@ -16,7 +16,17 @@ import normviz
 
 ROOT = Path(__file__).parents[1]
 
-NOUNS = ("catalog", "claims", "environment", "frame", "knobs", "module_roles", "uploads", "validation", "variables")
+NOUNS = (
+    "catalog",
+    "claims",
+    "environment",
+    "frame",
+    "knobs",
+    "module_roles",
+    "uploads",
+    "validation",
+    "variables",
+)
 METHODS = (
     "adapters",
     "adaptive",
