@@ -11,7 +11,6 @@ from typing import Literal
 from normviz.engine.merge import FrameMerge, Seen
 from normviz.engine.process import WorkerProcess
 from normviz.experiments import Run
-from normviz.knobs import Knobs
 
 __all__ = ["Ending", "Job", "Part", "parts_to_give_back", "share_out", "split_seeds"]
 
@@ -61,7 +60,8 @@ class Job:
         kept: the store knows of it.
         cancelling: it was cancelled.
         outcome: how it will end when the last part has, if not as done.
-        former: a run that is extended: its knobs before.
+        ending: it is being ended.
+        former: a run that is extended, as it was before.
         viewers, attachments: who watches it, and how often somebody began to.
     """
 
@@ -76,7 +76,8 @@ class Job:
     kept: bool = False
     cancelling: bool = False
     outcome: tuple[Ending, str | None] | None = None
-    former: Knobs | None = None
+    ending: bool = False
+    former: Run | None = None
     viewers: set[str] = field(default_factory=set)
     attachments: int = 0
 
@@ -87,7 +88,7 @@ class Job:
         """These seeds are to be trained."""
         self.pending = tuple(seeds)
         self.merge = FrameMerge(self.pending[0], self.run.log.arms)
-        self.kept = self.cancelling = False
+        self.kept = self.cancelling = self.ending = False
         self.outcome = None
 
     @property

@@ -173,7 +173,7 @@ class WorkerEngine:
             self._check_open()
             job = self._jobs.setdefault(run_id, job)  # another thread may have been faster
             knobs, new = job.run.with_more_seeds(seeds)
-            job.former, job.run.knobs = job.run.knobs, knobs
+            job.former, job.run.knobs = copy.copy(job.run), knobs
             job.owner, job.number = job.owner if owner is None else owner, self._next_number()
             job.plan(new)
             job.run.status = "queued"
@@ -197,7 +197,7 @@ class WorkerEngine:
         """End a run: at once in the queue, within one training step in a worker. Unknown and ended runs are ignored."""
         with self._lock:
             job = self._jobs.get(run_id)
-            if job is None or job.cancelling or not job.run.live:
+            if job is None or job.cancelling or job.ending or not job.run.live:
                 return
             job.cancelling = True
             if job.pending:
@@ -468,6 +468,8 @@ class WorkerEngine:
             if not ended and not job.parts:
                 if not job.kept:
                     job.run.status, job.run.started = "queued", None
+                    if job.former is not None:
+                        job.run.started, job.run.finished = job.former.started, job.former.finished
                 if job.run.status != "paused":
                     self._queue.push(job)
             self._dispatch()
@@ -489,14 +491,18 @@ class WorkerEngine:
     def _end(self, job: Job, status: Ending, error: str | None = None) -> None:
         """Store how a run ended, then show it: who sees it ended finds it whole in the store."""
         run = job.run
-        ended = copy.copy(run)
+        with self._lock:
+            if job.ending:
+                return
+            job.ending = True
         if job.former is not None and not job.kept:  # no new seed has started: it is what it was
-            run.knobs = job.former
-            ended.status = "done"
+            ended = job.former
         else:
+            ended = copy.copy(run)
             ended.end(status, error)
             self._keeper.end(ended)
         with self._lock:
+            run.knobs, run.started = ended.knobs, ended.started
             run.finished, run.error, run.status = ended.finished, ended.error, ended.status
             job.former = None
             job.changed.notify_all()
@@ -521,7 +527,7 @@ class WorkerEngine:
             if paused and job in self._queue:
                 self._queue.remove(job)
             elif not paused:
-                if not job.parts:
+                if job.pending and not job.parts:
                     self._queue.push(job)
                 self._dispatch()
             job.changed.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,6 +93,17 @@ class TestWorkers:
             engine.cancel(blocker.id)
             wait_for_end(engine, blocker)
         assert wait_for_end(engine, engine.extend(run.id, 1)).knobs.seeds == 2
+
+    def test_worker_that_is_dead_already(self, engine: WorkerEngine) -> None:
+        run = wait_for_end(engine, submit(engine, seeds=1, steps=5))
+        started = run.started
+        wait_until(lambda: engine.workers_ready() == 2)
+        os.kill(next(iter(engine.worker_pids())), signal.SIGKILL)  # the one that gets the new seed
+        engine.extend(run.id, 1)
+        assert wait_for_end(engine, run).status == "done"
+        assert by_member(run.log.frames) == whole(run.knobs)
+        assert run.started > started, "the time between is not counted"
+        wait_until(lambda: engine.workers_ready() == 2)
 
     def test_cancelled_under_way_it_keeps_all_frames(
         self, engine: WorkerEngine, store: RunStore, gate: Gate
