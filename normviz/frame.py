@@ -220,10 +220,16 @@ class Log(ABC):
         return list(newest.values())
 
     def final(self, name: str, *, window: int = 1) -> pd.DataFrame:
-        """Mean of the last ``window`` values of a scalar for each arm and seed (columns ``arm, seed, value``)."""
+        """Mean of the last ``window`` values of a scalar for each arm and seed (columns ``arm, seed, value``).
+
+        The rows are in the order of the log's arms and, within an arm, of the seeds, whichever ended first.
+        """
         table = self.scalars(name)
         tail = table.groupby(["arm", "seed"], sort=False).tail(window)
-        return tail.groupby(["arm", "seed"], sort=False)["value"].mean().reset_index()
+        means = tail.groupby(["arm", "seed"], sort=False)["value"].mean().reset_index()
+        place = {arm: i for i, arm in enumerate(self.arms)}
+        order = sorted(range(len(means)), key=lambda i: (place[means["arm"][i]], means["seed"][i]))
+        return means.iloc[order].reset_index(drop=True)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All scalars, one row per step, arm and seed and one column per name (NaN where not measured)."""

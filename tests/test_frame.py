@@ -128,6 +128,18 @@ def test_final_values(log: FrameLog) -> None:
     assert log.final("absent").empty
 
 
+def test_final_values_are_in_the_order_of_arms_and_seeds() -> None:
+    arrived = [(0, "b", 2), (0, "a", 1), (1, "a", 10), (1, "a", 1), (1, "b", 0), (1, "b", 2)]
+    log = FrameLog(Frame(step, arm, seed, {"loss": float(seed)}) for step, arm, seed in arrived)
+    table = log.final("loss")
+    assert list(zip(table["arm"], table["seed"], table["value"], strict=True)) == [
+        ("b", 0, 0.0),
+        ("b", 2, 2.0),
+        ("a", 1, 1.0),
+        ("a", 10, 10.0),
+    ]
+
+
 def test_to_dataframe(log: FrameLog) -> None:
     table = log.to_dataframe()
     assert list(table.columns) == ["step", "arm", "seed", "loss", "other"]
