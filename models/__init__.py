@@ -6,7 +6,9 @@ start from the same weights.
 """
 
 from models.convnet import ConvNet
+from models.ddpm import DDPM
 from models.dqn import DQNAgent, QNetwork
+from models.film_denoiser import FiLMDenoiser
 from models.gpt import GPT
 from models.mlp import MLP
 from models.policy import TokenPolicy
@@ -17,11 +19,13 @@ from models.transformer import FeedForward, SelfAttention, TransformerBlock
 from models.vit import ViT
 
 __all__ = [
+    "DDPM",
     "GPT",
     "MLP",
     "ConvNet",
     "DQNAgent",
     "FeedForward",
+    "FiLMDenoiser",
     "QNetwork",
     "RNNClassifier",
     "RNNLanguageModel",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import GPT, MLP, ConvNet, ResNet, RNNClassifier, RNNLanguageModel, TokenPolicy, ViT
+from models import GPT, MLP, ConvNet, FiLMDenoiser, ResNet, RNNClassifier, RNNLanguageModel, TokenPolicy, ViT
 
 Factory = Callable[[int], nn.Module] | None
 
@@ -31,6 +31,18 @@ class LoopRNN(nn.Module):
             outputs.append(h)
         y = torch.stack(outputs, dim=1)
         return (y if self.batch_first else y.transpose(0, 1)), h[None]
+
+
+class Denoised(nn.Module):
+    """A denoiser of which row i of the input is at time i."""
+
+    def __init__(self, net: FiLMDenoiser) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x, torch.arange(x.shape[0], device=x.device))
+        return out
 
 
 @dataclass(frozen=True)
@@ -80,6 +92,12 @@ CASES: dict[str, Case] = {
         lambda: torch.randint(7, (3, 6)),
         nn.LayerNorm,
         (3, 2, 7),
+    ),
+    "film-denoiser": Case(
+        lambda norm: Denoised(FiLMDenoiser(2, [7, 6], token_features=5, time_features=4, norm=norm)),
+        lambda: torch.randn(3, 2),
+        nn.LayerNorm,
+        (3, 2),
     ),
     "vit": Case(lambda norm: ViT(dim=8, num_heads=2, norm=norm), _images, nn.LayerNorm, (3, 10)),
     "vit-cls": Case(
