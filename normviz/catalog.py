@@ -326,7 +326,7 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "orthogonal-adaptation", "Orthogonal Adaptation for Modular Customization of Diffusion Models",
             "Po, Yang, Aberman, Wetzstein", 2023, "2312.02432", "modular-diffusion",
-            "adapters.SharedOrthogonalBasis adapters.merge_adapters",
+            "adapters.OrthogonalLoRALinear adapters.SharedOrthogonalBasis adapters.merge_adapters",
         ),
         _paper(
             "dynamic-reweighting", "Dynamic Loss-Based Sample Reweighting for Improved LLM Pretraining",

@@ -69,6 +69,34 @@ def queries_and_keys() -> Inputs:
     return *torch.randn(2, 2, 20, 2) / 2, 0.7, adapters.exp_polynomial("taylor", 4, 1.0)
 
 
+def orthogonal(**options: Any) -> adapters.OrthogonalLoRALinear:
+    """An adapter with a frozen frame on a layer [5, 6]."""
+    return adapters.OrthogonalLoRALinear(nn.Linear(6, 5), **{"r": 2, "alpha": 3.0, **options})
+
+
+def pointwise(kernel_size: int = 1, groups: int = 1, **options: Any) -> adapters.OrthogonalLoRAConv2d1x1:
+    """The same on a convolution from 4 to 6 channels."""
+    base = nn.Conv2d(4, 6, kernel_size, stride=2, padding=1, groups=groups)
+    return adapters.OrthogonalLoRAConv2d1x1(base, **{"r": 2, **options})
+
+
+def concepts() -> Inputs:
+    """The state of a layer [5, 6] and two adapters of it with different frames."""
+    frames = [adapters.concept_basis(6, 2, method="disjoint", concept=i).float() for i in range(2)]
+    tuned = [{"k": {"lora_up": torch.randn(5, 2), "basis": B}} for B in frames]
+    return {"k.weight": torch.randn(5, 6), "k.bias": torch.randn(5)}, tuned
+
+
+def fitted() -> dict[str, Any]:
+    """Options of gradient fusion for :func:`concepts`."""
+    return {"method": "gradient_fusion", "inputs": [{"k": torch.eye(6)}, {"k": torch.ones(3, 6)}], "iters": 5}
+
+
+def merging(*adapted: Any) -> Any:
+    """A base and adapters, as inputs."""
+    return lambda: (concepts()[0], list(adapted))
+
+
 def float64(dtype: torch.dtype) -> torch.dtype:  # noqa: ARG001
     """Factors are float64 whatever they are made of."""
     return torch.float64
@@ -109,6 +137,13 @@ def different_lengths() -> Inputs:
     return (*torch.randn(3, 4, 3), torch.zeros(3))
 
 
+FRAME = (
+    Bad({"r": 0}),
+    Bad({"alpha": 0.0}),
+    Bad({"method": "hadamard"}),
+    Bad({"method": "disjoint", "concept": 3}, names="concept"),
+    Bad({"method": "disjoint", "concept": -1}, names="concept"),
+)
 LORA = (
     Bad({"r": 0}),
     Bad({"r": 6}),
@@ -327,6 +362,97 @@ ROWS: list[Contract] = [
         inputs=lambda: (torch.randn(2, 4),),
         differentiable=False,  # the log variance is no part of the forward
         bad=[Bad({"in_features": 0}), Bad({"out_features": 0}), Bad({"hidden": 0})],
+    ),
+    *(
+        LayerContract(
+            method="normviz.adapters.OrthogonalLoRALinear",
+            variant="" if frames == "orthogonal" else frames,
+            make=partial(orthogonal, method=frames),
+            inputs=linear_inputs,
+            bad=[*FRAME, Bad({"r": 7})],
+        )
+        for frames in ("orthogonal", "gaussian", "disjoint")
+    ),
+    LayerContract(
+        method="normviz.adapters.OrthogonalLoRAConv2d1x1",
+        make=pointwise,
+        inputs=lambda: (torch.randn(2, 4, 5, 3),),
+        bad=[
+            *(bad for bad in FRAME if bad.name != "concept"),
+            Bad({"r": 5}),
+            Bad({"kernel_size": 3}, names="kernel_size"),
+            Bad({"groups": 2}),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adapters.SharedOrthogonalBasis",
+        inputs=tuple,
+        tensors=False,
+    ),
+    FunctionContract(
+        method="normviz.adapters.concept_basis",
+        inputs=lambda: (6, 2),
+        tensors=False,
+        bad=[
+            Bad({"method": "hadamard"}),
+            Bad({"method": "disjoint", "concept": 3}, names="capacity"),
+            Bad({"method": "disjoint", "concept": -1}, names="concept"),
+            Bad(inputs=lambda: (6, 7), names="r"),
+            Bad(inputs=lambda: (0, 1), names="n"),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adapters.merge_adapters",
+        inputs=concepts,
+        tensors=False,
+        bad=[
+            Bad({"method": "average"}),
+            Bad({"solver": "adam"}),
+            Bad({"iters": 0}),
+            Bad({"weights": [1.0]}),
+            Bad({"weights": [1.0, math.inf]}),
+            Bad({"method": "fedavg", "weights": [1.0, -1.0]}, names="weights"),
+            Bad({"method": "gradient_fusion"}, names="inputs"),
+            Bad(inputs=merging(), names="adapters"),
+            Bad(inputs=merging({"v": concepts()[1][0]["k"]}), names="v"),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adapters.merge_adapters",
+        variant="gradient fusion",
+        inputs=concepts,
+        options=fitted(),
+        tensors=False,
+        bad=[Bad({"inputs": [{"k": torch.eye(6)}, {}]}), Bad({"inputs": [{"k": torch.eye(5)}] * 2})],
+    ),
+    FunctionContract(
+        method="normviz.adapters.weight_crosstalk",
+        inputs=lambda: (list(torch.randn(3, 5, 6)),),
+        tensors=False,
+        bad=[
+            Bad(inputs=lambda: ([],), names="deltas"),
+            Bad(inputs=lambda: ([torch.ones(5, 6), torch.ones(5, 4)],), names="deltas"),
+        ],
+    ),
+    FunctionContract(
+        method="normviz.adapters.activation_crosstalk",
+        inputs=lambda: (list(torch.randn(3, 5, 6)), list(torch.randn(3, 4, 6))),
+        tensors=False,
+        bad=[
+            Bad({"weights": [1.0, 1.0]}),
+            Bad({"weights": [1.0, 1.0, math.nan]}),
+            Bad(inputs=lambda: (list(torch.ones(3, 5, 6)), list(torch.ones(2, 4, 6))), names="inputs"),
+            Bad(inputs=lambda: (list(torch.ones(2, 5, 6)), list(torch.ones(2, 4, 5))), names="inputs"),
+        ],
+    ),
+    *(
+        FunctionContract(
+            method=f"normviz.adapters.{name}",
+            inputs=lambda: (6, 2),
+            tensors=False,
+            bad=[Bad(inputs=lambda: (6, 7), names="r"), Bad(inputs=lambda: (0, 1), names="n")],
+        )
+        for name in ("expected_overlap", "probability_disjoint")
     ),
     FunctionContract(
         method="normviz.adapters.orthogonality_distance",
