@@ -33,8 +33,10 @@ MAX_PERIOD = 10000.0
 class FiLMDenoiser(nn.Module):
     """eps_theta(x, t, token): linear -> norm -> FiLM -> activation per hidden width, then a plain linear ``head``.
 
-    Layers are ``blocks.<i>.linear``, ``.norm``, ``.film`` and ``.activation``. The token at the start has entries
-    N(0, 1), and ``film`` is drawn from U(+-1/sqrt(n)), so that g and b have a standard deviation of about 0.58.
+    Layers are ``blocks.<i>.linear``, ``.norm``, ``.film`` and ``.activation``. At the start the token has entries
+    N(0, 1/n), a norm of about 1, and ``film`` is drawn from U(+-1/sqrt(n)), so that g and b are near 0. The size of the
+    token matters when it is trained: a step of Adam does not depend on it, so that a token with entries near 1 keeps
+    its direction, while this one turns.
 
     Args:
         in_features: width of x. Default 2.
@@ -85,7 +87,7 @@ class FiLMDenoiser(nn.Module):
             for width_in, width in pairwise(widths)
         )
         self.head = linear(widths[-1], in_features, init="lecun")
-        self.token = nn.Parameter(torch.randn(token_features))
+        self.token = nn.Parameter(torch.randn(token_features) / math.sqrt(token_features))
 
     def embed_time(self, t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Sines and cosines [..., time_features] of the times t [...], of wavelengths 2 pi to 20000 pi.

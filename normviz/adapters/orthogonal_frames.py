@@ -214,7 +214,7 @@ def probability_disjoint(n: int, r: int) -> float:
 
     Example:
         >>> round(probability_disjoint(768, 20), 3)
-        0.588
+        0.586
     """
     n, r = _check_sizes(n, r)
     return math.comb(n - r, r) / math.comb(n, r)
