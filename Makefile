@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8501
 
-.PHONY: app test fast lint types bench browser readme clean
+.PHONY: app test fast lint types bench browser evidence readme clean
 
 app: $(VENV)/app
 	$(BIN)/normviz app --port $(PORT)
@@ -27,8 +27,14 @@ types: $(VENV)/dev
 bench: $(VENV)/dev browser
 	$(BIN)/python -m benchmarks
 
+# Runs every preset that decides a claim, with five seeds, and writes evidence/. Interrupted and started again it goes
+# on with the runs that are done.
+evidence: $(VENV)/app
+	OMP_NUM_THREADS=1 $(BIN)/normviz reproduce all
+	$(BIN)/python docs/readme_tables.py
+
 readme: $(VENV)/app
-	$(BIN)/python docs/papers_table.py
+	$(BIN)/python docs/readme_tables.py
 
 browser: $(VENV)/dev
 	$(BIN)/python tests/chromium.py

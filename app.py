@@ -2,8 +2,10 @@
 
 import sys
 
+from starlette.middleware import Middleware
 from streamlit import App
 
+from normviz.ui.front import ServerAddress
 from normviz.ui.server import lifespan
 from normviz.variables import VariableError, check_variables
 
@@ -12,4 +14,4 @@ try:
 except VariableError as error:
     sys.exit(f"normviz: {error}")
 
-app = App("normviz/ui/main.py", lifespan=lifespan)
+app = App("normviz/ui/main.py", lifespan=lifespan, middleware=[Middleware(ServerAddress)])

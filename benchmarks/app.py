@@ -37,6 +37,12 @@ LOSS = f"""(() => {{
 
 REPEATS = 5
 
+LIVE = {
+    "normalization-statistics?steps=1000": "normalization statistics",
+    "optimizer-spectra?steps=600": "optimizer spectra",
+}
+"""The first page and the heaviest, with runs that last longer than the measurement."""
+
 
 def first_point(browser: Browser, server: Server, *, cold: bool) -> list[float]:
     """Seconds from opening the page to the first point; ``cold``: with an empty browser cache."""
@@ -91,6 +97,38 @@ def slider(browser: Browser, server: Server) -> tuple[list[float], float]:
     return times, updates
 
 
+def live(browser: Browser, server: Server, address: str) -> tuple[float, float, float]:
+    """A page while it runs: busy share of the browser's main thread, kilobytes received per second, updates per second.
+
+    Measured over five seconds that begin three seconds after the first point.
+    """
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    received = [0]
+
+    def count(payload: str | bytes) -> None:
+        received[0] += len(payload)
+
+    page.on("websocket", lambda socket: socket.on("framereceived", count))
+    page.goto(f"{server.url}/{address}", wait_until="commit")
+    page.wait_for_function(POINTS, timeout=60_000, polling=50)
+    page.wait_for_timeout(3000)
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+
+    def busy() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(float(m["value"]) for m in metrics if m["name"] == "TaskDuration")
+
+    page.evaluate(COUNT)
+    before, start, bytes_before = busy(), time.perf_counter(), received[0]
+    page.wait_for_timeout(5000)
+    seconds = time.perf_counter() - start
+    share, kilobytes = (busy() - before) / seconds, (received[0] - bytes_before) / 1000 / seconds
+    updates = float(page.evaluate("window.updates")) / seconds
+    _stop(page)
+    return share, kilobytes, updates
+
+
 def megabytes(server: Server) -> float:
     """Resident memory of the server process, workers not counted."""
     return float(psutil.Process(server.process.pid).memory_info().rss) / 2**20
@@ -133,6 +171,11 @@ def main() -> None:
             times, updates = slider(browser, server)
             row("slider to first new point (s)", times, "0.3")
             row("chart updates per second", [updates], "4")
+            for address, name in LIVE.items():
+                share, kilobytes, updates = live(browser, server, address)
+                row(f"{name}: main thread busy, share", [share], "0.6")
+                row(f"{name}: received (kB/s)", [kilobytes], "")
+                row(f"{name}: chart updates per second", [updates], "4")
             before = megabytes(server)
             pages = [browser.new_page() for _ in range(3)]
             for p in pages:

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from normviz.arms import Arms
+from normviz.progress import STEPS, Progress
 from normviz.validation import nearest
 
 __all__ = ["Control", "KnobError", "Knobs", "Rejection", "knob"]
@@ -125,7 +127,8 @@ def knob(
 class Knobs(BaseModel):
     """Base of every experiment's knobs: frozen, no unknown names, bounded work.
 
-    Subclasses declare fields with :func:`knob` and override :meth:`work`.
+    Subclasses declare fields with :func:`knob` (those that most experiments have stand in :mod:`normviz.knob_fields`)
+    and override :meth:`work` and :meth:`shown_arms`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -139,7 +142,18 @@ class Knobs(BaseModel):
 
     def work_advice(self) -> str:
         """What to lower, with the largest value that fits; appended to the refusal."""
-        return "Lower the steps, the seeds or the number of arms."
+        if "steps" not in type(self).model_fields:
+            return "Lower the seeds or the number of arms."
+        fits = int(self.total_steps() * self.work_limit / self.work())
+        return f"With these arms and seeds at most {fits} steps fit."
+
+    def shown_arms(self) -> Arms:
+        """The arms of this setting, in the order of the legend, with their looks."""
+        return Arms(())
+
+    def members(self) -> int:
+        """Networks that are trained: arms x seeds."""
+        return len(self.shown_arms()) * len(self.seed_range())
 
     first_seed: int = knob(
         0,
@@ -177,8 +191,12 @@ class Knobs(BaseModel):
         return part
 
     def total_steps(self) -> int:
-        """Steps each member takes; the denominator of the progress bar."""
+        """Where the progress axis ends for every member; the denominator of the progress bar."""
         return int(getattr(self, "steps", 0))
+
+    def progress(self) -> Progress:
+        """What the progress axis counts."""
+        return STEPS
 
     @classmethod
     def open_sections(cls, values: Mapping[str, Any]) -> Collection[str] | None:  # noqa: ARG003

@@ -91,6 +91,8 @@ class Presets(Mapping[str, Preset]):
     def __len__(self) -> int:
         return len(self._presets)
 
+    __hash__ = object.__hash__
+
     @property
     def default(self) -> Preset:
         """The first: all knobs at their defaults."""

@@ -6,6 +6,7 @@
 ``NORMVIZ_THREADS``       threads PyTorch uses in each worker, 1 or more; default: the cores shared out evenly
 ``NORMVIZ_GRACE``         seconds a run goes on that nobody watches, 0 or more; default: 10
 ``NORMVIZ_EXPERIMENTS``   packages of experiments of one's own that may be imported, separated by commas
+``NORMVIZ_EVIDENCE``      folder of the recorded verdicts and runs; default: ``evidence`` beside the package
 ========================  =============================================================================================
 
 An empty variable is one that is not set.
@@ -23,6 +24,7 @@ __all__ = [
     "VariableError",
     "check_variables",
     "data_folder",
+    "evidence_folder",
     "experiment_packages",
     "grace_seconds",
     "thread_count",
@@ -32,6 +34,12 @@ __all__ = [
 
 class VariableError(ValueError):
     """An environment variable has a value that is not allowed; the message names it and what is allowed."""
+
+
+def evidence_folder() -> Path:
+    """Where the recorded verdicts and runs lie."""
+    given = os.environ.get("NORMVIZ_EVIDENCE")
+    return Path(given).expanduser() if given else Path(__file__).parents[1] / "evidence"
 
 
 def data_folder() -> Path:

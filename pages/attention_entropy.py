@@ -1,6 +1,6 @@
 """What does linear attention lose when it forgets the norm of the query?"""
 
-from normviz.figures.query_norm import entropy_curves_figure, query_row_figure
+from normviz.experiments.attention_entropy.query_norm import entropy_curves_figure, query_row_figure
 from normviz.ui import Exact, Maths, experiment_page
 from normviz.ui.corpus import corpus_widget
 
@@ -19,24 +19,25 @@ makes large coordinates larger against small ones), and keeps the signs of the c
 signs give no weight and nothing becomes negative.
 
 The same small transformer is trained with each kernel between the same projections: on handwritten digits of which each
-of the 64 pixels is a token, or on text.
+of the 64 pixels is a token, or on text. Two arms leave out a part of NaLa: *fixed power* ignores the length again, and
+*clipped* sets negative coordinates to zero instead of keeping their signs as angles.
 """
 
 READING = r"""
-**How to read it.** *Entropy* and *accuracy* are the story over training; *doubling |q|* is the paper's point in one
-number: take the network's own queries, make them twice as long, and see whether the rows get sharper. Softmax must go
-down, ReLU and FLatten cannot. NaLa goes down, but look how little: its power is $\lambda(\tau+\tanh|q|)$, and the
-queries of these networks are longer than 2 (see *norm of the queries*), where tanh has nearly reached 1. The
-*correlation* is the paper's Figure 1. It can differ from zero for ReLU too, where the length has no effect at all: long
-queries may have directions of their own. That is why both are shown.
+**How to read it.** The *attention maps* show one digit (or text): a row is a token that looks, a column a token that is
+looked at, and yellow is eight times an even look or more. *Entropy* and *accuracy* follow the training. *Doubling |q|*
+measures the paper's point: take the network's own queries, make them twice as long, and see whether the rows get
+sharper. Softmax must go down, ReLU and FLatten cannot. NaLa goes down, but by little: its power is
+$\lambda(\tau+\tanh|q|)$, and the queries of these networks are longer than 2 (see *Norm of the queries*), where tanh
+has nearly reached 1. The *correlation*, under *More charts*, is the paper's Figure 1. It can differ from zero for ReLU
+too, where the length has no effect at all, because long queries may have directions of their own. That is why both are
+shown.
 
 *Random queries* needs no training: the same directions and keys at eight lengths. NaLa starts lower than the others and
 falls by less than softmax. Much of what sets NaLa's rows apart is the third power of the keys, which FLatten has too.
 
-**What to try.** Lower τ: the power of short queries falls and more depends on the length. Raise λ: sharper rows
-altogether. Add *FLatten*, *PolaFormer*, *Performer* and *NaLa sign* to the arms. Run 200 steps with four seeds to have
-the accuracies compared in earnest. Change to text, where a token sees only the tokens before it: in runs this short
-NaLa tends to learn a little more slowly there than the others.
+**Beyond the presets.** Raise λ alone: all rows get sharper. Take one block or four, or a width of 64. On text, in runs
+this short, NaLa tends to learn a little more slowly than the others.
 
 **Time and memory** are those of the attention alone, one head of width 16, one CPU thread. The fused softmax of PyTorch
 never stores its matrix, so its memory grows linearly as well; its time does not. Softmax that does form the matrix
@@ -44,7 +45,8 @@ grows faster than $N^2$ where the matrix outgrows the processor's cache. The lin
 costs count.
 
 **What is not tested here.** ImageNet, ADE20K, super-resolution, a language model of 340M parameters, Long Range Arena:
-they need those data and days of training. The paper's networks add convolutions and rotary embeddings, and keep softmax
+they need those data and days of training. *Longer sequences* stands in for the last: 256 tokens, where Long Range
+Arena has thousands. The paper's networks add convolutions and rotary embeddings, and keep softmax
 in their last two stages; here is the kernel alone.
 """
 

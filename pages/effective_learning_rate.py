@@ -1,8 +1,8 @@
-"""Why does a normalized network learn ever more slowly, and what happens when the norm is projected back?"""
+"""Why does a normalized network learn ever more slowly, and what happens when weights are projected back?"""
 
 from normviz.experiments.effective_learning_rate.growth import growth_figure
 from normviz.ui import Exact, Maths, experiment_page
-from normviz.ui.implicit_schedule import implicit_schedule_panel
+from normviz.ui.panels.effective_learning_rate import implicit_schedule_panel
 
 INTRO = r"""
 Put a normalization layer behind a weight matrix $W$ and the size of $W$ no longer matters: $2W$ gives the same output
@@ -10,27 +10,26 @@ as $W$. But it does matter for *learning*. A step of the same length turns a lon
 one, and gradient steps make $W$ longer and longer. So a normalized network learns ever more slowly, as if someone had
 turned down the learning rate. What the network feels is the **effective learning rate**.
 
-On one fixed task that is welcome: it settles. On tasks that keep changing (continual learning, reinforcement
-learning) it is a trap: the rate may be gone when the next task comes.
+On one fixed task that is welcome: the network settles. On tasks that keep changing (continual learning, reinforcement
+learning) it can do harm: little of the rate may be left when the next task comes.
 
-**Normalize-and-Project (NaP)** takes the hidden schedule away. It puts a norm before every nonlinearity and, after
-every update, scales each weight tensor back to the length it had at the start. From then on the learning rate is what
-its schedule says, no more and no less.
+**Normalize-and-Project (NaP)** undoes this unasked decay. It puts a norm before every nonlinearity and, after every
+update, scales each weight tensor back to the length it had at the start. From then on the learning rate is what its
+schedule says, no more and no less.
 
 The default task is memorisation: 512 images of digits get random labels, and every phase new ones. The same network is
-trained without norm, with a norm, with NaP, and with a norm and other remedies, from the same start and on the same
-batches. Bands are the range over seeds.
+trained without norm, with a norm, and with NaP, from the same start and on the same batches; other remedies against
+lost plasticity can be added. Bands are the range over seeds.
 """
 
 READING = r"""
 **How to read it.** *Effective learning rate of each layer* is the paper's point: with a norm only, every layer's rate
 falls though the learning rate never changes; NaP's lines stay level. Whether that costs anything shows on *Accuracy at
 the end of each phase*, and there it depends on the learning rate: if it is small, weights hardly grow and there is
-nothing to undo; if it is too large, NaP *keeps* it too large, while the norm alone quietly anneals it. So switch on the
-sweep before you believe either, and take more and longer phases (20 of 300 steps): lost plasticity is a matter of time.
-Then switch to SGD, where in our tries the order turned round: the noise of a constant rate cost more than the norm's
-hidden decay. The network without norm learns random labels badly here from the first phase on, and in so few phases it
-need not get worse; watch its dormant units instead, which pile up.
+nothing to undo; if it is too large, NaP keeps it too large, while with the norm alone it falls. So compare each network
+at its own best rate. Under SGD the order turned round in our tries: the noise of a constant rate cost more than the
+norm's hidden decay. The network without norm learns random labels badly here from the first phase on, and in few phases
+it need not get worse; its dormant units increase.
 
 **Re-inject the implicit schedule.** That button (and the switch of the same name) trains a projected network once more,
 with the rates that the norm-only network felt, step by step and layer by layer. It has NaP's constant lengths and the
@@ -38,21 +37,22 @@ other's decay.
 
 **Equivalence.** In double precision with plain SGD the two views are not similar but the same: raising each layer's
 rate with the square of its length gives NaP's network up to rounding, and NaP with the recorded schedule gives the
-norm-only network. Try *Project every … steps* = 10, or *Project the output layer too*, and watch the identity end.
+norm-only network. With rarer projection, or with the output layer projected too, they are no longer the same.
 
 **Stationary** is the control: ordinary digits, where nothing has to be relearned.
 
 **Games.** A small Q-learning agent plays Catch with shuffled pixels, one variant after the other, the whole sequence
-twice. The paper's agents (Rainbow on Atari) turned out to *rely* on the hidden decay: with projection they need an
-explicit one. At this size weights grow by a few percent only, so expect small differences. Exploration starts anew
-with every game, for all agents alike. Atari itself can be chosen, but its training takes millions of frames; in minutes
-one sees only that it runs.
+twice. The paper's agents (Rainbow on Atari) turned out to need the hidden decay: with projection they need an explicit
+one. At this size weights grow by a few percent only, so expect small differences. Exploration starts anew with every
+game, for all agents alike. Atari itself can be chosen, but its training takes millions of frames; in minutes one sees
+only that it runs.
 
-**What is not tested here:** ImageNet, the language model of 400M weights, Rainbow, and 400M frames of Atari.
+**What is not tested here:** ResNets and transformers, ImageNet, the language model of 400M weights, Rainbow, and 400M
+frames of Atari.
 """
 
 LAW = r"""
-How fast does it fall? A gradient that is orthogonal to $W$ adds to the squared length, and with SGD it shrinks as
+How fast does it fall? A gradient that is orthogonal to $W$ adds to the squared length, and with SGD it gets smaller as
 $1/\lVert W\rVert$. For a constant gradient size $g$ (at length 1) this can be solved:
 
 $$\lVert W_n\rVert^4 = 1 + 2\,\mathrm{lr}^2 g^2\, n$$
@@ -120,14 +120,14 @@ scales.
         ("ImplicitScheduleReplay.get_lr",),
     ),
     Maths(
-        "Why a norm wakes dead units",
+        "Why a dead unit behind a norm has a gradient",
         r"""
 $\hat x = (x - \bar x)/s$. Backward through LayerNorm, with $g$ the gradient that arrives:
 
 $$dx_j = \tfrac1s \big(g_j - \overline{g} - \hat x_j\, \overline{g \hat x}\big)$$
 
-A dead ReLU has $g_j = 0$. Its own $dx_j$ is still not zero: the unit shares mean and variance with the living. Without
-a norm it is exactly zero, for ever.
+A dead ReLU has $g_j = 0$. Its own $dx_j$ is still not zero, because mean and variance are those of all units. Without
+a norm it is exactly zero.
 """,
         "norms/feature_norm.py",
         ("FeatureNorm.forward",),

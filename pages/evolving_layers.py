@@ -1,8 +1,8 @@
 """What do normalization and activation look like when a search, not a person, designs them together?"""
 
-from normviz.figures.norm_responses import norm_response_figure
+from normviz.experiments.evolving_layers.norm_responses import norm_response_figure
 from normviz.ui import Exact, Maths, experiment_page
-from normviz.ui.found_layer import found_layer_panel
+from normviz.ui.panels.evolving_layers import found_layer_panel
 
 INTRO = r"""
 A convolution is usually followed by two layers: a normalization, then an activation such as ReLU. Both were invented
@@ -20,21 +20,22 @@ proposes random graphs of operations, throws away those that cannot work, and le
 
 READING = r"""
 **Published layers.** Large batches are split over workers in practice, and each worker normalizes with the images it
-has. The first chart shows what that costs: every point is a network trained on the *same* images in every step; only
-the number of images that a statistic is taken over differs. S layers cannot notice. Batch norm at 2 images per worker
-divides by a variance estimated from very little, and at test time uses running averages of such estimates.
+has. *Accuracy against images per worker* shows what that costs: every point is a network trained on the *same* images
+in every step; only the number of images that a statistic is taken over differs. S layers cannot notice. Batch norm at 2
+images per worker divides by a variance estimated from very little, and at test time uses running averages of such
+estimates. In the preset *The batch shrinks* a small number is a small batch, with more updates and a smaller learning
+rate, as in the paper; there S layers may lose too.
 
 **The search.** Every candidate goes through the paper's tests, cheapest first: does the graph use its input at all?
 After a short training on three small networks, is it better than guessing on *each*? And the stability test: the
 weights are pushed uphill in the *size of the gradient*; a layer whose gradient can be driven past $10^8$ is rejected,
 however well it learned. What passes enters a population that ages. Evolution takes a few members at random, keeps one
 that no other dominates (Pareto: better on some network, worse on none), changes one node, and proposes the result.
-Random search, with the same budget, shows what the selection is worth.
+Random search, with the same budget, shows what the selection is worth. After the last candidate the two best of each
+search are trained longer, the better one is kept, and it is tried in a network that no candidate was judged on.
 
-**What to try.** In *Published layers*, choose all sizes from 2 to 128, or the ResNet. In *The search*, start from
-*the usual layer*: it must pass the tests too, and evolution then has something to improve. Allow statistics over
-single images only. Raise the number of candidates. When a layer is found, train it against the published ones by its
-button.
+**Beyond the presets.** In *Published layers*, choose all sizes from 2 to 128, or the ResNet. Raise the number of
+candidates. When a layer is found, its button trains it against the published ones.
 
 **What is not tested here.** ImageNet, Mask R-CNN and BigGAN, and the search's real size (thousands of workers for two
 days). Constants of the search that the paper's sources did not confirm are marked in its code.
@@ -68,6 +69,7 @@ value; what depends on the image is computed from it.
 """,
         "norms/evonorm.py",
         ("_EvoNorm2dB.forward", "EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2"),
+        "the code of the published layers",
     ),
     Maths(
         "S layers",
@@ -81,6 +83,7 @@ hence nothing to remember: training and test time are the same.
 """,
         "norms/evonorm.py",
         ("_EvoNorm2dS.forward", "EvoNorm2dS0", "EvoNorm2dS1", "EvoNorm2dS2"),
+        "the code of the published layers",
     ),
     Maths(
         "Graphs",
@@ -96,6 +99,7 @@ useful later.
 """,
         "norms/_evonorm_graph.py",
         ("Graph.random", "Graph.mutate", "_random_node"),
+        "the code of the search",
     ),
     Maths(
         "Rejection",
@@ -111,6 +115,7 @@ and reject as soon as $n > 10^8$. This needs second derivatives of every operati
 """,
         "norms/_evonorm_rejection.py",
         ("train_on_anchors", "stability_steps"),
+        "the code of the search",
     ),
     Maths(
         "Evolution",
@@ -122,6 +127,7 @@ member leaves. With probability *exploration* a random graph is proposed instead
 """,
         "norms/_evonorm_evolution.py",
         ("EvolutionSearch.examine", "EvolutionSearch._propose", "EvolutionSearch._tournament"),
+        "the code of the search",
     ),
 )
 

@@ -26,16 +26,15 @@ READING = r"""
 **How to read it.** The chart of distances is PowerNorm's central picture: a batch statistic that strays far from its
 running value was used in training but will not be there at test time. Compare the colours with the line *training mode
 minus eval mode*: where batches stray, that difference opens. LayerNorm has no running statistics, hence no line on the
-first and an exact zero on the second.
+first and an exact zero on the second. The distance is divided by the running value itself, so that networks whose
+activations differ in size can be compared; *The same in absolute units* is under *More charts*.
 
-**What to try.** Switch on *Sort batches by topic*: consecutive batches then come from one topic, and every batch
-statistic jumps. Lower the batch size. Raise the learning rate until a norm diverges. In *Vision*, compare each norm
-with its small-batch twin. In *Recurrent*, raise the recurrent weight scale and watch the spread of the LSTM cell.
+**Beyond the presets.** Lower the batch size, or raise the learning rate until a norm diverges. In *Recurrent*, raise
+the recurrent weight scale and watch the spread of the LSTM cell.
 
-**UnifiedNorm.** Select *UnifiedNorm* and *Filtered UnifiedNorm*: a chart of its own marks the filtered steps. In
-*Vision* set *Outlier every … batches* to 10: every tenth batch then holds one image that is far too bright. *Offline
-EMA* remembers it in its running average; whether the geometric mean and the filter hold it back is what the claims
-judge.
+**UnifiedNorm.** The preset *One image far too bright* puts such an image into every tenth batch. A chart marks the
+steps that the filter caught. *Offline EMA* remembers the image in its running average; whether the geometric mean and
+the filter hold it back is what the claims judge.
 After a language run every UnifiedNorm is folded into the next linear layer, and time and memory of the folded network
 are measured against LayerNorm's.
 """
@@ -58,6 +57,7 @@ Means are over the features of the case. No batch, no memory.
 """,
         "norms/layer_norm.py",
         ("LayerNormFunction",),
+        "the reference: the networks use PyTorch's kernel, which computes the same",
     ),
     Maths(
         "PowerNorm",
@@ -121,7 +121,7 @@ Statistics over the rows (all tokens of all examples), per channel:
 $$y = \gamma\,\frac{x-\mu_B}{\sqrt{\sigma_B^2+\varepsilon}} + \beta$$
 
 in training, and with the running $\mu, \sigma^2$ at test time. The chart of distances shows
-$\tfrac1C\sum_c |\sigma^2_{B,c} - \sigma^2_c|$ (and the same for the mean): how far the two are apart.
+$\sum_c |\sigma^2_{B,c} - \sigma^2_c| \,/ \sum_c \sigma^2_c$ (and the same for the mean): how far the two are apart.
 """,
         "norms/power_norm.py",
         ("statistics_gap",),

@@ -5,8 +5,8 @@ from normviz.ui import Exact, Maths, experiment_page
 from normviz.ui.corpus import corpus_widget
 
 INTRO = r"""
-Adam treats a weight matrix as a heap of unrelated numbers. But a matrix maps vectors to vectors, and what a change of
-it does is told by its **singular values**: along how many directions does it act, and how strongly along each?
+Adam treats a weight matrix as a list of unrelated numbers. But a matrix maps vectors to vectors, and what a change of
+it does depends on its **singular values**: along how many directions does it act, and how strongly along each?
 Gradients of real networks are lopsided. A few directions hold almost everything, and plain gradient descent moves in
 these alone.
 The optimizers on this page all reshape the gradient *as a matrix* before they step:
@@ -17,45 +17,48 @@ The optimizers on this page all reshape the gradient *as a matrix* before they s
 - **SWAN** scales rows, then equalises the singular values. It remembers nothing either.
 - **Conda** runs Adam, but in the coordinates of the gradient's own singular directions.
 - **GaLore** runs Adam only in the $r$ strongest directions, to save memory, and drops the rest of the gradient.
-- **Fira** is GaLore with the rest brought back, scaled as Adam would have scaled it, and kept from growing fast.
+- **Fira** is GaLore with the rest added again, scaled as Adam would have scaled it, and kept from growing fast.
+
+Beside them stand plain gradient descent (SGD), AdamW, Adafactor, and parts of the methods alone: GradNorm and Whitening
+are SWAN's two halves, *Conda, one basis* never renews its directions, *Fira, no limiter* lets the rest grow.
 
 The same network is trained with each of them, on the same batches from the same start. **Every optimizer gets its own
 grid of learning rates**; the charts show the best one, chosen by the lowest final validation loss (by the loss itself
-where nothing is held out), and a chart of its own shows the whole grid. Only the weight matrices inside the network
+where nothing is held out), and one chart shows the whole grid. Only the weight matrices inside the network
 differ: embeddings, output layer and biases are stepped by the same AdamW, without weight decay, in every arm. Bands are
 the range over seeds.
 """
 
 READING = r"""
-**How to read it.** The two spectra are one picture: left what the optimizer was given, right what it made of it. Drag
-the moment slider and watch them change. A **condition number** (largest over smallest singular value) of 1 would be a
-flat line; the *effective rank* counts how many directions carry the update. Muon and SWAN are flat by design,
-up to the smallest values, which their few iterations do not lift; SinkGD is not flat: equal rows and columns do not
-make equal singular values. GaLore looks well conditioned because only its $r$
-directions are counted.
+**How to read it.** The two spectra belong together: one shows what the optimizer was given, the other what it made of
+it. Drag the moment slider and watch them change. A **condition number** (largest over smallest singular value) of 1
+would be a flat line; the *effective rank* counts how many directions carry the update. Muon and SWAN are flat by
+design, up to the smallest values, which their few iterations do not lift; SinkGD is not flat: equal rows and columns do
+not make equal singular values. GaLore looks well conditioned because only its $r$ directions are counted.
 
 The chart of conditioning against row balance is NorMuon's central picture. For a *tall* matrix Muon cannot have both a
-flat spectrum and even rows; NorMuon buys the second with a little of the first. Switch to the *wide* matrix: the
-rows of an exactly orthogonal one have equal length anyway. In the matrix equation and in text Muon comes close to
-that, and NorMuon has little left to do; on the digits, whose gradients hold few directions, it still evens the rows.
+flat spectrum and even rows; NorMuon gains the second and loses a little of the first. In the *wide* matrix the rows of
+an exactly orthogonal update have equal length anyway. In the matrix equation and in text Muon comes close to that, and
+NorMuon has little left to do; on the digits, whose gradients hold few directions, it still evens the rows.
 
-**What to try.** *Matrix equation*: the whole problem is one ill-conditioned matrix, and flattening the spectrum pays at
-once. *Text*: a small transformer; with all optimizers it takes some minutes. *One bad batch* with *Fira* and *Fira, no
-limiter*: who jumps? *GradNorm* and *Whitening* are SWAN's two halves, each alone. Set the learning rates to one per
-optimizer and drag the factor: most "wins" can be had by a badly chosen rate.
+**How claims are judged.** A choice among learning rates must not be made on the numbers that are judged: the lowest of
+three noisy losses is low by chance, too. So each seed is judged at the rate that is best on average over the *other*
+seeds; the charts show the rate that is best over all. Set the learning rates to one per optimizer and move the factor:
+many differences between optimizers then turn around.
 
-**Honest limits.** Runs here are short and networks tiny; the papers' perplexities on LLaMA up to 7B cannot be repeated
-here, nor Fira's memory at 7B, nor the throughput on many GPUs. On a CPU with small matrices the optimizer takes a large
-part of a step, so the chart against time flatters the cheap ones. Conda's and Fira's bases are renewed every 20 steps,
-not every 200 to 2000. The digits and the matrix equation run in double precision, so that small singular values are
-not lost in rounding; in text, in single precision, those below the rounding of the weights are left out. SWAN's
-cheap *diagonal* whitening, whose scaling the paper leaves open, turns the strongest directions of such lopsided
-gradients around and does not learn here.
+**What cannot be shown here.** Runs here are short and networks tiny; the papers' perplexities on LLaMA up to 7B cannot
+be repeated here, nor Fira's memory at 7B, nor the throughput on many GPUs. On a CPU with small matrices the optimizer
+takes a large part of a step, so in the chart against time the cheap ones look better than they are at scale. Conda's
+and Fira's bases are renewed every 20 steps, not every 200 to 2000. The digits and the matrix equation run in double
+precision, so that small singular values are not lost in rounding; in text, in single precision, those below the
+rounding of the weights are left out. SWAN's cheap *diagonal* whitening, whose scaling the paper leaves open, turns the
+strongest directions of such lopsided gradients around and does not learn here.
 """
 
 EXACT = r"""
-Both iterations act on each singular value alone, so a curve says all. Muon starts from the singular value over the
-Frobenius norm, SWAN from its own scaling; SWAN's result is rescaled at the end, so only *flatness* counts, not height.
+Both iterations act on each singular value alone, so one curve describes them completely. Muon starts from the singular
+value over the Frobenius norm, SWAN from its own scaling; SWAN's result is rescaled at the end, so only *flatness*
+counts, not height.
 """
 
 MATHS = (

@@ -1,8 +1,8 @@
 """How many paths run through a residual network, and how must each be scaled?"""
 
-from normviz.figures.path_levels import level_growth_figure, level_weights_figure
+from normviz.experiments.residual_depth.path_levels import level_growth_figure, level_weights_figure
 from normviz.ui import Exact, Maths, experiment_page
-from normviz.ui.written_out import expansion_panel
+from normviz.ui.panels.residual_depth import expansion_panel
 
 INTRO = r"""
 A residual network adds, module after module, something to a stream: $h \leftarrow h + \lambda f(h)$. Multiply that out
@@ -10,8 +10,8 @@ for $n$ modules and you get a **sum over paths**: the input may skip every modul
 There are $2^n$ paths, and $\binom nk$ of them pass through exactly $k$ modules: these form **level** $k$, and level $k$
 carries the factor $\lambda^k$. A deep residual network is an ensemble of many shallow ones.
 
-With $\lambda=1$ the paths simply add up: the more modules, the more paths, and the output explodes. That, the paper
-says, is what normalization layers were hiding. The cure is to scale every module:
+With $\lambda=1$ the paths simply add up: the more modules, the more paths, and the output explodes. The paper says
+that normalization layers were needed for this reason. Its own answer is to scale every module:
 
 - **λ = 1/n** keeps the sum below a constant even if all paths point the same way;
 - **λ = 1/√n** is enough if they are independent, as with fresh random weights, and lets longer paths take part;
@@ -24,15 +24,13 @@ Deep towers are trained on handwritten digits, on the same batches. Bands are th
 READING = r"""
 **How to read it.** Drag the moment of the training to 0 and look at *Signal through the depth*: dotted is what the
 theory of independent paths predicts, $(1+2\lambda^2)^{i/2}$ times the input after $i$ modules. λ = 1 leaves the chart
-and diverges at once, so it has no line over the steps. *Size of each level* shows the ensemble itself:
-how much of the stream comes from paths through exactly $k$ modules, before and during training. *Effective scale* puts
-all methods on one axis: how much each module adds to what is already there.
+and diverges at once, so it has no line over the steps. *Size of each level* shows the ensemble itself: how much of the
+stream comes from paths through exactly $k$ modules, before and during training. *Effective scale* puts all methods on
+one axis: how much each module adds to what is already there. On the charts of a sweep, crosses mark scales that
+diverged.
 
-**What to try.** *Take apart* stacks modules without training and compares each level with theory; there, *Moment* means
-depth. Switch on *Same module everywhere*: paths now add up, and 1/√n is no longer safe. Choose *Branches* with ReLU:
-the order of the remainder stops growing, and with 1/√n more levels bring the sum no closer. *Sweep the scale* trains
-one tower with many scales; crosses mark those that diverged. Select several learning rates: 1/n can use larger ones, so
-a ranking at one rate means little.
+Under *Taken apart* the moment means depth, not training. A ranking of methods at one learning rate means little: 1/n
+can use larger ones, which is why accuracies are compared at every method's own best rate.
 
 **What to keep in mind.** "λ = 1/n kills the high levels" is not quite right: they fall like $1/k!$, whatever the
 depth, and level 2 is still half of level 1. "1/√n is bounded" holds for independent paths only. The theorem needs

@@ -25,25 +25,28 @@ Beta distribution.
 """
 
 READING = r"""
-**How to read it.** The curve chart is the method: drag $a$ and $b$, the Beta distribution of the accuracies. At
-$a = b = 1.5$ BNPO is GRPO, towards $0$ it is no normaliser at all; if most questions are hard ($b$ large), hard
-questions get a small weight each. The histogram shows the accuracies as they are. A good policy pushes them to both
-ends, where $a$ and $b$ fall below 1 and BNPO moves towards the plain baseline. The noise chart asks each method about
-the same rewards at the same policy, and divides variance by the squared mean, so that a method gains nothing by
-making all advantages smaller. At the start BNPO is the least noisy. Late in training REINFORCE without a baseline is:
-right answers then have small gradients, and the rare wrong ones, whose gradients are large, get no advantage at all.
+**How to read it.** The map shows the policy itself: a square for each of the 300 questions, light where it is answered
+right. The histogram shows the same accuracies as a distribution, with the Beta that BNPO fits to it. A good policy
+pushes them to both ends, where $a$ and $b$ fall below 1 and BNPO moves towards the plain baseline. Both show BNPO's
+policy; a click on another arm in the legend shows that one's.
+
+*What R − p is multiplied by* (under *More charts*) is the method: drag $a$ and $b$, the Beta distribution of the
+accuracies. At $a = b = 1.5$ BNPO is GRPO, towards $0$ it is no normaliser at all; if most questions are hard ($b$
+large), hard questions get a small weight each.
+
+The noise chart asks each method about the same rewards at the same policy, and divides variance by the squared mean, so
+that a method gains nothing by making all advantages smaller. At the start BNPO is the least noisy. Late in training
+REINFORCE without a baseline is: right answers then have small gradients, and the rare wrong ones, whose gradients are
+large, get no advantage at all.
 
 **Where theory and measurement part.** The theorem assumes that the size of $\nabla \log \pi$ has nothing to do with the
 advantage. Watch the second moments: as the policy gets sure of itself, its rare wrong answers come with large gradients
 *and* large advantages, and the measured moment climbs above the theoretical one. What is smallest in theory need not be
 smallest then.
 
-**What to try.** Start at 0.8: only hard questions are left to learn, does GRPO's extra weight on them pay? Take
-groups of 2, where $p$ is known badly. Use SGD (with a learning rate near 0.3), where the scale of the advantages
-matters. Add the format reward: two digits are learned within ten steps, first at the cost of the right number. BNPO
-takes the two rewards apart, and a reward that is always earned drops out. *Summed BNPO* adds them first: then all
-$p$ come to lie in a narrow heap at one half, where the fitted density is a spike, and the few questions beside it get
-enormous weights.
+**Two rewards.** Two digits are learned within ten steps, first at the cost of the right number. BNPO takes the two
+rewards apart, and a reward that is always earned drops out. *Summed BNPO* adds them first: then all $p$ come to lie in
+a narrow heap at one half, where the fitted density is a spike, and the few questions beside it get enormous weights.
 
 **What cannot be shown here.** The paper trains Qwen2.5-Math with 1.5B and 7B parameters on MATH, with thousands of
 tokens per answer, 32 questions by 16 answers per batch, Adam at $10^{-6}$. This is arithmetic in two tokens; a

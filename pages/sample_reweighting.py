@@ -5,7 +5,7 @@ from normviz.ui.corpus import corpus_widget
 
 INTRO = r"""
 Training averages the losses of a batch: every sample counts the same. But samples differ. Some have been seen so often
-that there is nothing left to learn from them (**low loss**). Some are broken (**high loss**, for ever). The interesting
+that there is nothing left to learn from them (**low loss**). Some are broken (**high loss**, for ever). The useful
 ones lie in between. This method gives each sample of the present batch a **weight** that depends on its loss only, and
 works it out anew at every step, from losses one has anyway:
 
@@ -21,19 +21,19 @@ language (letters replaced by ROT13). It is trained once per strategy, from the 
 """
 
 READING = r"""
-**How to read it.** The first chart is the method: drag $r$ and see who would get how much. Then, in the language task,
-follow the repeated passages. At first they are as hard as anything else. Within a few dozen steps they are known by
-heart, their dots move to the left end, and the strategies that push the left end down spend the freed weight on text
-that is still new. The price is on *Loss by kind of text*: the repeated passages are learned less well, which is the
-point. *Who got the weight* shows the samples themselves. All strategies are compared after **equally many steps**, by
-losses in which every sample counts the same; the weighted loss leans to hard samples and compares nothing.
+**How to read it.** *Weight against loss* is the method: drag $r$ and see who would get how much. Then, in the language
+task, follow the repeated passages. At first they are as hard as anything else. Within a few dozen steps they are known
+by heart, their dots move to the left end, and the strategies that push the left end down spend the freed weight on text
+that is still new. The price is on *Loss by kind of text*: the repeated passages are learned less well, which is what
+the method intends. *Who got the weight* shows the samples themselves. All strategies are compared after **equally many
+steps**, by losses in which every sample counts the same; the weighted loss counts hard samples more, so it is no fair
+comparison.
 
-**What to try.** Set the redundant share to 0: there is nothing left to take weight from, and what LinUpper adds to the
-hardest samples goes to text that teaches nothing. Raise the shuffled and foreign shares as well, and Quadratic, which
-turns away from both ends, passes it. Lower $r$: under Extremes a few samples at the ends then take nearly everything,
-under LinUpper never fewer than all above the middle of the losses. Choose *Linear regression* to check theory: without
-corrupted targets all samples can be fitted at once, and the mean gap must stay below its bound. Then corrupt some
-targets: the largest losses are now the wrong ones, and weight on them does harm.
+**When nothing repeats.** There is then nothing to take weight from, and what LinUpper adds to the hardest samples goes
+to text that teaches nothing; Quadratic gives less weight to both ends. Lower $r$: under Extremes a few samples at the
+ends then take nearly everything, under LinUpper never fewer than all above the middle of the losses. In *Linear
+regression* all samples can be fitted at once as long as no target is corrupted, and the mean gap must stay below its
+bound. Corrupted targets have the largest losses, and weight on them does harm.
 
 **What cannot be shown here.** The paper trains GPT-2 with 124M to 684M parameters and Llama models with 1.4B and 7B.
 It reports that the gain grows with size and adds to that of domain mixing (DoGE, DoReMi), which decides what is drawn,
@@ -65,7 +65,7 @@ Since $f$ lies in $[0,1]$, no weight is more than $e^{1/r}$ times another.
     Maths(
         "Where the softmax comes from",
         r"""
-The weights are the answer to a tug of war: favour high scores, but stay close to uniform weights.
+The weights solve a problem with two aims: favour high scores, and stay close to uniform weights.
 
 $$w = \arg\max_{w \ge 0,\ \sum w = 1}\ \sum_i w_i s_i - r\, \mathrm{KL}(w \,\|\, \text{uniform})$$
 
@@ -74,6 +74,7 @@ KL-regularised distributionally robust optimisation. $r \to \infty$ gives unifor
 """,
         "weighting/reweighting_bounds.py",
         ("kl_dro_value",),
+        label="the formula",
     ),
     Maths(
         "The loss",

@@ -1,7 +1,7 @@
 """Can an activation function keep mean and variance in place without any normalization layer?"""
 
-from normviz.figures.moment_bounds import contraction_figure, variance_bounds_figure
-from normviz.figures.moment_map import moment_map_figure
+from normviz.experiments.self_normalizing.moment_bounds import contraction_figure, variance_bounds_figure
+from normviz.experiments.self_normalizing.moment_map import moment_map_figure
 from normviz.ui import Exact, Maths, experiment_page
 
 INTRO = r"""
@@ -33,9 +33,8 @@ rate. *With* alpha dropout it keeps mean and variance just as well, yet at 32 la
 keeping the variance is not keeping the signal. Each layer replaces one unit in twenty by noise of the same size, and
 what is left of a difference between two inputs after 32 such layers is small. With 8 layers it learns.
 
-**What to try.** Set *Input scale* to 5: the SNN pulls the variance back within a few layers. Add *SNN, He init* or
-*SNN, plain dropout*: one wrong ingredient, and the variance settles elsewhere. Set the *second depth* to 8 to see what
-depth costs each network. Choose another fixed point for SELU. Raise the learning rate: batch norm likes larger ones.
+**Beyond the presets.** Add *SNN, plain dropout*, choose another fixed point for SELU, or raise the learning rate:
+batch norm likes larger ones.
 
 **What is not tested here.** The comparison over 121 UCI tasks with chosen depth, rate and dropout, the records on Tox21
 and HTRU2: they need those data and thousands of runs.
@@ -72,7 +71,7 @@ Weights: $w \sim N(0, 1/n)$ for $n$ inputs, biases 0. Then $\omega=\sum_i w_i$ h
 mean 1.
 """,
         "norms/self_normalizing.py",
-        ("selu", "lecun_normal_", "init_snn_"),
+        ("selu", "lecun_normal_"),
     ),
     Maths(
         "Alpha dropout",

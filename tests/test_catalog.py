@@ -13,7 +13,7 @@ from normviz.catalog import PAGES, PAPERS, TOPICS, Page, Paper, get_paper, paper
 from normviz.experiments import SLUGS, get_experiment
 
 ROOT = Path(__file__).parents[1]
-OTHER_PAGES = {"home", "runs", "reproductions"}
+OTHER_PAGES = {"home", "runs", "reproductions", "verdicts"}
 
 
 def module_name(slug: str) -> str:

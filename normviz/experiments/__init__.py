@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 
+from normviz.catalog import PAGES
 from normviz.experiments.experiment import Experiment
-from normviz.experiments.run import Run, Status
+from normviz.experiments.run import Run, Status, run_experiment
 from normviz.validation import nearest
 
-__all__ = ["SLUGS", "Experiment", "Run", "Status", "get_experiment"]
+__all__ = ["SLUGS", "Experiment", "Run", "Status", "get_experiment", "run_experiment"]
 
-SLUGS: tuple[str, ...] = (
-    "normalization-statistics",
-    "self-normalizing",
-    "evolving-layers",
-    "effective-learning-rate",
-    "optimizer-spectra",
-    "residual-depth",
-    "attention-entropy",
-    "sample-reweighting",
-    "noisy-labels",
-    "reward-normalization",
+SLUGS: tuple[str, ...] = tuple(
+    slug for slug in PAGES if (Path(__file__).parent / slug.replace("-", "_") / "__init__.py").is_file()
 )
-"""Slugs of the experiments that can be run, in page order."""
+"""Slugs of the experiments that can be run, in page order: the pages of the catalog that have a folder here."""
 
 
 def get_experiment(slug: str) -> Experiment:

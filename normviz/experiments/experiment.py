@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from normviz.catalog import PAGES, papers_of_page
 from normviz.claims import Claim, Verdict
-from normviz.experiments.run import Run
-from normviz.figures.figure import Figure
 from normviz.frame import Frame, Log
 from normviz.knobs import Knobs
+from normviz.presets import Preset, Presets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from normviz.figures.board import Sheet
+    from normviz.figures.figure import Figure
 
 __all__ = ["Experiment"]
 
 
-@dataclass(frozen=True)
+DEFAULT_ONLY = Presets([Preset("default", "Default", "All knobs as they are at first.")])
+"""The presets of an experiment that names none."""
+
+
+@dataclass(frozen=True, eq=False)
 class Experiment:
     """What is run, drawn and tested on one page.
 
@@ -32,8 +36,9 @@ class Experiment:
         question: the question the experiment answers, in one sentence.
         papers: slugs of :mod:`normviz.catalog`.
         knobs: the schema of what can be set.
-        package: dotted name of the experiment's folder; its module ``frames`` holds ``frames(knobs, device)``.
-        draw: maps log, knobs and the scrubbed step (None: the newest) to figures by name, in page order.
+        package: dotted name of the experiment's folder; its module ``frames`` holds ``frames(knobs, device)``, its
+            module ``figures`` holds ``sheet(knobs)``.
+        presets: named settings in the order of the story; the first is the default.
         claims: what is tested.
         divisible: whether seeds can be trained apart from each other, with the same numbers; if not, a run has one
             worker and takes no further seeds.
@@ -45,7 +50,7 @@ class Experiment:
     papers: tuple[str, ...]
     knobs: type[Knobs]
     package: str
-    draw: Callable[[Log, Any, int | None], Mapping[str, Figure]]
+    presets: Presets = DEFAULT_ONLY
     claims: tuple[Claim, ...] = ()
     divisible: bool = True
 
@@ -56,13 +61,24 @@ class Experiment:
         *,
         knobs: type[Knobs],
         package: str,
-        draw: Callable[[Log, Any, int | None], Mapping[str, Figure]],
-        claims: tuple[Claim, ...] = (),
+        presets: Presets,
+        claims: tuple[Claim, ...],
+        divisible: bool = True,
     ) -> Experiment:
         """The experiment of a page of the catalog, with the page's title, question and papers."""
         page = PAGES[slug]
         papers = tuple(paper.slug for paper in papers_of_page(slug))
-        return cls(slug, page.title, page.question, papers, knobs, package, draw, claims)
+        return cls(
+            slug=slug,
+            title=page.title,
+            question=page.question,
+            papers=papers,
+            knobs=knobs,
+            package=package,
+            presets=presets,
+            claims=claims,
+            divisible=divisible,
+        )
 
     def frames(self, knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         """The generator that trains and yields frames; the first frame comes before the first step.
@@ -77,65 +93,38 @@ class Experiment:
         generate: Callable[[Knobs, str], Iterator[Frame]] = import_module(f"{self.package}.frames").frames
         return generate(knobs, device)
 
-    def run(
-        self,
-        knobs: Knobs | None = None,
-        *,
-        device: str = "auto",
-        on_frame: Callable[[Frame], None] | None = None,
-    ) -> Run:
-        """Run to the end here and now, in this process, and return what was measured.
-
-        Args:
-            knobs: default: the experiment's defaults.
-            device: see :meth:`frames`.
-            on_frame: called with each frame as it comes. A ``KeyboardInterrupt`` ends the run with the frames so far
-                and the status ``"cancelled"``.
-        """
-        run = Run(self, knobs if knobs is not None else self.knobs(), device=device)
-        return self._train(run, run.knobs, on_frame)
-
-    def extend(self, run: Run, seeds: int, *, on_frame: Callable[[Frame], None] | None = None) -> Run:
-        """Go on with a run that is done, here and now: train further seeds, whose frames are added to its log.
-
-        The frames of the first seeds stay as they are; each new seed has the numbers of a run that had it from the
-        beginning. An extension that is interrupted or fails leaves the run with the frames so far and that status.
-
-        Args:
-            run: a run of this experiment.
-            seeds: how many more.
-            on_frame: as for :meth:`run`.
-
-        Returns:
-            The same run.
+    def setting(self, wanted: Knobs | Preset | str | None = None) -> Knobs:
+        """Knobs as they are, those of a preset (or of its slug), or the defaults.
 
         Raises:
-            KnobError: the experiment does not allow so many seeds; the message has the allowed range.
-            ValueError: the run has not ended as done, or the seeds cannot be trained apart.
+            KeyError: no preset has that slug; the message has the nearest.
+            KnobError: a preset sets what the knobs do not allow.
         """
-        knobs, new = run.with_more_seeds(seeds)
-        run.knobs = knobs
-        return self._train(run, knobs.for_seeds(new), on_frame)
+        if isinstance(wanted, Knobs):
+            return wanted
+        preset = self.presets[wanted] if isinstance(wanted, str) else wanted or self.presets.default
+        return self.knobs.parse(preset.knobs)
 
-    def _train(self, run: Run, knobs: Knobs, on_frame: Callable[[Frame], None] | None) -> Run:
-        run.begin()
-        try:
-            for frame in self.frames(knobs, run.device):
-                run.log.append(frame)
-                if on_frame is not None:
-                    on_frame(frame)
-        except KeyboardInterrupt:
-            run.end("cancelled")
-        except BaseException as error:
-            run.end("failed", f"{type(error).__name__}: {error}")
-            raise
-        else:
-            run.end("done")
-        return run
+    def sheet(self, knobs: Knobs) -> Sheet:
+        """The charts of a setting: the stage and further groups; loads the charts' library when first asked."""
+        make: Callable[[Knobs], Sheet] = import_module(f"{self.package}.figures").sheet
+        return make(knobs)
 
-    def figures(self, log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-        """The experiment's figures for what the log holds, at the newest or at a given step."""
-        return dict(self.draw(log.view(), knobs, step))
+    def figures(
+        self, log: Log, knobs: Knobs, step: int | None = None, names: Iterable[str] | None = None
+    ) -> dict[str, Figure]:
+        """The experiment's charts for what the log holds.
+
+        Args:
+            log: the frames.
+            knobs: the setting.
+            step: moment that is shown; None: the newest.
+            names: those that are wanted; None: all.
+        """
+        from normviz.figures.board import Board
+
+        board = Board(log.view(), knobs.shown_arms(), step, knobs.total_steps(), knobs.progress())
+        return self.sheet(knobs).draw(board, names)
 
     def verdicts(self, log: Log, knobs: Knobs) -> dict[str, Verdict]:
         """The verdict of each claim by its id."""

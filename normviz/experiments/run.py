@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from normviz.environment import environment
+from normviz.experiments.experiment import Experiment
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError, Knobs
+from normviz.presets import Preset
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from normviz.claims import Verdict
-    from normviz.experiments.experiment import Experiment
     from normviz.figures.figure import Figure
 
-__all__ = ["Run", "Status"]
+__all__ = ["Run", "Status", "run_experiment"]
 
 Status = Literal["queued", "running", "paused", "done", "cancelled", "failed"]
 
@@ -117,12 +118,28 @@ class Run:
         return knobs, knobs.seed_range()[len(had) :]
 
     def extend(self, seeds: int, *, on_frame: Callable[[Frame], None] | None = None) -> Run:
-        """Train so many further seeds here and now; see :meth:`normviz.experiments.Experiment.extend`."""
-        return self.experiment.extend(self, seeds, on_frame=on_frame)
+        """Go on with a run that is done, here and now: train further seeds, whose frames are added to its log.
 
-    def figures(self, step: int | None = None) -> dict[str, Figure]:
-        """The experiment's figures, at the newest or at a given step."""
-        return self.experiment.figures(self.log, self.knobs, step)
+        The frames of the first seeds stay as they are; each new seed has the numbers of a run that had it from the
+        beginning. An extension that is interrupted or fails leaves the run with the frames so far and that status.
+
+        Args:
+            seeds: how many more.
+            on_frame: as for :func:`run_experiment`.
+
+        Returns:
+            The same run.
+
+        Raises:
+            KnobError: the experiment does not allow so many seeds; the message has the allowed range.
+            ValueError: the run has not ended as done, or the seeds cannot be trained apart.
+        """
+        self.knobs, new = self.with_more_seeds(seeds)
+        return _train(self, self.knobs.for_seeds(new), on_frame)
+
+    def figures(self, step: int | None = None, names: Iterable[str] | None = None) -> dict[str, Figure]:
+        """The experiment's charts, all or those of these names, at the newest or at a given step."""
+        return self.experiment.figures(self.log, self.knobs, step, names)
 
     def verdicts(self) -> dict[str, Verdict]:
         """The verdict of each of the experiment's claims, by id."""
@@ -164,3 +181,40 @@ class Run:
             part.replace(target)
         finally:
             part.unlink(missing_ok=True)
+
+
+def run_experiment(
+    experiment: Experiment,
+    knobs: Knobs | Preset | str | None = None,
+    *,
+    device: str = "auto",
+    on_frame: Callable[[Frame], None] | None = None,
+) -> Run:
+    """Run an experiment to the end here and now, in this process, and return what was measured.
+
+    Args:
+        experiment: what to run.
+        knobs: a setting, a preset or its slug; default: the experiment's defaults.
+        device: see :meth:`normviz.experiments.Experiment.frames`.
+        on_frame: called with each frame as it comes. A ``KeyboardInterrupt`` ends the run with the frames so far and
+            the status ``"cancelled"``.
+    """
+    run = Run(experiment, experiment.setting(knobs), device=device)
+    return _train(run, run.knobs, on_frame)
+
+
+def _train(run: Run, knobs: Knobs, on_frame: Callable[[Frame], None] | None) -> Run:
+    run.begin()
+    try:
+        for frame in run.experiment.frames(knobs, run.device):
+            run.log.append(frame)
+            if on_frame is not None:
+                on_frame(frame)
+    except KeyboardInterrupt:
+        run.end("cancelled")
+    except BaseException as error:
+        run.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    else:
+        run.end("done")
+    return run

@@ -35,7 +35,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,32 +44,7 @@ from torch import Tensor, nn
 from normviz.norms._rows import computing_dtype
 from normviz.validation import check_choice, check_integer, check_real
 
-if TYPE_CHECKING:
-    from normviz.norms.layer_norm_invariances import invariance_gaps, invariance_table
-    from normviz.norms.layer_norm_linear import LayerNormLinear
-    from normviz.norms.layer_norm_recurrent import (
-        LayerNormGRU,
-        LayerNormGRUCell,
-        LayerNormLSTM,
-        LayerNormLSTMCell,
-        LayerNormRNN,
-        LayerNormRNNCell,
-    )
-
-__all__ = [
-    "LayerNorm",
-    "LayerNormFunction",
-    "LayerNormGRU",
-    "LayerNormGRUCell",
-    "LayerNormLSTM",
-    "LayerNormLSTMCell",
-    "LayerNormLinear",
-    "LayerNormRNN",
-    "LayerNormRNNCell",
-    "invariance_gaps",
-    "invariance_table",
-    "norm_statistics",
-]
+__all__ = ["LayerNorm", "LayerNormFunction", "norm_statistics"]
 
 _ELSEWHERE = {
     "LayerNormGRU": "layer_norm_recurrent",

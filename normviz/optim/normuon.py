@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -61,17 +61,12 @@ from normviz.optim.newton_schulz import (
 )
 from normviz.validation import check_choice, check_real
 
-if TYPE_CHECKING:
-    from normviz.optim.distributed_normuon import DistributedNorMuon, simulate_sharded_step
-
 __all__ = [
-    "DistributedNorMuon",
     "Muon",
     "NorMuon",
     "assign_owners",
     "neuron_normalize",
     "newton_schulz",
-    "simulate_sharded_step",
 ]
 
 

@@ -28,12 +28,26 @@ def _keeps_statistics(module: nn.Module) -> bool:
     return isinstance(module, (PowerNorm, PowerNormV))
 
 
+SMALLEST = 1e-12
+"""A statistic is never taken to be smaller, so that a channel without any signal does not divide by zero."""
+
+
+def _size(norm: nn.Module, name: str) -> float:
+    """Mean size of a running statistic over the channels, before this batch updates it."""
+    if name == "quadratic_mean":
+        return float(norm.get_buffer("running_phi").mean())
+    var = norm.get_buffer("running_var")
+    return float(var.mean() if name == "var" else var.sqrt().mean())
+
+
 class StatisticsGap(Probe):
     """The fluctuation picture for every norm of a network that keeps running statistics.
 
-    Values: ``gap/mean``, ``gap/var``, ``gap/quadratic_mean`` (average over the layers that have the statistic) and
-    ``gap_by_layer/<statistic>`` (one entry per such layer, input side first). Networks without running statistics
-    give no value.
+    Values: ``gap/mean``, ``gap/var``, ``gap/quadratic_mean`` (average over the layers that have the statistic),
+    ``gap_by_layer/<statistic>`` (one entry per such layer, input side first), and ``relative_gap/<statistic>``: the gap
+    over the size of the running statistic itself (for a mean: of the running standard deviation), averaged over the
+    layers, which can be compared between networks and learning rates. Networks without running statistics give no
+    value.
 
     Args:
         every: cadence in steps.
@@ -43,6 +57,7 @@ class StatisticsGap(Probe):
     def forward(self, model: nn.Module, values: dict[str, Value]) -> Iterator[None]:
         """Compare each norm's input with its running statistics before they are updated."""
         gaps: dict[str, list[float]] = {}
+        relative: dict[str, list[float]] = {}
 
         def watch(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else next(v for v in kwargs.values() if isinstance(v, Tensor))
@@ -50,6 +65,7 @@ class StatisticsGap(Probe):
             with torch.no_grad():
                 for name, gap in statistics_gap(norm, x, mask).items():
                     gaps.setdefault(name, []).append(gap)
+                    relative.setdefault(name, []).append(gap / max(_size(norm, name), SMALLEST))
 
         norms = [module for module in model.modules() if _keeps_statistics(module)]
         handles = [norm.register_forward_pre_hook(watch, with_kwargs=True) for norm in norms]
@@ -61,3 +77,4 @@ class StatisticsGap(Probe):
         for name, by_layer in gaps.items():
             values[f"gap/{name}"] = float(np.mean(by_layer))
             values[f"gap_by_layer/{name}"] = np.array(by_layer, dtype=np.float32)
+            values[f"relative_gap/{name}"] = float(np.mean(relative[name]))

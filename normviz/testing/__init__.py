@@ -13,8 +13,8 @@ How to add a method
 2. **The export.** Add its public names to the topic's ``__init__.py`` (imports or ``_HOME``, and ``__all__``).
 3. **The catalog.** Name it in its paper's entry in ``normviz/catalog.py``. From now on the contract tests fail until
    it has a row.
-4. **The row.** Add it to ``normviz/testing/rows/<topic>.py`` (a new topic: a new file there, and its ``ROWS`` in
-   ``table.py``). Pick the kind: :class:`LayerContract` (any ``nn.Module``), :class:`OptimizerContract`,
+4. **The row.** Add it to ``normviz/testing/rows/<topic>.py`` (a new topic: a new file there with its ``ROWS``, which
+   is found by itself). Pick the kind: :class:`LayerContract` (any ``nn.Module``), :class:`OptimizerContract`,
    :class:`SchedulerContract`, :class:`FunctionContract`, :class:`ObjectContract` (anything else with
    ``state_dict``/``load_state_dict``)::
 
@@ -71,6 +71,7 @@ from normviz.testing.layers import (
     assert_eval_is_still,
     assert_vmap_equals_loop,
 )
+from normviz.testing.logs import log_of
 from normviz.testing.optimizers import (
     Training,
     assert_batched_equals_one_by_one,
@@ -120,4 +121,5 @@ __all__ = [
     "assert_step_ignores_autocast",
     "assert_step_matches",
     "assert_vmap_equals_loop",
+    "log_of",
 ]

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
 from normviz.catalog import PAPERS
+from normviz.testing import rows
 from normviz.testing.contracts import Contract, in_place
-from normviz.testing.rows import (
-    adapters,
-    adaptive,
-    attention,
-    batch_size,
-    decoding,
-    norms,
-    optim,
-    residual,
-    schedules,
-    weighting,
-)
 
 __all__ = ["TABLE", "catalog_methods", "pending_methods", "rows_of"]
 
-TABLE: list[Contract] = [
-    *norms.ROWS,
-    *optim.ROWS,
-    *schedules.ROWS,
-    *attention.ROWS,
-    *residual.ROWS,
-    *weighting.ROWS,
-    *adaptive.ROWS,
-    *adapters.ROWS,
-    *decoding.ROWS,
-    *batch_size.ROWS,
-]
+
+def _topics() -> list[ModuleType]:
+    """Every module of :mod:`normviz.testing.rows`, by name."""
+    names = sorted(module.name for module in iter_modules(rows.__path__))
+    return [import_module(f"{rows.__name__}.{name}") for name in names]
+
+
+TABLE: list[Contract] = [row for topic in _topics() for row in topic.ROWS]
 
 
 def catalog_methods() -> list[str]:

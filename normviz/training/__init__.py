@@ -1,6 +1,7 @@
 """The training loop that every supervised and language-model experiment shares."""
 
 from normviz.training.device import available_devices, resolve_device
+from normviz.training.interleave import Diverged, Trainee, interleave
 from normviz.training.loop import Batches, BeforeStep, Evaluate, evaluation_loss, train
 from normviz.training.members import Arm, Batch, Loss, Member, Stack, build_member
 
@@ -9,13 +10,16 @@ __all__ = [
     "Batch",
     "Batches",
     "BeforeStep",
+    "Diverged",
     "Evaluate",
     "Loss",
     "Member",
     "Stack",
+    "Trainee",
     "available_devices",
     "build_member",
     "evaluation_loss",
+    "interleave",
     "resolve_device",
     "train",
 ]

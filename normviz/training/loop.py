@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from normviz.frame import Frame, Value
 from normviz.probes.probe import Probe
+from normviz.training.interleave import Diverged, interleave
 from normviz.training.members import Arm, Batch, Member, Stack, build_member
 
 __all__ = ["Batches", "BeforeStep", "Evaluate", "evaluation_loss", "train"]
@@ -75,23 +77,21 @@ def train(
     for arm in arms:
         groups.append([build_member(arm, seed, device) for seed in seeds])
         yield from (Frame(0, arm.name, seed) for seed in seeds)
-    stacks = [Stack(group) for group in groups] if stacked else []
-    members = [member for by_seed in zip(*groups, strict=True) for member in by_seed]
-    for step in range(steps + 1):
-        if all(member.diverged for member in members):
-            break
-        due = step % eval_every == 0 or step == steps
-        # Evaluation and step of each member in turn: the first loss does not wait for all evaluations.
-        for member in members:
-            if evaluate is not None and due and not member.diverged:
-                yield Frame(step, member.arm.name, member.seed, evaluate(member))
-            if not stacked and step < steps and not member.diverged:
-                yield _single_step(member, step, batches, probes, before_step)
-        if step < steps:
-            for stack in stacks:
-                yield from _stacked_step(stack, step, batches, probes, before_step)
+    course = _Course(batches, probes, before_step)
+    trainees: list[_Trainee] = []
+    for group in groups:
+        shared = _Together(Stack(group), course) if stacked else None
+        trainees += [_Trainee(member, course, shared) for member in group]
+    order = [trainees[i * len(seeds) + j] for j in range(len(seeds)) for i in range(len(arms))]
+    yield from interleave(
+        order,
+        until=steps,
+        evaluate=None if evaluate is None else lambda trainee, _: evaluate(trainee.member),  # type: ignore[attr-defined]
+        eval_every=eval_every,
+        evaluate_all_first=stacked,
+    )
     if on_end is not None:
-        on_end(members)
+        on_end([trainee.member for trainee in order])
 
 
 @contextmanager
@@ -106,42 +106,89 @@ def _own_draws(seed: int, step: int) -> Iterator[None]:
         source.set_state(before)
 
 
-def _batch(member: Member, step: int, batches: Batches) -> Batch:
-    return (member.arm.batches or batches)(member.seed, step)
+@dataclass(frozen=True)
+class _Course:
+    """What every step of every member has in common."""
+
+    batches: Batches
+    probes: Sequence[Probe]
+    before_step: BeforeStep | None
+
+    def due(self, step: int) -> list[Probe]:
+        return [probe for probe in self.probes if step % probe.every == 0]
+
+    def before(self, member: Member, step: int) -> dict[str, Value]:
+        return {} if self.before_step is None or member.diverged else dict(self.before_step(member, step))
+
+    def batch(self, member: Member, step: int) -> Batch:
+        return (member.arm.batches or self.batches)(member.seed, step)
 
 
-def _before(before_step: BeforeStep | None, member: Member, step: int) -> dict[str, Value]:
-    return {} if before_step is None or member.diverged else dict(before_step(member, step))
+class _Trainee:
+    """A member as :func:`interleave` sees it."""
+
+    def __init__(self, member: Member, course: _Course, together: _Together | None) -> None:
+        self.member, self._course, self._together = member, course, together
+        self.arm, self.seed = member.arm.name, member.seed
+
+    def step(self, at: int) -> dict[str, Value]:
+        if self._together is not None:
+            loss, values = self._together.forward(self.member, at)
+        else:
+            loss, values = self._forward(at)
+        return self._finish(at, loss, values)
+
+    def _forward(self, at: int) -> tuple[float, dict[str, Value]]:
+        member, course = self.member, self._course
+        values = course.before(member, at)
+        batch = course.batch(member, at)
+        with ExitStack() as watching:
+            for probe in course.due(at):
+                watching.enter_context(probe.forward(member.model, values))
+            watching.enter_context(_own_draws(member.seed, at))
+            loss = member.arm.loss(member.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), values
+
+    def _finish(self, at: int, loss: float, values: dict[str, Value]) -> dict[str, Value]:
+        member = self.member
+        try:
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the training loss is {loss}")
+            for probe in self._course.due(at):
+                values.update(probe.gradients(member.model))
+            member.update()
+        except FloatingPointError as error:
+            member.diverged = True
+            raise Diverged(str(error)) from error
+        values["loss"] = loss
+        return values
 
 
-def _single_step(
-    member: Member, step: int, batches: Batches, probes: Sequence[Probe], before_step: BeforeStep | None
-) -> Frame:
-    due = [probe for probe in probes if step % probe.every == 0]
-    values = _before(before_step, member, step)
-    batch = _batch(member, step, batches)
-    with ExitStack() as watching:
-        for probe in due:
-            watching.enter_context(probe.forward(member.model, values))
-        watching.enter_context(_own_draws(member.seed, step))
-        loss = member.arm.loss(member.model, batch)
-    loss.backward()  # type: ignore[no-untyped-call]
-    return _finish_step(member, step, float(loss.detach()), due, values)
+class _Together:
+    """The forward and backward passes of an arm's members in one ``vmap``, made when the first of them steps."""
 
+    def __init__(self, stack: Stack, course: _Course) -> None:
+        self._stack, self._course = stack, course
+        self._at = -1
+        self._made: dict[int, tuple[float, dict[str, Value]]] = {}
 
-def _stacked_step(
-    stack: Stack, step: int, batches: Batches, probes: Sequence[Probe], before_step: BeforeStep | None
-) -> Iterator[Frame]:
-    due = [probe for probe in probes if step % probe.every == 0]
-    watched = [_before(before_step, member, step) for member in stack.members]
-    member_batches = [_batch(member, step, batches) for member in stack.members]
-    if due:
-        for member, batch, values in zip(stack.members, member_batches, watched, strict=True):
-            _watch_apart(member, batch, due, values)
-    losses: list[float] = stack.losses_and_gradients(member_batches).tolist()
-    for member, loss, values in zip(stack.members, losses, watched, strict=True):
-        if not member.diverged:
-            yield _finish_step(member, step, loss, due, values)
+    def forward(self, member: Member, at: int) -> tuple[float, dict[str, Value]]:
+        if at != self._at:
+            self._at, self._made = at, self._pass(at)
+        return self._made[id(member)]
+
+    def _pass(self, at: int) -> dict[int, tuple[float, dict[str, Value]]]:
+        members, course = self._stack.members, self._course
+        watched = [course.before(member, at) for member in members]
+        batches = [course.batch(member, at) for member in members]
+        if due := course.due(at):
+            for member, batch, values in zip(members, batches, watched, strict=True):
+                _watch_apart(member, batch, due, values)
+        losses: list[float] = self._stack.losses_and_gradients(batches).tolist()
+        return {
+            id(member): (loss, values) for member, loss, values in zip(members, losses, watched, strict=True)
+        }
 
 
 def _watch_apart(member: Member, batch: Batch, due: Sequence[Probe], values: dict[str, Value]) -> None:
@@ -150,26 +197,6 @@ def _watch_apart(member: Member, batch: Batch, due: Sequence[Probe], values: dic
         for probe in due:
             watching.enter_context(probe.forward(member.model, values))
         member.call_with_cloned_state(batch)
-
-
-def _finish_step(
-    member: Member, step: int, loss: float, due: Sequence[Probe], values: dict[str, Value]
-) -> Frame:
-    if not math.isfinite(loss):
-        return _diverged(member, step, f"the training loss is {loss}")
-    for probe in due:
-        values.update(probe.gradients(member.model))
-    try:
-        member.update()
-    except FloatingPointError as error:
-        return _diverged(member, step, str(error))
-    values["loss"] = loss
-    return Frame(step, member.arm.name, member.seed, values)
-
-
-def _diverged(member: Member, step: int, why: str) -> Frame:
-    member.diverged = True
-    return Frame.diverged(step, member.arm.name, member.seed, why)
 
 
 def evaluation_loss(member: Member, batches: Sequence[Batch], *, training_mode: bool = False) -> float:

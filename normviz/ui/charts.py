@@ -1,50 +1,95 @@
-"""A figure on the page: heading, the line that says what to look for, the chart with its textual alternative."""
+"""A figure on the page: a card with its heading, the line that says what to look for, and the chart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
-from normviz.figures import Figure
+from normviz.figures.figure import Figure
 
-__all__ = ["draw_figure", "figure_grid"]
+__all__ = ["STAGE_HEIGHT", "draw_chart", "draw_figure", "figure_grid"]
 
+STAGE_HEIGHT = 208
+"""Pixels of a chart on the stage: two rows of cards, the header, the control line and the verdicts fit 900 pixels."""
 
-def draw_figure(name: str, figure: Figure, *, key: str) -> None:
-    """Draw one figure; the key keeps the reader's zoom and selection while the data change."""
-    with st.container(border=True, key=f"{key}-{name}", height="stretch"):
-        st.markdown(f"**{figure.title}**  \n:gray[:small[{figure.look_for}]]")
-        if figure.plotly is not None:
-            st.plotly_chart(
-                figure.plotly, key=f"{key}-{name}-chart", alt=figure.alt, config={"displaylogo": False}
-            )
-        elif figure.data is None or figure.data.empty:
-            st.container(height=340, border=False).caption("Nothing measured yet.")
-        else:
-            spec: Any = figure.spec
-            st.vega_lite_chart(figure.data, spec, key=f"{key}-{name}-chart", alt=figure.alt, width="stretch")
+LEAST_CARD = 300
+"""Pixels below which a card becomes narrower only after the grid has dropped a column."""
 
 
-def figure_grid(figures: Mapping[str, Figure], *, key: str, columns: int = 2) -> None:
-    """Draw figures in rows of ``columns``; a wide one takes a row of its own. Columns stack on a narrow screen."""
-    row: list[tuple[str, Figure]] = []
+def draw_figure(
+    name: str,
+    figure: Figure,
+    *,
+    key: str,
+    height: int = 320,
+    focus: Sequence[str] = (),
+    cursor: int | None = None,
+    wordy: bool = True,
+) -> None:
+    """Draw one figure; the key keeps the reader's zoom and selection while the data change.
+
+    Args:
+        name: of the figure.
+        figure: what is drawn.
+        key: prefix of the keys.
+        height: of the chart in pixels.
+        focus: arms that stand out; none: all.
+        cursor: where the cursor stands; None: nowhere.
+        wordy: show the line that says what to look for below the title, not only in the heading's help.
+    """
+    moment = f" :gray[:small[{figure.moment}]]" if figure.moment else ""
+    line = f"  \n:gray[:small[{figure.look_for}]]" if wordy else ""
+    st.markdown(f"**{figure.title}**{moment}{line}", help=None if wordy else figure.look_for)
+    draw_chart(name, figure, key=key, height=height, focus=focus, cursor=cursor)
+
+
+def draw_chart(
+    name: str,
+    figure: Figure,
+    *,
+    key: str,
+    height: int = 320,
+    focus: Sequence[str] = (),
+    cursor: int | None = None,
+) -> None:
+    """Draw the chart of a figure without its words; see :func:`draw_figure`."""
+    drawn = figure.shown(focus=focus, cursor=cursor, height=height)
+    if drawn.plotly is not None:
+        config = {"displaylogo": False}
+        st.plotly_chart(drawn.plotly, key=f"{key}-{name}-chart", alt=figure.alt, config=config)
+    elif drawn.data is None or drawn.data.empty:
+        st.container(height=height, border=False).caption("Nothing measured yet.")
+    else:
+        spec: Any = drawn.spec
+        st.vega_lite_chart(drawn.data, spec, key=f"{key}-{name}-chart", alt=figure.alt, width="stretch")
+
+
+def figure_grid(
+    figures: Mapping[str, Figure],
+    *,
+    key: str,
+    columns: int = 2,
+    height: int = 320,
+    focus: Sequence[str] = (),
+    cursor: int | None = None,
+    wordy: bool = True,
+) -> None:
+    """Draw figures in a grid of at most ``columns``, fewer where there is no room; a wide one has a row of its own."""
+    shared: dict[str, Any] = {
+        "key": key,
+        "height": height,
+        "focus": focus,
+        "cursor": cursor,
+        "wordy": wordy,
+    }
+    narrow = {name: figure for name, figure in figures.items() if not figure.wide}
+    with st.grid(columns, min_column_width=LEAST_CARD, gap="xsmall", key=f"{key}-grid") as grid:
+        for name, figure in narrow.items():
+            with grid.cell(), st.container(border=True, height="stretch", key=f"card-{key}-{name}"):
+                draw_figure(name, figure, **shared)
     for name, figure in figures.items():
         if figure.wide:
-            _row(row, key, columns)
-            row = []
-            draw_figure(name, figure, key=key)
-            continue
-        row.append((name, figure))
-        if len(row) == columns:
-            _row(row, key, columns)
-            row = []
-    _row(row, key, columns)
-
-
-def _row(row: list[tuple[str, Figure]], key: str, columns: int) -> None:
-    if row:
-        for cell, (name, figure) in zip(st.columns(columns), row, strict=False):
-            with cell:
-                draw_figure(name, figure, key=key)
+            with st.container(border=True, key=f"card-{key}-{name}"):
+                draw_figure(name, figure, **shared)

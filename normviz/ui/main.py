@@ -24,6 +24,12 @@ sections: dict[str, list[st.Page]] = {
             icon=":material/fact_check:",
             url_path="reproductions",
         ),
+        st.Page(
+            page_file("verdicts"),
+            title="How verdicts are made",
+            icon=":material/balance:",
+            url_path="verdicts",
+        ),
     ]
 }
 for page in PAGES.values():
@@ -31,4 +37,4 @@ for page in PAGES.values():
         entry = st.Page(page_file(page.slug), title=page.title, url_path=page.slug)
         sections.setdefault(TOPICS[page.topic], []).append(entry)
 
-st.navigation(sections, expanded=True).run()
+st.navigation(sections, position="top").run()

@@ -9,15 +9,25 @@ import streamlit as st
 
 from normviz.catalog import PAPERS
 from normviz.experiments import Run, get_experiment
-from normviz.figures import Figure
+from normviz.figures.figure import Figure
 from normviz.knobs import Knobs
 from normviz.ui.charts import figure_grid
-from normviz.ui.live import RunControl
+from normviz.ui.live import Group, live_region
+from normviz.ui.runs import RunControl
 from normviz.ui.server import store_trouble
 from normviz.ui.source import Maths, maths_beside_source
+from normviz.ui.style import page_style
 from normviz.ui.takeaway import draw_takeaway
-from normviz.ui.verdicts import draw_verdicts
-from normviz.ui.widgets import CustomWidget, knob_panel, load_link, resend, reset_knobs, set_knobs
+from normviz.ui.verdicts import claims_tab
+from normviz.ui.widgets import (
+    CustomWidget,
+    knob_panel,
+    load_link,
+    preset_panel,
+    resend,
+    reset_knobs,
+    set_knobs,
+)
 
 __all__ = ["Exact", "experiment_page"]
 
@@ -27,7 +37,7 @@ class Exact:
     """Charts of closed forms: no run behind them; those with parameters react in the browser during the drag.
 
     Args:
-        title: heading of the section.
+        title: name of the tab.
         text: Markdown above the charts.
         figures: makes the charts, by name.
         panel: draws widgets and what follows from them below the charts, for what the browser cannot compute by itself.
@@ -37,6 +47,15 @@ class Exact:
     text: str
     figures: Callable[[], Mapping[str, Figure]]
     panel: Callable[[], None] | None = None
+
+
+MORE, READ, CLAIMS, MATHS, TAKE = (
+    "More charts",
+    "How to read it",
+    "Claims",
+    "Maths and code",
+    "Take it with you",
+)
 
 
 def experiment_page(
@@ -49,105 +68,125 @@ def experiment_page(
     exact: Exact | None = None,
     panel: Callable[[Run, int | None], None] | None = None,
 ) -> None:
-    """Draw an experiment's page: question, knobs, live charts, scrubber, verdicts, maths beside source, take-away.
+    """Draw an experiment's page: knobs beside the stage, one control line, one legend, verdicts, tabs.
 
     Args:
         slug: of the experiment.
-        intro: Markdown below the question: what a newcomer must know to read the charts.
-        reading: Markdown below the charts: how to read them, what to try.
+        intro: Markdown behind *About*: what a newcomer must know to read the charts.
+        reading: Markdown of the tab *How to read it*.
         maths: equations and the code that computes them.
         widgets: special widgets by knob.
-        exact: charts that need no run, below the reading.
-        panel: draws below the live charts what is no chart, from the run and the moment shown; runs with every poll.
+        exact: charts that need no run, a tab of their own.
+        panel: draws below the stage what is no chart, from the run and the moment shown; runs with every poll.
     """
     experiment = get_experiment(slug)
     control = RunControl(experiment)
-    papers = [PAPERS[p] for p in experiment.papers]
-    st.title(experiment.title)
-    st.markdown(f"#### {experiment.question}")
-    links = " · ".join(f"[{p.title}]({p.url}) ({p.authors.split(',')[0]} et al., {p.year})" for p in papers)
-    st.markdown(f":small[{links}]")
-    with st.expander("What is this about?", icon=":material/school:", key=f"{slug}/intro"):
-        st.markdown(intro)
+    state = control.state
+    page_style()
 
     linked = st.query_params.get("run")
     if linked and control.run_id != linked and (adopted := control.adopt(linked)) is not None:
         set_knobs(slug, adopted.knobs)
-        st.session_state[f"{slug}/device"] = adopted.device
-        st.session_state[f"rejections:{slug}"] = []
-    if st.session_state.get(f"{slug}/resend"):
+        st.session_state[state.device] = adopted.device
+        state.refused = []
+    if state.resend:
         resend(slug, experiment.knobs)
-    rejections = load_link(slug, experiment.knobs)
-    if rejections:
-        replaced = " ".join(r.sentence for r in rejections)
+    refused = load_link(experiment)
+    with st.sidebar:
+        preset_panel(experiment)
+        knobs, problem = knob_panel(experiment, widgets)
+        device = _device_choice(control)
+        st.button(
+            "Default knobs",
+            icon=":material/restart_alt:",
+            on_click=reset_knobs,
+            args=(slug, experiment.knobs),
+            help="Set every knob to its default",
+        )
+    _header(experiment.title, experiment.question, intro, experiment.papers)
+    if refused:
         st.warning(
-            f"Part of the link was not used. {replaced} The default stands in its place.",
+            f"Part of the link was not used. {' '.join(refused)} The default stands in its place.",
             icon=":material/link_off:",
         )
     if trouble := store_trouble():
         st.warning(trouble, icon=":material/save:")
+    if problem:
+        st.error(problem, icon=":material/tune:")
+    run = control.ensure(knobs or state.knobs or experiment.knobs(), device)
+    _write_link(run.knobs, run.id)
+    opening, state.opened = not state.opened, True
 
-    left, right = st.columns([3, 9], gap="medium")
-    with left:
-        knobs, problem = knob_panel(slug, experiment.knobs, widgets)
-        device = _device_choice(slug)
-    with right:
-        if problem:
-            st.error(problem, icon=":material/tune:")
-        usable = knobs or st.session_state.get(f"knobs:{slug}") or experiment.knobs()
-        run = control.ensure(usable, device)
-        _write_link(usable, run.id)
-        control.buttons(
-            run,
-            restart=lambda: _restart(control, usable, device),
-            reset=lambda: reset_knobs(slug, experiment.knobs),
-        )
-        step = control.scrubber(run)
-        opening = control.opening()
-        control.live_region(run, step, panel, opening=opening)
-    if opening:
-        st.session_state[f"{slug}/resend"] = True
-        return
-    st.markdown(reading)
-    if exact is not None:
-        st.header(exact.title, anchor="exact")
-        st.markdown(exact.text)
-        figure_grid(exact.figures(), key=f"{slug}-exact")
-        if exact.panel is not None:
-            exact.panel()
-
-    st.header("Do the papers' claims hold here?", anchor="claims")
-    if run.live:
-        st.info("The claims are judged when the run has ended.", icon=":material/hourglass_top:")
-    else:
-        if run.status != "done":
-            st.warning(
-                f"This run ended at step {run.log.last_step} of {run.knobs.total_steps()}: "
-                "the verdicts judge what there is.",
-                icon=":material/timer_off:",
-            )
-        draw_verdicts(experiment.claims, run.verdicts())
-    st.header("The maths beside the code that ran", anchor="maths")
-    maths_beside_source(maths)
-    st.header("Take it with you", anchor="take-away")
-    base = (st.context.url or "").partition("?")[0]
-    draw_takeaway(run, base=base, step=step)
+    stage = st.container(key=f"{slug}-live")
+    more: Group | None = None
+    if not opening:
+        names = [MORE, READ, *([exact.title] if exact is not None else []), CLAIMS, MATHS, TAKE]
+        tabs = dict(zip(names, st.tabs(names, key=state.tabs, on_change="rerun"), strict=True))
+        if tabs[MORE].open:
+            with tabs[MORE]:
+                more = _groups(control, run)
+        if tabs[READ].open:
+            tabs[READ].markdown(reading)
+        if exact is not None and tabs[exact.title].open:
+            with tabs[exact.title]:
+                st.markdown(exact.text)
+                figure_grid(exact.figures(), key=f"{slug}-exact")
+                if exact.panel is not None:
+                    exact.panel()
+        if tabs[CLAIMS].open:
+            with tabs[CLAIMS]:
+                claims_tab(experiment, run)
+        if tabs[MATHS].open:
+            with tabs[MATHS]:
+                maths_beside_source(maths)
+        if tabs[TAKE].open:
+            with tabs[TAKE]:
+                base = (st.context.url or "").partition("?")[0]
+                draw_takeaway(run, base=base, step=None)
+    with stage:
+        live_region(control, run, opening=opening, more=more, panel=panel, device=device)
     # Not before: a run of the script that was cut short may have sent nothing.
-    st.session_state[f"{slug}/resend"] = False
+    state.resend = opening
 
 
-def _restart(control: RunControl, knobs: Knobs, device: str) -> None:
-    control.start(knobs, device)
+def _header(title: str, question: str, intro: str, papers: tuple[str, ...]) -> None:
+    """Title and question on one line, with what a newcomer must know behind a button."""
+    with st.container(horizontal=True, vertical_alignment="center", key="head"):
+        st.title(title, width="content", anchor=False)
+        st.markdown(f":gray[{question}]", width="stretch")
+        with st.popover("About", icon=":material/school:", width="content"):
+            st.markdown(intro)
+            for slug in papers:
+                paper = PAPERS[slug]
+                first = paper.authors.split(",")[0]
+                st.markdown(f":small[[{paper.title}]({paper.url}), {first} et al., {paper.year}]")
 
 
-def _device_choice(slug: str) -> str:
+def _groups(control: RunControl, run: Run) -> Group | None:
+    """The group of further charts that is chosen, and an empty place for them."""
+    groups = list(run.experiment.sheet(run.knobs).more)
+    if not groups:
+        st.caption("All charts of this page are on the stage.")
+        return None
+    group = st.segmented_control(
+        "Group",
+        groups,
+        default=groups[0],
+        required=True,
+        key=f"{control.state.slug}/group",
+        label_visibility="collapsed",
+    )
+    return (group if group in groups else groups[0]), st.container()
+
+
+def _device_choice(control: RunControl) -> str:
     options = {"auto": "Best there is", "cpu": "CPU", "cuda": "CUDA GPU", "mps": "Apple GPU"}
-    with st.expander("Machine", key=f"{slug}/section/machine"):
+    with st.expander("Machine", key=f"{control.state.slug}/section/machine"):
         choice: str = st.selectbox(
             "Device",
             list(options),
             format_func=lambda d: options[d],
-            key=f"{slug}/device",
+            key=control.state.device,
             help="Where the networks are trained. A device that this machine lacks is refused with a message.",
         )
     return choice

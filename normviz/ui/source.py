@@ -25,12 +25,14 @@ class Maths:
         text: Markdown with KaTeX.
         file: path below the package, e.g. ``"norms/layer_norm.py"``.
         names: classes, functions or methods of that file, e.g. ``("LayerNorm.forward",)``.
+        label: what the code is. Default: what ran on this page; else e.g. ``"the formula"`` or ``"the reference"``.
     """
 
     title: str
     text: str
     file: str
     names: tuple[str, ...]
+    label: str = "the code that ran"
 
 
 @lru_cache(maxsize=256)
@@ -76,5 +78,5 @@ def maths_beside_source(parts: tuple[Maths, ...]) -> None:
             with tab:
                 left, right = st.columns([2, 3])
                 left.markdown(part.text)
-                right.caption(f"`normviz/{part.file}`, the code that ran above")
+                right.caption(f"`normviz/{part.file}`, {part.label}")
                 right.code(source, language="python")

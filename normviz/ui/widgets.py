@@ -1,4 +1,4 @@
-"""From a schema of knobs to widgets, and from a link to checked knobs."""
+"""From a schema of knobs to widgets, from presets to buttons, and from a link to checked knobs."""
 
 from __future__ import annotations
 
@@ -9,38 +9,62 @@ from typing import Any
 
 import streamlit as st
 
-from normviz.knobs import Control, KnobError, Knobs, Rejection
+from normviz.experiments import Experiment
+from normviz.knobs import Control, KnobError, Knobs
+from normviz.ui.state import PageState
 
-__all__ = ["CustomWidget", "knob_panel", "load_link", "resend", "reset_knobs", "set_knobs"]
+__all__ = ["CustomWidget", "knob_panel", "load_link", "preset_panel", "resend", "reset_knobs", "set_knobs"]
 
 CustomWidget = Callable[[Control, str], None]
 """Draws the widget of one knob under the session key it is given."""
 
+NOT_KNOBS = frozenset({"run", "preset", "embed", "embed_options"})
+"""Names in a link that are no knobs."""
 
-def _key(slug: str, name: str) -> str:
-    return f"{slug}/{name}"
+QUOTED = 3
+"""Most refused parts of a link that are quoted."""
 
 
-def load_link(slug: str, schema: type[Knobs]) -> list[Rejection]:
+def load_link(experiment: Experiment) -> list[str]:
     """Once per visit: fill the widgets from the link; what the link asked for and is not allowed is returned.
 
-    The rejections stay in the session until the visitor changes a knob or leaves, so that the message can be read.
+    A link may name a preset, whose knobs other parts of the link override. The sentences stay until the visitor changes
+    a knob or leaves, so that they can be read.
     """
-    if not all(_key(slug, name) in st.session_state for name in schema.controls()):
-        remembered = st.session_state.get(f"knobs:{slug}")
-        given = {k: v for k, v in st.query_params.to_dict().items() if k != "run"}
-        knobs, rejections = schema.parse_leniently(given) if given else (remembered or schema(), [])
-        set_knobs(slug, knobs)
-        st.session_state[f"rejections:{slug}"] = rejections
-    rejected: list[Rejection] = st.session_state.get(f"rejections:{slug}", [])
-    return rejected
+    state, schema = PageState(experiment.slug), experiment.knobs
+    if not all(state.knob(name) in st.session_state for name in schema.controls()):
+        given = st.query_params.to_dict()
+        base: dict[str, Any] = {}
+        sentences: list[str] = []
+        if preset := given.get("preset"):
+            try:
+                base = dict(experiment.presets[preset].knobs)
+            except KeyError as error:
+                sentences.append(_plain(str(error.args[0])))
+        values = {**base, **{k: v for k, v in given.items() if k not in NOT_KNOBS}}
+        if values:
+            knobs, rejections = schema.parse_leniently(values)
+            sentences += [_plain(r.sentence) for r in rejections]
+        else:
+            knobs = state.knobs or schema()
+        set_knobs(experiment.slug, knobs)
+        more = len(sentences) - QUOTED
+        state.refused = sentences[:QUOTED] + ([f"So were {more} more."] if more > 0 else [])
+    return state.refused
+
+
+def _plain(sentence: str) -> str:
+    """Text from outside without any meaning as Markdown, of bounded length."""
+    escaped = "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-!|~$:" else c for c in sentence[:300])
+    return " ".join(escaped.split())
 
 
 def set_knobs(slug: str, knobs: Knobs) -> None:
     """Put knobs into the widgets (before they are drawn)."""
+    state = PageState(slug)
     for name, control in knobs.controls().items():
         value = getattr(knobs, name)
-        st.session_state[_key(slug, name)] = list(value) if control.kind == "choices" else value
+        st.session_state[state.knob(name)] = list(value) if control.kind == "choices" else value
 
 
 def resend(slug: str, schema: type[Knobs]) -> None:
@@ -49,40 +73,79 @@ def resend(slug: str, schema: type[Knobs]) -> None:
     A value that the script gives a widget goes to the browser in that one run of the script only. If the next run
     comes before the browser has drawn the first, the browser never sees the value and shows the lowest, or no choice.
     """
-    for key in [*(_key(slug, name) for name in schema.controls()), f"{slug}/device", f"scrub:{slug}"]:
+    state = PageState(slug)
+    for key in [*(state.knob(name) for name in schema.controls()), state.device]:
         if key in st.session_state:
             st.session_state[key] = st.session_state[key]
 
 
 def reset_knobs(slug: str, schema: type[Knobs]) -> None:
-    """Put the defaults into the widgets; a callback."""
+    """Put the defaults into the widgets."""
     set_knobs(slug, schema())
 
 
+def preset_panel(experiment: Experiment) -> None:
+    """The presets as buttons, in the order of the story; the one that is set is marked."""
+    state = PageState(experiment.slug)
+    presets = experiment.presets
+    current = presets.of(state.knobs) if state.knobs is not None else presets.default
+    st.session_state[state.preset] = current.slug if current else None
+
+    def choose() -> None:
+        slug = st.session_state[state.preset]
+        if slug is not None:
+            knobs = experiment.setting(presets[slug])
+            kept = {"seeds": getattr(state.knobs, "seeds", None)} if state.knobs is not None else {}
+            if kept.get("seeds") and "seeds" not in presets[slug].knobs:
+                knobs = experiment.knobs.parse_leniently({**knobs.model_dump(), **kept})[0]
+            set_knobs(experiment.slug, knobs)
+
+    st.pills(
+        "Presets",
+        list(presets),
+        format_func=lambda slug: presets[slug].name,
+        key=state.preset,
+        on_change=choose,
+        help="The page's story, one step each. A preset sets knobs; claims are decided at presets.  \n"
+        + "  \n".join(f"**{p.name}**: {p.sentence}" for p in presets.values()),
+    )
+    if current is not None:
+        st.caption(current.sentence)
+
+
 def knob_panel(
-    slug: str, schema: type[Knobs], custom: Mapping[str, CustomWidget] | None = None
+    experiment: Experiment, custom: Mapping[str, CustomWidget] | None = None
 ) -> tuple[Knobs | None, str | None]:
     """Draw all widgets, grouped by section, and check them together.
 
     Returns:
         The knobs, or None and the sentence that says what does not fit.
     """
+    state, schema = PageState(experiment.slug), experiment.knobs
     controls = list(schema.controls().values())
-    unfolded = schema.open_sections({c.name: st.session_state[_key(slug, c.name)] for c in controls})
+    unfolded = schema.open_sections({c.name: st.session_state[state.knob(c.name)] for c in controls})
     shown = _by_section([control for control in controls if not control.hidden])
     for index, (section, group) in enumerate(groupby(shown, key=lambda c: c.section)):
         expanded = index < 2 if unfolded is None else section in unfolded
-        with st.expander(section or "Knobs", expanded=expanded, key=f"{slug}/section/{section}/{expanded}"):
-            for control in group:
+        listed = list(group)
+        changed = sum(_value(state, c) != c.default for c in listed)
+        title = f"{section or 'Knobs'}{f' · {changed} changed' if changed else ''}"
+        with st.expander(title, expanded=expanded, key=f"{experiment.slug}/section/{section}/{expanded}"):
+            for control in listed:
                 draw = (custom or {}).get(control.name, _widget)
-                draw(control, _key(slug, control.name))
-    values = {c.name: st.session_state[_key(slug, c.name)] for c in controls}
+                draw(control, state.knob(control.name))
+    values = {c.name: st.session_state[state.knob(c.name)] for c in controls}
     try:
         knobs = schema.parse(values)
     except KnobError as error:
         return None, str(error)
-    st.session_state[f"knobs:{slug}"] = knobs
+    state.knobs = knobs
     return knobs, None
+
+
+def _value(state: PageState, control: Control) -> Any:
+    value = st.session_state[state.knob(control.name)]
+    return tuple(value) if control.kind == "choices" else value
 
 
 def _by_section(controls: list[Control]) -> list[Control]:

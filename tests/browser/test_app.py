@@ -83,15 +83,14 @@ def test_slider_starts_a_new_run_and_stops_the_old(server: Server, page: Page) -
 def test_run_to_its_end_scrub_verdicts_and_downloads(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/{SLUG}?{SMALL}")
     wait_for_status(page, r"^Done: step 40 of 40")
-    expect(page.get_by_text("reproduced here").first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^Verdicts")).first).to_be_visible()
     newest = chart_texts(page)
-    scrubber = (
-        page.locator("[data-testid=stSlider]").filter(has_text="Moment of the training").locator("input")
-    )
+    scrubber = page.locator("[data-testid=stSlider]").filter(has_text="step 40").locator("input")
     scrubber.focus()
     scrubber.press("Home")
     wait_until(lambda: any("step 0" in text for text in chart_texts(page)), "charts at step 0")
     assert chart_texts(page) != newest
+    page.get_by_role("tab", name="Take it with you").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Scalars as CSV").click()
     with open(download.value.path(), encoding="utf-8") as file:
@@ -134,7 +133,7 @@ def test_killed_worker_fails_its_run_only_and_the_next_works(server: Server, pag
     expect(page.get_by_text("This run failed")).to_be_visible()
     expect(page.get_by_text("SIGKILL")).to_be_visible()
     failed = run_of(page)
-    page.get_by_role("button", name="Run again").click()
+    page.get_by_role("button", name="Again", exact=True).click()
     wait_until(lambda: run_of(page) not in ("", failed), "a new run")
     wait_for_status(page, r"^Running: step [1-9]\d* of 1000")
     page.get_by_role("button", name="Stop").click()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from normviz.engine import RunStore, StoreError, WorkerEngine
-from normviz.experiments import Run
+from normviz.experiments import Run, run_experiment
 from normviz.knobs import KnobError, Knobs
 from tests.engine.conftest import Gate, wait_for_end
 from tests.engine.members import by_member
@@ -147,7 +147,7 @@ class TestWorkers:
 
 class TestInline:
     def test_two_seeds_and_one_more_are_three(self) -> None:
-        run = EXPERIMENT.run(ToyKnobs(seeds=2, steps=30))
+        run = run_experiment(EXPERIMENT, ToyKnobs(seeds=2, steps=30))
         before, seen = run.log.frames, []
         assert run.extend(1, on_frame=seen.append) is run
         assert (run.status, run.knobs.seeds) == ("done", 3)
@@ -158,18 +158,18 @@ class TestInline:
         def interrupt(frame: object) -> None:
             raise KeyboardInterrupt
 
-        run = EXPERIMENT.run(ToyKnobs(steps=3))
+        run = run_experiment(EXPERIMENT, ToyKnobs(steps=3))
         assert run.extend(1, on_frame=interrupt).status == "cancelled"
         assert by_member(run.log.frames).keys() == {("a", 0), ("a", 1)}
 
     def test_failed(self) -> None:
-        run = EXPERIMENT.run(ToyKnobs(steps=3, mode="raise", only=1))
+        run = run_experiment(EXPERIMENT, ToyKnobs(steps=3, mode="raise", only=1))
         with pytest.raises(ArithmeticError):
             run.extend(2)
         assert (run.status, run.knobs.seeds) == ("failed", 3)
 
     def test_refusals(self) -> None:
-        run = EXPERIMENT.run(ToyKnobs(seeds=6, steps=1))
+        run = run_experiment(EXPERIMENT, ToyKnobs(seeds=6, steps=1))
         with pytest.raises(KnobError, match="it takes 1 to 6"):
             run.extend(1)
         together = dataclasses.replace(EXPERIMENT, divisible=False).run(ToyKnobs(steps=1))

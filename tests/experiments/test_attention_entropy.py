@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -25,21 +22,15 @@ from normviz.experiments.attention_entropy.closed_forms import (
 )
 from normviz.experiments.attention_entropy.frames import pooled
 from normviz.experiments.attention_entropy.kernels import LinearKernel, RecurrentKernel
-from normviz.experiments.attention_entropy.knobs import ARMS, arm_names
-from normviz.experiments.attention_entropy.scales import FUSED, NORMS, lengths
-from normviz.figures.query_norm import entropy_curves, query_row_figure
+from normviz.experiments.attention_entropy.knobs import ARMS
+from normviz.experiments.attention_entropy.query_norm import entropy_curves, query_row_figure
+from normviz.experiments.attention_entropy.recorded import FUSED, NORMS, lengths
 from normviz.frame import Frame, FrameLog
 
 CLAIMS = {claim.id: claim for claim in EXPERIMENT.claims}
 ALL = tuple(ARMS)
 LINEAR = ALL[1:]
 TINY = {"width": "16", "depth": 1, "steps": 10, "seeds": 1, "batch_size": 4, "longest": "1024"}
-
-
-def test_first_frames_come_before_any_work() -> None:
-    first = list(itertools.islice(EXPERIMENT.frames(Knobs(), "cpu"), 3))
-    assert [(f.step, f.arm, f.seed) for f in first] == [(0, "Softmax", 0), (0, "Softmax", 1), (0, "elu+1", 0)]
-    assert all(f.values == {} for f in first)
 
 
 @pytest.fixture(scope="module", params=["pixels", "text"])
@@ -51,11 +42,11 @@ def tiny(request: pytest.FixtureRequest) -> tuple[Knobs, FrameLog]:
 def test_every_kernel_trains_on_every_task(tiny: tuple[Knobs, FrameLog]) -> None:
     knobs, log = tiny
     assert log.events == []
-    assert log.arms == [*arm_names(knobs), FUSED]
+    assert log.arms == list(knobs.shown_arms().names)
     losses = log.scalars("loss")
     assert (losses.groupby("arm").size() == 10).all()
     for name in ("entropy", "entropy_response", "query_norm", "validation_loss"):
-        assert set(log.scalars(name)["arm"]) == set(arm_names(knobs))
+        assert set(log.scalars(name)["arm"]) == set(knobs.trained_arms().names)
     assert ("accuracy" in log.scalar_names) == (knobs.task == "pixels")
     assert {e.value.shape for e in log.arrays("attention_map")} == {(16, 16)}
     for entry in log.arrays("attention_map"):
@@ -66,23 +57,9 @@ def test_every_kernel_trains_on_every_task(tiny: tuple[Knobs, FrameLog]) -> None
     assert response["Softmax"] < -1e-3
     assert abs(response["ReLU"]) < 1e-5
     gaps = log.scalars("generation_gap")
-    assert set(gaps["arm"]) == (set() if knobs.task == "pixels" else {"NaLa cosine", "NaLa sign"})
+    norm_aware = {ARMS[kind] for kind in ALL if kind.startswith("nala")}
+    assert set(gaps["arm"]) == (set() if knobs.task == "pixels" else norm_aware)
     assert (gaps["value"] < 1e-3).all()
-
-
-def test_figures_of_empty_and_full_logs(tiny: tuple[Knobs, FrameLog]) -> None:
-    knobs, log = tiny
-    empty = EXPERIMENT.figures(FrameLog(), knobs)
-    assert all("nothing is measured" in f.alt for name, f in empty.items() if name != "by_norm")
-    full = EXPERIMENT.figures(log, knobs)
-    assert list(full) == list(empty)
-    assert all(f.data is not None and len(f.data) for f in full.values())
-    early = EXPERIMENT.figures(log, knobs, 0)
-    assert early["maps"].title.endswith("(step 0)")
-    assert full["maps"].title.endswith("(step 10)")
-    assert early["rows"].title.endswith("(step 0)")
-    labels = full["seconds"].data["label"]
-    assert (labels != "").sum() == len(ALL) + 1
 
 
 @pytest.mark.parametrize("kind", LINEAR)
@@ -99,6 +76,49 @@ def test_kernels_apply_the_weights_they_tell(kind: str, causal: bool) -> None:
         torch.testing.assert_close(found[..., :2], expected[..., :2], atol=1e-4, rtol=1e-3)
     else:
         torch.testing.assert_close(kernel(q, k, v), weights @ v, atol=1e-4, rtol=1e-3)
+
+
+def test_ablations_leave_out_what_they_say() -> None:
+    """Against loops: a power that is the same for every norm; negative coordinates that count as zero."""
+    generator = torch.Generator().manual_seed(1)
+    q, k = torch.randn(2, 1, 1, 3, 4, generator=generator, dtype=torch.float64)
+    fixed = LinearKernel("nala_fixed", 1, 4, lam=2.0, tau=0.5).weights(q, k)[0, 0].numpy()
+    clipped = LinearKernel("nala_clipped", 1, 4, lam=2.0, tau=0.5).weights(q, k)[0, 0].numpy()
+    for i, j in np.ndindex(3, 3):
+        d = q[0, 0, i].numpy() / math.sqrt(float((q[0, 0, i] ** 2).sum()))
+        power = 2 * (0.5 + math.tanh(math.sqrt(float((q[0, 0, i] ** 2).sum()))))
+        with_angles, positive = [], []
+        for key in k[0, 0].numpy():
+            unit = key / math.sqrt(float((key**2).sum()))
+            turn = [
+                math.pi / 4 * (math.tanh(20 * a) - math.tanh(20 * b)) for a, b in zip(d, unit, strict=True)
+            ]
+            terms = zip(d, key, turn, strict=True)
+            with_angles.append(sum(abs(a) ** 3 * abs(b) ** 2 * math.cos(t) for a, b, t in terms))
+            positive.append(sum(max(a, 0) ** power * max(b, 0) ** 2 for a, b in zip(d, key, strict=True)))
+        assert fixed[i, j] == pytest.approx(with_angles[j] / 3 / (sum(with_angles) / 3 + 1e-6), rel=1e-9)
+        assert clipped[i, j] == pytest.approx(positive[j] / 3 / (sum(positive) / 3 + 1e-6), rel=1e-9)
+    doubled = LinearKernel("nala_fixed", 1, 4, lam=2.0, tau=0.5).weights(2 * q, k)[0, 0].numpy()
+    np.testing.assert_allclose(doubled, fixed, rtol=1e-9)
+
+
+def test_maps_are_those_of_the_first_seed() -> None:
+    knobs = Knobs(kinds=("relu",), side="4", first_seed=3, **{**TINY, "seeds": 2})  # type: ignore[arg-type]
+    log = FrameLog(EXPERIMENT.frames(knobs, "cpu"))
+    assert {entry.seed for entry in log.array_history("attention_map")} == {3}
+    full, early = EXPERIMENT.figures(log, knobs), EXPERIMENT.figures(log, knobs, 0, ["maps", "rows"])
+    assert [early[name].moment for name in ("maps", "rows")] == ["step 0", "step 0"]
+    assert full["maps"].moment == "step 10"
+    assert all(figure.data is not None and len(figure.data) for figure in full.values())
+
+
+def test_fused_softmax_is_timed_but_not_trained() -> None:
+    knobs = Knobs(kinds=("softmax", "relu"))
+    assert knobs.shown_arms().names == ("Softmax", "ReLU", FUSED)
+    assert knobs.trained_arms().names == ("Softmax", "ReLU")
+    assert knobs.shown_arms()[FUSED].colour == knobs.shown_arms()["Softmax"].colour
+    assert knobs.members() == 4
+    assert FUSED not in Knobs(kinds=("relu",)).shown_arms()
 
 
 def test_performer_draws_do_not_shift_the_network() -> None:
@@ -166,66 +186,6 @@ def test_pooled_maps_keep_rows_of_sum_one() -> None:
     assert small[0, 1] == pytest.approx(weights[:3, 3:6].sum() / 3)
     assert small[3, 3] == pytest.approx(weights[9, 9])
     np.testing.assert_allclose(pooled(weights, 10), weights, rtol=1e-6)
-
-
-def log_of(name: str, values: dict[str, list[float]]) -> FrameLog:
-    """Scalar ``name`` at steps 0, 1, … for each arm, seeds 0 and 1 alike."""
-    return FrameLog(
-        Frame(step, arm, seed, {name: value})
-        for arm, series in values.items()
-        for seed in (0, 1)
-        for step, value in enumerate(series)
-    )
-
-
-def test_claims_of_the_curves() -> None:
-    curves = {"NaLa cosine": [4.0, 3.5, 3.4, 3.45, 3.0, 9.0, 9.0, 9.0], "ReLU": [3, 3, 3.25, 3, 3, 9, 9, 9]}
-    log = FrameLog(
-        Frame(0, arm, seed, {"entropy_by_norm": np.array(curve)})
-        for arm, curve in curves.items()
-        for seed in (0, 1)
-    )
-    assert CLAIMS["cosine-falls"].measure(log, Knobs()) == pytest.approx({0: 0.05, 1: 0.05}, abs=1e-6)
-    assert CLAIMS["cosine-falls"].verdict(log, Knobs()).outcome == "not reproduced"
-    assert CLAIMS["relu-forgets-the-norm"].measure(log, Knobs()) == pytest.approx({0: 0.25, 1: 0.25})
-    assert CLAIMS["sign-falls"].measure(log, Knobs()) == {}
-
-
-def test_claims_of_the_second_half() -> None:
-    series = {"Softmax": [-3, -0.5, -2], "NaLa cosine": [9, 9, -1, -2], "ReLU": [0, -0.5, 0.1, 0]}
-    log = log_of("entropy_response", {arm: [float(x) for x in values] for arm, values in series.items()})
-    assert CLAIMS["softmax-sharpens"].measure(log, Knobs()) == {0: -0.5, 1: -0.5}
-    assert CLAIMS["cosine-sharpens"].measure(log, Knobs()) == {0: -1.5, 1: -1.5}
-    assert CLAIMS["relu-does-not-sharpen"].measure(log, Knobs()) == {0: 0.5, 1: 0.5}
-    both = FrameLog(
-        Frame(0, "Softmax", 0, {"entropy_q_correlation": -0.5, "entropy_k_correlation": 0.2}) for _ in "ab"
-    )
-    assert CLAIMS["keys-matter-less"].measure(both, Knobs()) == pytest.approx({0: 0.3})
-
-
-def test_race_claims_belong_to_their_task() -> None:
-    log = log_of("accuracy", {"NaLa cosine": [0, 80, 90], "elu+1": [0, 70, 80], "ReLU": [0, 90, 90]})
-    assert CLAIMS["beats-elu"].measure(log, Knobs()) == {0: 10.0, 1: 10.0}
-    assert CLAIMS["beats-relu"].measure(log, Knobs()) == {0: -5.0, 1: -5.0}
-    assert CLAIMS["beats-elu"].measure(log, Knobs(task="text")) == {}
-    loss = log_of("validation_loss", {"NaLa cosine": [3, 2, 2], "elu+1": [3, 2.5, 2.5], "Softmax": [3, 1, 1]})
-    assert CLAIMS["language-beats-elu"].measure(loss, Knobs(task="text")) == {0: -0.5, 1: -0.5}
-    assert CLAIMS["language-beats-softmax"].measure(loss, Knobs(task="text")) == {0: 1.0, 1: 1.0}
-    assert CLAIMS["language-beats-elu"].measure(loss, Knobs()) == {}
-
-
-def test_claims_of_cost_look_at_the_longest_sequence() -> None:
-    arrays = {"NaLa cosine": [5.0, 10.0], "Softmax": [5.0, 100.0]}
-    log = FrameLog(
-        Frame(9, arm, 0, {"bytes_by_length": np.array(a), "seconds_by_length": np.array(a)})
-        for arm, a in arrays.items()
-    )
-    assert CLAIMS["saves-memory"].measure(log, Knobs()) == pytest.approx({0: 90.0})
-    assert CLAIMS["faster-at-length"].measure(log, Knobs()) == pytest.approx({0: -1.0})
-
-
-def test_no_claim_speaks_of_an_empty_log() -> None:
-    assert {v.outcome for v in EXPERIMENT.verdicts(FrameLog(), Knobs()).values()} == {"undecided"}
 
 
 @pytest.mark.parametrize(
@@ -326,10 +286,89 @@ def test_row_in_the_browser_has_the_entropies_of_the_kernels() -> None:
         assert float(found[name]) == pytest.approx(float(entropy), abs=0.011)
 
 
-def test_server_side_loads_no_torch() -> None:
-    code = (
-        "import sys; from normviz.experiments.attention_entropy import EXPERIMENT, Knobs; from normviz.frame import "
-        "FrameLog; EXPERIMENT.figures(FrameLog(), Knobs()); import normviz.figures.query_norm; "
-        "sys.exit('torch' in sys.modules)"
+# ---- claims
+
+
+def curves(name: str, values: dict[str, list[float]], steps: list[int]) -> FrameLog:
+    """Scalar ``name`` at these steps for each arm, seeds 0 and 1 alike."""
+    return FrameLog(
+        Frame(step, arm, seed, {name: float(value)})
+        for arm, series in values.items()
+        for seed in (0, 1)
+        for step, value in zip(steps, series, strict=True)
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def arrays(name: str, values: dict[str, list[float]], step: int) -> FrameLog:
+    """Array ``name`` of each arm, seeds 0 and 1 alike."""
+    return FrameLog(
+        Frame(step, arm, seed, {name: np.array(value, dtype=float)})
+        for arm, value in values.items()
+        for seed in (0, 1)
+    )
+
+
+def numbers(claim: str, log: FrameLog, knobs: Knobs) -> dict[str, float]:
+    """Of seed 0, by rival."""
+    return {i.rival: i.per_seed[0] for i in CLAIMS[claim].verdict(log, knobs).intervals}
+
+
+def test_claims_of_the_curves_look_at_the_norms_of_the_paper() -> None:
+    shapes = {"NaLa cosine": [4.0, 3.5, 3.4, 3.45, 3.0, 9.0, 9.0, 9.0], "ReLU": [3, 3, 3.25, 3, 3, 9, 9, 9]}
+    log = arrays("entropy_by_norm", shapes, 0)
+    assert numbers("cosine-falls", log, Knobs()) == {"": pytest.approx(0.05, abs=1e-6)}
+    assert CLAIMS["cosine-falls"].verdict(log, Knobs()).outcome == "opposite"
+    assert numbers("relu-forgets-the-norm", log, Knobs()) == {"": 0.25}
+    assert CLAIMS["relu-forgets-the-norm"].verdict(log, Knobs()).outcome == "opposite"
+    assert not CLAIMS["sign-falls"].verdict(log, Knobs()).measured
+
+
+def test_claims_of_the_second_half_and_of_the_whole_run() -> None:
+    series = {"Softmax": [-3, -0.5, -1, -2], "NaLa cosine": [9, 9, -1, -2], "ReLU": [0, -0.5, 0.1, 0]}
+    knobs = Knobs(steps=40)
+    log = curves("entropy_response", series, [0, 10, 20, 30])
+    log.append(Frame(40, "Softmax", 0))
+    assert numbers("softmax-sharpens", log, knobs) == {"": -0.5}
+    assert numbers("cosine-sharpens", log, knobs) == {"": -1.5}
+    assert numbers("relu-does-not-sharpen", log, knobs) == {"": 0.5}
+    both = FrameLog(
+        Frame(step, "Softmax", seed, {"entropy_q_correlation": -0.5, "entropy_k_correlation": 0.2})
+        for seed in (0, 1)
+        for step in (0, 20, 40)
+    )
+    assert numbers("keys-matter-less", both, knobs) == {"": pytest.approx(0.3)}
+
+
+def test_the_race_is_against_each_rival_at_its_task() -> None:
+    score = {"NaLa cosine": [0, 80, 90], "elu+1": [0, 70, 80], "ReLU": [0, 90, 90], "FLatten": [0, 80, 80]}
+    knobs = Knobs(steps=20, kinds=("elu1", "relu", "focused", "nala_cosine"))
+    log = curves("accuracy", score, [0, 10, 20])
+    assert numbers("beats-linear", log, knobs) == {"elu+1": 10, "ReLU": -5, "FLatten": 5}
+    assert CLAIMS["beats-linear"].verdict(log, knobs).outcome == "opposite"
+    assert numbers("long-beats-linear", log, Knobs(steps=20, side="16")) == {"elu+1": 10, "ReLU": -5}
+    assert not CLAIMS["long-beats-linear"].verdict(log, knobs).measured
+    loss = {"NaLa cosine": [3, 2, 2], "elu+1": [3, 2.5, 2.5], "ReLU": [3, 2, 2], "Softmax": [3, 1, 1]}
+    text = Knobs(task="text", steps=20)
+    log = curves("validation_loss", loss, [0, 10, 20])
+    assert numbers("language-beats-linear", log, text) == {"elu+1": -0.5, "ReLU": 0.0}
+    assert numbers("language-beats-softmax", log, text) == {"": 1.0}
+    assert not CLAIMS["language-beats-softmax"].verdict(log, knobs).measured
+
+
+def test_a_diverged_arm_loses_the_race() -> None:
+    steps = [0, 10, 20]
+    log = curves("accuracy", {"NaLa cosine": [0, 80, 90], "NaLa, fixed power": [0, 1, 2]}, steps)
+    for seed in (0, 1):
+        log.append(Frame.diverged(15, "NaLa cosine", seed, "the loss is inf"))
+    knobs = Knobs(steps=20, kinds=("nala_cosine", "nala_fixed"))
+    assert numbers("norm-helps", log, knobs) == {"": -math.inf}
+    assert CLAIMS["norm-helps"].verdict(log, knobs).outcome == "opposite"
+
+
+def test_claims_of_cost_look_at_the_longest_sequence() -> None:
+    cost = {"NaLa cosine": [5.0, 10.0], "Softmax": [5.0, 100.0], FUSED: [5.0, 20.0]}
+    knobs = Knobs()
+    saved = numbers("saves-memory", arrays("bytes_by_length", cost, knobs.steps), knobs)
+    assert saved == {"": pytest.approx(90.0)}
+    faster = numbers("faster-at-length", arrays("seconds_by_length", cost, knobs.steps), knobs)
+    assert faster == {"softmax with its matrix": -1.0, "fused softmax": pytest.approx(-math.log10(2))}

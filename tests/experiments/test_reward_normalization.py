@@ -9,7 +9,8 @@ import torch
 from torch.nn.functional import log_softmax
 
 from models import TokenPolicy
-from normviz.experiments.reward_normalization import EXPERIMENT, Knobs, frozen, run
+from normviz.arms import Arms
+from normviz.experiments.reward_normalization import EXPERIMENT, Knobs, frozen
 from normviz.experiments.reward_normalization.advantages import advantages, reward_parts
 from normviz.experiments.reward_normalization.arithmetic import (
     BLANK,
@@ -22,18 +23,17 @@ from normviz.experiments.reward_normalization.arithmetic import (
 )
 from normviz.experiments.reward_normalization.beta_curves import beta_density, newest_fits, second_moment
 from normviz.experiments.reward_normalization.claims import CLAIMS
-from normviz.experiments.reward_normalization.figures import draw
 from normviz.experiments.reward_normalization.frames import frames
 from normviz.experiments.reward_normalization.knobs import (
     ESTIMATOR_NAMES,
     SUM,
     UNDECOMPOSED,
-    arm_names,
     reference_arm,
 )
+from normviz.experiments.reward_normalization.question_map import SIGNS, question_map_figure
+from normviz.figures import Board
 from normviz.figures.expressions import log_beta, log_gamma
 from normviz.frame import Frame, FrameLog
-from normviz.knobs import KnobError
 from normviz.weighting import bnpo_parameters, gradient_second_moment, group_advantage
 
 ALL = tuple(ESTIMATOR_NAMES)
@@ -75,19 +75,10 @@ def both_log() -> FrameLog:
 # ------------------------------------------------------------------------------------------------------------- knobs
 
 
-def test_defaults_extremes_and_work_limit() -> None:
-    assert Knobs().work() < Knobs.work_limit
-    for edge in ("low", "high"):
-        values = {c.name: getattr(c, edge) for c in Knobs.controls().values() if c.kind in ("int", "float")}
-        Knobs.parse({**values, "steps": 10, "seeds": 1})
-    with pytest.raises(KnobError, match="at most"):
-        Knobs.parse({"estimators": ALL, "steps": 1000, "seeds": 5, "group": 64, "questions": 64})
-
-
 def test_names_of_arms() -> None:
-    assert arm_names(Knobs(estimators=("grpo", "bnpo"))) == [GRPO, BNPO]
+    assert Knobs(estimators=("grpo", "bnpo")).shown_arms().names == (GRPO, BNPO)
     both = Knobs(estimators=("bnpo", "remax"), rewards=BOTH)
-    assert arm_names(both) == [BNPO, UNDECOMPOSED, REMAX]
+    assert both.shown_arms().names == (BNPO, UNDECOMPOSED, REMAX)
     assert reference_arm(both) == BNPO
     assert reference_arm(Knobs(estimators=("remax", "rloo"))) == REMAX
     assert Knobs.parse(Knobs(estimators=("reinforce++", "rloo")).to_query()).estimators == (
@@ -294,14 +285,8 @@ def test_special_cases() -> None:
 # ------------------------------------------------------------------------------------------------------------- frames
 
 
-def test_first_frames_come_before_any_work() -> None:
-    first = list(itertools.islice(frames(Knobs(), "cpu"), 3))
-    assert [f.step for f in first] == [0, 0, 0]
-    assert first[0].arm == BNPO
-
-
 def test_frames_of_all_estimators(accuracy_log: FrameLog) -> None:
-    assert accuracy_log.arms == arm_names(Knobs(estimators=ALL))
+    assert tuple(accuracy_log.arms) == Knobs(estimators=ALL).shown_arms().names
     assert not accuracy_log.events
     norms = accuracy_log.scalars("grad_norm")
     for arm in accuracy_log.arms:
@@ -384,32 +369,36 @@ def test_map_is_that_of_the_library() -> None:
     assert np.isinf(ours).any()
 
 
-@pytest.mark.parametrize("rewards", ["accuracy", BOTH])
-def test_figures_of_an_empty_log(rewards: str) -> None:
-    figures = draw(FrameLog(), Knobs(rewards=rewards))
-    assert ("format" in figures) == (rewards == BOTH)
-    for name, figure in figures.items():
-        assert figure.title
-        assert figure.look_for
-        assert figure.alt
-        if figure.data is not None:
-            assert figure.data.empty == (name != "normaliser")
-
-
 def test_figures_of_full_logs(accuracy_log: FrameLog, both_log: FrameLog) -> None:
     for log, knobs in (
         (accuracy_log, Knobs(estimators=ALL, **TINY)),
         (both_log, Knobs(estimators=ALL, rewards=BOTH, **{**TINY, "seeds": 2})),
     ):
         for step in (None, 6):
-            for figure in draw(log, knobs, step).values():
+            for figure in EXPERIMENT.figures(log, knobs, step).values():
                 assert "nothing is measured" not in figure.alt
                 assert figure.data is None or not figure.data.empty
             assert newest_fits(log, step)[BNPO].step == (5 if step else 10)
 
 
+def test_question_map_has_every_question_in_its_place(accuracy_log: FrameLog, questions: Questions) -> None:
+    board = Board(accuracy_log, Arms.of([BNPO, GRPO]))
+    data = question_map_figure(board, BNPO).data
+    assert data is not None
+    p = {e.arm: e.value for e in accuracy_log.arrays("p")}
+    for i in (0, 37, 142, 299):
+        a, sign, b = (VOCABULARY[t] for t in questions.prompts[i].tolist())
+        row = data.iloc[i]
+        number = "+-×".index(sign)
+        assert (row["column"], row["row"]) == (11 * number + int(a), int(b))
+        assert row["question"] == {0: f"{a} + {b}", 1: f"|{a} − {b}|", 2: f"{a} × {b}"}[number]
+        assert row[BNPO] == pytest.approx(p[BNPO][i], abs=0.006)
+        assert row[GRPO] == pytest.approx(p[GRPO][i], abs=0.006)
+    assert len(SIGNS) == 3
+
+
 def test_histogram_and_curves(accuracy_log: FrameLog) -> None:
-    data = draw(accuracy_log, Knobs(estimators=ALL, **TINY))["distribution"].data
+    data = EXPERIMENT.figures(accuracy_log, Knobs(estimators=ALL, **TINY))["distribution"].data
     assert data is not None
     rows = data[data["arm"] == BNPO]
     bars = rows[rows["kind"] == "accuracies"]
@@ -419,7 +408,7 @@ def test_histogram_and_curves(accuracy_log: FrameLog) -> None:
 
 def test_browser_computes_the_normaliser_of_the_library() -> None:
     """Vega's formulas, run by vl-convert, for the sliders' first values a = 4, b = 2."""
-    svg = draw(FrameLog(), Knobs())["normaliser"].to_svg()
+    svg = EXPERIMENT.figures(FrameLog(), Knobs(), names=["normaliser"])["normaliser"].to_svg()
     a, b = 4.0, 2.0
     best = float(gradient_second_moment(1 + a / 3, 1 + b / 3, a, b))
     none = float(gradient_second_moment(1.0, 1.0, a, b))
@@ -430,31 +419,49 @@ def test_browser_computes_the_normaliser_of_the_library() -> None:
 # ------------------------------------------------------------------------------------------------------------- claims
 
 
-def test_share_of_least_noise_and_moments_by_hand() -> None:
+def measured(id: str, log: FrameLog, rival: str = "", **values: object) -> dict[int, float]:
+    """The numbers of the seeds that have one, in a run that ends where the log does."""
+    knobs = Knobs(**{"seeds": len(log.seeds), "steps": max(log.last_step, 10), **values})  # type: ignore[arg-type]
+    found = CLAIM[id].rivals[rival](log, knobs)
+    return {seed: value for seed, value in found.items() if not math.isnan(value)}
+
+
+def test_noise_and_moments_by_hand() -> None:
     noise = {BNPO: [1.0, 2.0, 5.0], GRPO: [2.0, 3.0, 4.0], BASELINE: [1.0, 1.5, 6.0]}
     rows = [
-        (s, arm, 0, {"noise": v, "moment_gradient": v}) for arm, c in noise.items() for s, v in enumerate(c)
+        (5 * s, arm, 0, {"noise": v, "moment_gradient": v})
+        for arm, c in noise.items()
+        for s, v in enumerate(c)
     ]
     log = log_of(rows)
-    assert CLAIM["least-noise"].measure(log, Knobs()) == {0: pytest.approx(1 / 3)}
-    expected = np.mean([math.log10(1), math.log10(2 / 1.5), math.log10(5 / 4)])
-    assert CLAIM["smallest-moment"].measure(log, Knobs()) == {0: pytest.approx(expected)}
-    assert CLAIM["least-noise"].measure(log_of(rows[:6]), Knobs()) == {}
+    assert measured("least-noise", log, GRPO) == {0: pytest.approx(2 / 3)}
+    assert measured("least-noise", log, BASELINE) == {0: pytest.approx(2 / 3)}
+    against_grpo = np.mean([math.log10(1 / 2), math.log10(2 / 3), math.log10(5 / 4)])
+    against_none = np.mean([math.log10(1 / 1), math.log10(2 / 1.5), math.log10(5 / 6)])
+    assert measured("smallest-moment", log, GRPO) == {0: pytest.approx(against_grpo)}
+    assert measured("smallest-moment", log, BASELINE) == {0: pytest.approx(against_none)}
+    assert measured("less-noise-than-grpo", log) == {0: pytest.approx(against_grpo)}
+    assert measured("least-noise", log_of(rows[:6]), BASELINE) == {}
+    assert measured("least-noise", log, GRPO, steps=20) == {}  # the run has not ended
+    broken = log_of([*rows, (10, GRPO, 1, {"noise": math.nan}), (10, BNPO, 1, {"noise": 1.0})])
+    assert set(measured("least-noise", broken, GRPO)) == {0}
 
 
-def test_final_accuracy_against_the_best_rival() -> None:
+def test_final_accuracy_against_every_rival() -> None:
     finals = {BNPO: 0.7, REINFORCE: 0.5, REMAX: 0.6, GRPO: 0.75, PLUS: 0.1}
-    rows = [(s, arm, 0, {"accuracy": v if s else 9.0}) for arm, v in finals.items() for s in range(4)]
+    rows = [(5 * s, arm, 0, {"accuracy": v if s else 9.0}) for arm, v in finals.items() for s in range(4)]
     log = log_of(rows)
-    assert CLAIM["best-accuracy"].measure(log, Knobs()) == {0: pytest.approx(-0.05)}
-    assert CLAIM["best-accuracy"].measure(log, Knobs(rewards=BOTH)) == {}
-    without = log_of([row for row in rows if row[1] != REMAX])
-    assert CLAIM["best-accuracy"].measure(without, Knobs()) == {}
+    for rival in (REINFORCE, REMAX, GRPO, PLUS):
+        expected = {0: pytest.approx(0.7 - finals[rival])}
+        assert measured("best-accuracy", log, rival, steps=15) == expected
+    assert not CLAIM["best-accuracy"].applies(Knobs(rewards=BOTH))
+    log.append(Frame.diverged(15, BNPO, 0, "the gradient's norm is nan", lost=["grad_norm"]))
+    assert measured("best-accuracy", log, GRPO, steps=15) == {0: -math.inf}
 
 
 def test_steadiness_ignores_scale_and_trend() -> None:
     def curve(scale: float, jitter: float) -> list[float]:
-        return [scale * math.exp(0.1 * s + jitter * (s % 2)) for s in range(9)]
+        return [scale * math.exp(0.1 * s + jitter * (s % 2)) for s in range(11)]
 
     jitters = {BNPO: 0.2, REINFORCE: 0.5, REMAX: 0.4, GRPO: 0.3, PLUS: 0.6}
     rows = [
@@ -462,39 +469,36 @@ def test_steadiness_ignores_scale_and_trend() -> None:
         for i, (arm, j) in enumerate(jitters.items())
         for s, v in enumerate(curve(10.0**i, j))
     ]
-    measured = CLAIM["steadiest-gradients"].measure(log_of(rows), Knobs())
 
     def spread(jitter: float) -> float:
         return float(np.std(np.diff(np.log(curve(1.0, jitter))), ddof=1))
 
-    assert measured == {0: pytest.approx(spread(0.2) - spread(0.3))}
+    for rival in (REINFORCE, REMAX, GRPO, PLUS):
+        expected = {0: pytest.approx(spread(0.2) - spread(jitters[rival]))}
+        assert measured("steadiest-gradients", log_of(rows), rival) == expected
+    lost = log_of(rows)
+    lost.append(Frame.diverged(10, GRPO, 0, "the gradient's norm is inf", lost=["grad_norm"]))
+    assert measured("steadiest-gradients", lost, GRPO) == {0: -math.inf}
 
 
 def test_decomposition_takes_the_mean_of_both_rewards() -> None:
+    finals = {BNPO: (0.6, 0.9), UNDECOMPOSED: (0.5, 0.8)}
     rows = [
-        (0, BNPO, 0, {"accuracy": 0.6, "format": 0.9}),
-        (0, UNDECOMPOSED, 0, {"accuracy": 0.5, "format": 1.0}),
-        (0, BNPO, 1, {"accuracy": 0.6, "format": 0.9}),
+        (5 * s, arm, 0, {"accuracy": a if s else 0.0, "format": f if s else 0.0})
+        for arm, (a, f) in finals.items()
+        for s in range(4)
     ]
-    log = log_of(rows)
-    assert CLAIM["decomposition-helps"].measure(log, Knobs(rewards=BOTH)) == {0: pytest.approx(0.0)}
-    assert CLAIM["decomposition-helps"].measure(log, Knobs()) == {}
+    assert measured("decomposition-helps", log_of(rows), steps=15) == {0: pytest.approx(0.1)}
+    assert measured("decomposition-helps", log_of(rows[:4]), steps=15) == {}
+    assert not CLAIM["decomposition-helps"].applies(Knobs())
 
 
-def test_exact_claims(accuracy_log: FrameLog) -> None:
+def test_identities(accuracy_log: FrameLog) -> None:
     knobs = Knobs(estimators=ALL, **TINY)
     verdicts = EXPERIMENT.verdicts(accuracy_log, knobs)
     assert verdicts["special-cases"].outcome == "reproduced"
     assert verdicts["minimal-by-theory"].outcome == "reproduced"
-    assert verdicts["best-accuracy"].per_seed
+    assert all(v.seeds == 1 for id, v in verdicts.items() if id != "decomposition-helps")
     broken = log_of([(0, BNPO, 0, {"special_case_error": 0.1, "theory_margin": -0.2})])
-    assert CLAIM["special-cases"].verdict(broken, knobs).outcome == "not reproduced"
-    assert CLAIM["minimal-by-theory"].verdict(broken, knobs).outcome == "not reproduced"
-    assert all(c.measure(FrameLog(), knobs) == {} for c in CLAIMS)
-
-
-def test_notebook_call() -> None:
-    result = run(Knobs(estimators=("bnpo", "grpo"), **TINY), device="cpu")
-    assert result.status == "done"
-    assert result.verdicts()["decomposition-helps"].outcome == "undecided"
-    assert "accuracy" in result.figures()
+    assert CLAIM["special-cases"].verdict(broken, knobs).outcome == "opposite"
+    assert CLAIM["minimal-by-theory"].verdict(broken, knobs).outcome == "opposite"

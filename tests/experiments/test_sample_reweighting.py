@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from codecs import encode
@@ -15,15 +14,19 @@ from normviz.experiments.sample_reweighting import EXPERIMENT, Knobs, run
 from normviz.experiments.sample_reweighting import frames as frames_module
 from normviz.experiments.sample_reweighting.claims import CLAIMS
 from normviz.experiments.sample_reweighting.devices import device_values
-from normviz.experiments.sample_reweighting.figures import draw
 from normviz.experiments.sample_reweighting.frames import frames
-from normviz.experiments.sample_reweighting.knobs import CONTEXT, STRATEGY_NAMES, TEXT_SOURCES, arm_names
+from normviz.experiments.sample_reweighting.knobs import (
+    CONTEXT,
+    NO_REPEATS,
+    STRATEGY_NAMES,
+    TEXT_SOURCES,
+    arm_name,
+)
 from normviz.experiments.sample_reweighting.regression import CORRUPTED, REDUNDANT, REGULAR, make_problem
 from normviz.experiments.sample_reweighting.sample_rows import NO_BREAK, readable
 from normviz.experiments.sample_reweighting.text_mixture import TextMixture
 from normviz.experiments.sample_reweighting.weight_curves import SCORES, normalized_losses
 from normviz.frame import Frame, FrameLog
-from normviz.knobs import KnobError
 from normviz.weighting import STRATEGIES, normalize_losses, sample_weights
 
 ALL = tuple(STRATEGY_NAMES)
@@ -46,37 +49,6 @@ def language() -> FrameLog:
 def regression() -> FrameLog:
     knobs = Knobs(task="regression", strategies=ALL, steps=40, seeds=2, warmup=3)
     return FrameLog(frames(knobs, "cpu"))
-
-
-# ------------------------------------------------------------------------------------------------------- knobs
-
-
-def test_defaults_extremes_and_work_limit() -> None:
-    controls = Knobs.controls().values()
-    assert LANGUAGE.work() < Knobs.work_limit
-    for edge in ("low", "high"):
-        values = {c.name: getattr(c, edge) for c in controls if c.kind in ("int", "float")}
-        small = {"steps": 10, "seeds": 1, "batch_size": 8}
-        Knobs.parse({**values, **small})
-    with pytest.raises(KnobError, match="at most"):
-        Knobs.parse({"strategies": ALL, "steps": 1000, "seeds": 5, "batch_size": 64})
-    with pytest.raises(KnobError, match="redundant"):
-        Knobs.parse({"redundant": 0.9})
-
-
-def test_random_knobs_are_accepted_or_refused_with_a_sentence() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        values = {
-            c.name: float(rng.uniform(c.low, c.high))
-            if c.kind == "float"
-            else int(rng.integers(c.low, c.high))
-            for c in Knobs.controls().values()
-            if c.kind in ("int", "float") and c.low is not None and c.high is not None
-        }
-        knobs, rejections = Knobs.parse_leniently(values)
-        assert knobs.work() <= Knobs.work_limit
-        assert all(r.name == "work" for r in rejections)
 
 
 # ----------------------------------------------------------------------------------------------- text of mixed quality
@@ -129,14 +101,6 @@ def test_held_out_text_was_never_drawn(corpus: TextCorpus) -> None:
 # ------------------------------------------------------------------------------------------------------------ frames
 
 
-def test_first_frames_come_before_any_work() -> None:
-    first = list(itertools.islice(frames(LANGUAGE, "cpu"), 3))
-    assert [f.step for f in first] == [0, 0, 0]
-    assert first[0].arm == "Uniform"
-    first = list(itertools.islice(frames(REGRESSION, "cpu"), 3))
-    assert [f.arm for f in first] == ["Uniform", "LinUpper", "Quadratic"]
-
-
 def test_language_frames(language: FrameLog) -> None:
     assert language.arms == list(STRATEGY_NAMES.values())
     assert not language.events
@@ -175,6 +139,44 @@ def test_text_travels_as_character_codes(language: FrameLog) -> None:
     clean = [readable(row) for row, s in zip(entry.value, source, strict=True) if s in (0, 1)]
     assert clean
     assert all(text in whole for text in clean)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {**TINY, "strategies": ("uniform", "linupper")},
+        {**TINY, "task": "regression", "steps": 12, "samples": 16},
+    ],
+)
+def test_seeds_trained_apart_give_the_same_frames(setting: dict[str, object]) -> None:
+    knobs = Knobs(**{**setting, "seeds": 2, "first_seed": 3})
+    whole = [frame for frame in frames(knobs, "cpu") if frame.seed == 4]
+    alone = list(frames(knobs.for_seeds([4]), "cpu"))
+    assert [(f.step, f.arm) for f in alone] == [(f.step, f.arm) for f in whole]
+    for a, b in zip(alone, whole, strict=True):
+        assert a.values.keys() == b.values.keys()
+        for name in a.values.keys() - {"weighting_cost"}:
+            np.testing.assert_array_equal(a.values[name], b.values[name])
+
+
+def test_twins_read_the_same_text_but_for_the_repeats() -> None:
+    knobs = Knobs(strategies=("uniform", "linupper"), without_repeats=True, **TINY)
+    arms = knobs.shown_arms()
+    assert list(arms) == [a + end for end in ("", NO_REPEATS) for a in ("Uniform", "LinUpper")]
+    assert arms["LinUpper"].colour == arms["LinUpper" + NO_REPEATS].colour == 0
+    assert arms["LinUpper"].dash != arms["LinUpper" + NO_REPEATS].dash
+    log = FrameLog(frames(knobs, "cpu"))
+    assert log.arms == list(arms)
+    shares = log.scalars("share/duplicated").groupby("arm")["value"].max()
+    assert shares["Uniform"] > 0.2
+    assert shares["Uniform" + NO_REPEATS] == shares["LinUpper" + NO_REPEATS] == 0
+    start = log.scalars("heldout_loss").query("step == 0")["value"]
+    assert start.nunique() == 1
+    without = FrameLog(frames(Knobs(strategies=("uniform",), redundant=0.0, **TINY), "cpu"))
+    losses = log.scalars("loss").query("arm == 'Uniform, no repeats'")["value"].to_numpy()
+    np.testing.assert_array_equal(losses, without.scalars("loss")["value"].to_numpy())
+    for off in (Knobs(without_repeats=True, redundant=0.0), Knobs(without_repeats=True, task="regression")):
+        assert not off.has_twins()
 
 
 def test_annealed_r_starts_flat() -> None:
@@ -287,26 +289,16 @@ def test_scores_are_those_of_the_library() -> None:
     assert not normalized_losses(np.full(3, 2.0)).any()
 
 
-@pytest.mark.parametrize("knobs", [LANGUAGE, REGRESSION])
-def test_figures_of_an_empty_log(knobs: Knobs) -> None:
-    for name, figure in draw(FrameLog(), knobs).items():
-        assert figure.title
-        assert figure.look_for
-        assert figure.alt
-        assert figure.data is not None
-        assert figure.data.empty == (name != "weights")
-
-
 def test_figures_of_a_full_log(language: FrameLog, regression: FrameLog) -> None:
     for log, knobs in (
         (language, Knobs(strategies=ALL, **TINY)),
         (regression, Knobs(task="regression", strategies=ALL, steps=40, seeds=2)),
     ):
         for step in (None, 7):
-            for figure in draw(log, knobs, step).values():
+            for figure in EXPERIMENT.figures(log, knobs, step).values():
                 assert figure.data is not None
                 assert not figure.data.empty
-                assert set(figure.data["arm"].str.partition(",")[0]) <= set(arm_names(knobs))
+                assert set(figure.data["arm"].str.partition(",")[0]) <= set(knobs.shown_arms())
                 assert "nothing is measured" not in figure.alt
 
 
@@ -316,9 +308,9 @@ def test_browser_computes_the_library_s_weights() -> None:
     values = {"sample_loss": losses, "sample_weight": np.ones(5), "sample_source": np.array([0, 1, 2, 3, 0])}
     log = log_of([(0, "LinUpper", 0, values)])
     knobs = Knobs(strategies=("linupper",), r=0.25)
-    svg = draw(log, knobs)["weights"].to_svg()
-    assert "at most e^(1/r) = 54.6" in svg
-    shown = re.findall(r'aria-label="normalised loss h: ([^;]+); weight ÷ uniform weight: ([^;"]+)', svg)
+    svg = EXPERIMENT.figures(log, knobs)["weights"].to_svg()
+    assert "max ÷ min ≤ e^(1/r) = 54.6" in svg
+    shown = re.findall(r'aria-label="normalised loss h: ([^;]+); weight ÷ uniform: ([^;"]+)', svg)
     points = {(float(h.replace("−", "-")), round(float(w), 3)) for h, w in shown}
     w = 5 * sample_weights(torch.tensor(losses), "linupper", 0.25)
     for h, weight in zip(normalized_losses(losses.astype(float)), w.tolist(), strict=True):
@@ -326,7 +318,7 @@ def test_browser_computes_the_library_s_weights() -> None:
 
 
 def test_rows_of_samples(language: FrameLog) -> None:
-    figure = draw(language, Knobs(strategies=ALL, **TINY))["samples"]
+    figure = EXPERIMENT.figures(language, Knobs(strategies=ALL, **TINY))["samples"]
     assert figure.data is not None
     rows = figure.data[figure.data["arm"] == "LinUpper"]
     assert rows["row"].tolist() == [0, 1, 2, 4, 5, 6]  # of the eight samples one comes three times
@@ -341,46 +333,66 @@ def test_rows_of_samples(language: FrameLog) -> None:
 # ------------------------------------------------------------------------------------------------------------ claims
 
 
-def held_out(values: dict[str, list[float]], step: int = 10) -> FrameLog:
+def held_out(values: dict[str, list[float]]) -> FrameLog:
+    """A log of the last three evaluations of a run of ten steps."""
     return log_of(
         [
             (step, arm, seed, {"heldout_loss": v})
+            for step in (6, 8, 10)
             for arm, per_seed in values.items()
             for seed, v in enumerate(per_seed)
         ]
     )
 
 
+def per_seed(name: str, log: FrameLog, knobs: Knobs) -> dict[str, dict[int, float]]:
+    return {i.rival: dict(i.per_seed) for i in CLAIM[name].verdict(log, knobs).intervals}
+
+
 def test_language_claims_by_hand() -> None:
     log = held_out(
-        {"Uniform": [3.0, 3.1], "LinUpper": [2.5, 2.4], "Quadratic": [2.7, 2.3], "Extremes": [3, 3]}
+        {
+            "Uniform": [3.0, 3.1],
+            "LinUpper": [2.5, 2.4],
+            "Quadratic": [2.7, 2.3],
+            "Extremes": [3, 3],
+            arm_name("uniform", repeats=False): [2.9, 2.9],
+            arm_name("linupper", repeats=False): [2.8, 3.0],
+        }
     )
-    assert CLAIM["linupper-beats-uniform"].measure(log, LANGUAGE) == pytest.approx({0: -0.5, 1: -0.7})
-    assert CLAIM["linupper-best"].measure(log, LANGUAGE) == pytest.approx({0: -0.2, 1: 0.1})
-    assert CLAIM["quadratic-with-outliers"].measure(log, LANGUAGE) == {}
-    many = Knobs(shuffled=0.1, foreign=0.05)
-    assert CLAIM["quadratic-with-outliers"].measure(log, many) == pytest.approx({0: 0.2, 1: -0.1})
-    for other in (Knobs(redundant=0.4), REGRESSION):
-        assert CLAIM["linupper-beats-uniform"].measure(log, other) == {}
+    knobs = Knobs(steps=10)
+    assert per_seed("linupper-beats-uniform", log, knobs)[""] == pytest.approx({0: -0.5, 1: -0.7})
+    rivals = per_seed("linupper-best", log, knobs)
+    assert rivals["Quadratic"] == pytest.approx({0: -0.2, 1: 0.1})
+    assert rivals["Extremes"] == pytest.approx({0: -0.5, 1: -0.6})
+    twins = Knobs(steps=10, without_repeats=True)
+    assert per_seed("gain-comes-from-repeats", log, twins)[""] == pytest.approx({0: -0.4, 1: -0.8})
+    many = Knobs(steps=10, shuffled=0.1, foreign=0.08)
+    assert per_seed("quadratic-with-outliers", log, many)[""] == pytest.approx({0: 0.2, 1: -0.1})
+    for name in ("quadratic-with-outliers", "gain-comes-from-repeats"):
+        assert not CLAIM[name].verdict(log, knobs).measured
+    for other in (Knobs(steps=10, redundant=0.4), REGRESSION):
+        assert not CLAIM["linupper-beats-uniform"].verdict(log, other).measured
 
 
 def test_regression_claims_by_hand() -> None:
     curves = {
-        "Uniform": [8.0, 4.0, 2.0, 1.0],
-        "LinUpper": [8.0, 2.0, 1.0, 0.1],
-        "Quadratic": [8.0, 7.0, 5.0, 2.0],
+        "Uniform": [8.0, 4.0, 2.0, 1.0, 0.5],
+        "LinUpper": [8.0, 2.0, 0.5, 0.1, 0.05],
+        "Quadratic": [8.0, 7.0, 5.0, 2.0, 1.0],
+        "Extremes": [8.0, 6.0, 4.0, 2.0, 1.0],
     }
-    rows = [(s, arm, 0, {"heldout_loss": v}) for arm, c in curves.items() for s, v in enumerate(c)]
-    log = log_of(rows)
-    assert CLAIM["regression-linupper"].measure(log, REGRESSION) == {0: -1.0}
-    assert CLAIM["regression-quadratic"].measure(log, REGRESSION) == {0: math.inf}
-    assert CLAIM["regression-linupper-fastest"].measure(log, REGRESSION) == {}
-    log.append(Frame(3, "Extremes", 0, {"heldout_loss": 5.0}))
-    fastest = CLAIM["regression-linupper-fastest"].measure(log, REGRESSION)
-    assert fastest == pytest.approx({0: -1.0})
-    corrupted = Knobs(task="regression", corrupted=0.1)
+    rows = [(10 * s, arm, 0, {"heldout_loss": v}) for arm, c in curves.items() for s, v in enumerate(c)]
+    log, knobs = log_of(rows), Knobs(task="regression", steps=40, seeds=1)
+    assert per_seed("regression-linupper", log, knobs) == {"": {0: 2.0}}
+    assert per_seed("regression-quadratic", log, knobs) == {"": {0: pytest.approx(0.75)}}
+    fastest = per_seed("regression-linupper-fastest", log, knobs)
+    there = 10 + 10 * (2.0 - 1.0) / (2.0 - 0.5)
+    assert fastest["Uniform"] == {0: 2.0}
+    assert fastest["Quadratic"] == fastest["Extremes"] == {0: pytest.approx(40 / there)}
+    corrupted = Knobs(task="regression", corrupted=0.1, steps=40, seeds=1)
     for name in ("regression-linupper", "regression-quadratic", "regression-linupper-fastest"):
-        assert CLAIM[name].measure(log, corrupted) == {}
+        assert not CLAIM[name].verdict(log, corrupted).measured
 
 
 def test_bound_and_exact_claims_by_hand() -> None:
@@ -389,21 +401,27 @@ def test_bound_and_exact_claims_by_hand() -> None:
         (5, "LinUpper", 0, {"average_gap": 3.0, "bound": 4.0, "bound_saving": 0.25, "weight_log_ratio": 2.5}),
         (5, "Uniform", 0, {"average_gap": 1.0, "bound": 4.0, "bound_saving": 0.0, "device_gap": 1e-7}),
     ]
-    log = log_of(rows)
-    assert CLAIM["bound-holds"].measure(log, REGRESSION) == {0: 0.75}
-    assert CLAIM["bound-holds"].verdict(log, REGRESSION).outcome == "reproduced"
-    assert CLAIM["bound-holds"].measure(log, Knobs(task="regression", step_size=1.5)) == {}
-    assert CLAIM["linupper-tightens-bound"].measure(log, REGRESSION) == {0: 0.25}
-    assert CLAIM["bounded-weights"].measure(log, REGRESSION) == {0: pytest.approx(1.0)}
-    assert CLAIM["devices-add-up"].measure(log, REGRESSION) == {0: 1e-7}
+    log, knobs = log_of(rows), Knobs(task="regression", seeds=1)
+    expected = {
+        "bound-holds": 0.75,
+        "linupper-tightens-bound": 0.25,
+        "bounded-weights": 1,
+        "devices-add-up": 1e-7,
+    }
+    for name, value in expected.items():
+        assert per_seed(name, log, knobs) == {"": {0: pytest.approx(value)}}
+        assert CLAIM[name].verdict(log, knobs).outcome == "reproduced"
+        assert CLAIM[name].identity
+    assert not CLAIM["bound-holds"].verdict(log, Knobs(task="regression", step_size=1.5)).measured
     broken = log_of([(0, "LinUpper", 0, {"weight_log_ratio": 2.6, "average_gap": 2.0, "bound": 1.0})])
-    assert CLAIM["bounded-weights"].verdict(broken, REGRESSION).outcome == "not reproduced"
-    assert CLAIM["bound-holds"].verdict(broken, REGRESSION).outcome == "not reproduced"
+    assert CLAIM["bounded-weights"].verdict(broken, knobs).outcome == "opposite"
+    assert CLAIM["bound-holds"].verdict(broken, knobs).outcome == "opposite"
 
 
 def test_cost_claim_takes_the_median() -> None:
     log = log_of([(s, "LinUpper", 0, {"weighting_cost": c}) for s, c in enumerate([0.5, 0.7, 90.0])])
-    assert CLAIM["costs-nothing"].measure(log, LANGUAGE) == {0: 0.7}
+    knobs = Knobs(seeds=1, steps=10).model_copy(update={"steps": 3})
+    assert per_seed("costs-nothing", log, knobs) == {"": {0: 0.7}}
 
 
 def test_measured_logs_give_verdicts(language: FrameLog, regression: FrameLog) -> None:
@@ -415,7 +433,6 @@ def test_measured_logs_give_verdicts(language: FrameLog, regression: FrameLog) -
     verdicts = EXPERIMENT.verdicts(regression, Knobs(task="regression", strategies=ALL, steps=40))
     assert verdicts["bound-holds"].outcome == "reproduced"
     assert verdicts["linupper-tightens-bound"].outcome == "reproduced"
-    assert all(c.measure(FrameLog(), LANGUAGE) == {} for c in CLAIMS)
 
 
 def test_notebook_call() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from normviz.arms import Arms
+from normviz.experiments.attention_entropy.attention_maps import attention_maps_figure
+from normviz.experiments.attention_entropy.growth import growth_figure
+from normviz.experiments.evolving_layers.scatters import Dot, scatter_figure
+from normviz.experiments.evolving_layers.sweeps import sweep_figure
+from normviz.experiments.residual_depth.responses import response_figure
+from normviz.experiments.residual_depth.theories import theory_figure
 from normviz.figures import Board, Figure, seed_bands
-from normviz.figures.attention_maps import attention_maps_figure
-from normviz.figures.growth import growth_figure
-from normviz.figures.responses import response_figure
-from normviz.figures.scatters import Dot, scatter_figure
-from normviz.figures.sweeps import sweep_figure
-from normviz.figures.theories import theory_figure
 from normviz.frame import Frame, FrameLog, Log
 from normviz.progress import SAMPLES
 

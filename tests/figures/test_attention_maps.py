@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from normviz.arms import Arms
+from normviz.experiments.attention_entropy.attention_maps import ABREAST, attention_maps_figure
 from normviz.figures import Figure
-from normviz.figures.attention_maps import ABREAST, attention_maps_figure
 from normviz.frame import Frame, FrameLog
 
 

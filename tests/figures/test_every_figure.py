@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from normviz.arms import Arms
+from normviz.experiments.attention_entropy.query_norm import entropy_curves_figure, query_row_figure
+from normviz.experiments.evolving_layers.norm_responses import norm_response_figure
+from normviz.experiments.residual_depth.path_levels import level_growth_figure, level_weights_figure
+from normviz.experiments.self_normalizing.moment_bounds import contraction_figure, variance_bounds_figure
+from normviz.experiments.self_normalizing.moment_map import moment_map_figure
 from normviz.figures import Figure
 from normviz.figures.encodings import FAINT
-from normviz.figures.moment_bounds import contraction_figure, variance_bounds_figure
-from normviz.figures.moment_map import moment_map_figure
-from normviz.figures.norm_responses import norm_response_figure
-from normviz.figures.path_levels import level_growth_figure, level_weights_figure
-from normviz.figures.query_norm import entropy_curves_figure, query_row_figure
 from normviz.frame import FrameLog
 from tests.figures.cases import ALONE, ARMS, DRAWN, run_log
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from normviz.arms import Arms
+from normviz.experiments.evolving_layers.node_graphs import node_graph_figure
+from normviz.experiments.evolving_layers.norm_responses import RESPONSES, norm_response_figure
+from normviz.experiments.evolving_layers.scatters import Dot, scatter_figure
+from normviz.experiments.evolving_layers.sweeps import sweep_figure
 from normviz.figures import colours
-from normviz.figures.node_graphs import node_graph_figure
-from normviz.figures.norm_responses import RESPONSES, norm_response_figure
-from normviz.figures.scatters import Dot, scatter_figure
-from normviz.figures.sweeps import sweep_figure
 from normviz.frame import Frame, FrameLog
 from normviz.norms import make_evonorm
 

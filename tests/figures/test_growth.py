@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from normviz.arms import Arms
-from normviz.figures.growth import APART, growth_figure
+from normviz.experiments.attention_entropy.growth import APART, growth_figure
 from normviz.frame import Frame, FrameLog
 
 SIZES = (512, 1024, 2048)

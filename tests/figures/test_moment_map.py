@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from normviz.figures.moment_bounds import BOX, contraction_figure, variance_bounds_figure
-from normviz.figures.moment_map import LAYERS, moment_map_figure
-from normviz.figures.selu_expressions import jacobian_steps, map_steps, solved_selu
+from normviz.experiments.self_normalizing.moment_bounds import BOX, contraction_figure, variance_bounds_figure
+from normviz.experiments.self_normalizing.moment_map import LAYERS, moment_map_figure
+from normviz.experiments.self_normalizing.selu_expressions import jacobian_steps, map_steps, solved_selu
 from normviz.norms.selu_moments import (
     ALPHA01,
     LAMBDA01,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from normviz.figures.path_levels import level_growth_figure, level_weights_figure
+from normviz.experiments.residual_depth.path_levels import level_growth_figure, level_weights_figure
 
 
 def test_closed_form_figures_draw() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from normviz.figures.responses import response_figure
+from normviz.experiments.residual_depth.responses import response_figure
 from normviz.frame import Frame, FrameLog
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from normviz.arms import Arms
-from normviz.figures.theories import theory_figure
+from normviz.experiments.residual_depth.theories import theory_figure
 from normviz.frame import Frame, FrameLog
 
 

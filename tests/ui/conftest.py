@@ -48,5 +48,5 @@ def open_page() -> Iterator[Callable[..., AppTest]]:
     yield open_
     for app in opened:
         for slug in SLUGS:
-            if f"run:{slug}" in app.session_state:
-                server.engine().cancel(app.session_state[f"run:{slug}"]["id"])
+            if f"{slug}/run" in app.session_state:
+                server.engine().cancel(app.session_state[f"{slug}/run"]["id"])

@@ -60,13 +60,50 @@ def test_default_page_has_every_part(slug: str, open_page: OpenPage) -> None:
     experiment = get_experiment(slug)
     assert app.title[0].value == experiment.title
     assert any(experiment.question in m.value for m in app.markdown)
-    assert [h.value for h in app.header][-3:] == [
-        "Do the papers' claims hold here?",
-        "The maths beside the code that ran",
-        "Take it with you",
-    ]
-    assert app.code, "the method's source is shown"
+    assert [tab.label for tab in app.tabs][-3:] == ["Claims", "Maths and code", "Take it with you"]
+    stage = experiment.sheet(experiment.knobs()).stage
+    assert 1 <= len(stage) <= 6
+    assert "Presets" in [group.label for group in app.get("button_group")]
     assert not app.error
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_every_tab_opens(slug: str, open_page: OpenPage) -> None:
+    app = open_page(slug)
+    names = [tab.label for tab in app.tabs]
+    for name in names:
+        app.session_state[f"{slug}/tabs"] = name
+        app.run()
+        assert not app.exception, name
+        if name == "Maths and code":
+            assert app.code, "the method's source is shown"
+        if name == "Claims":
+            assert len(app.dataframe) == 1
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_every_preset_opens_from_a_link(slug: str, open_page: OpenPage) -> None:
+    experiment = get_experiment(slug)
+    for preset in list(experiment.presets.values())[1:]:
+        app = open_page(slug, preset=preset.slug)
+        assert not app.warning, [w.value for w in app.warning]
+        assert app.session_state[f"{slug}/knobs"] == experiment.setting(preset)
+        assert app.session_state[f"{slug}/preset"] == preset.slug
+
+
+def test_an_unknown_preset_is_said_and_the_page_works(open_page: OpenPage) -> None:
+    app = open_page(SLUGS[0], preset="langauge", steps="20")
+    assert "There is no preset" in app.warning[0].value
+    assert app.session_state[f"{SLUGS[0]}/knobs"].steps == 20
+
+
+def test_text_from_a_link_has_no_meaning_as_markdown(open_page: OpenPage) -> None:
+    app = open_page(
+        SLUGS[0], **{"![x](https://example.org/x.png)": "1", "a": "1", "b": "1", "c": "1", "d": "1"}
+    )
+    text = app.warning[0].value
+    assert "![x](" not in text
+    assert "2 more" in text
 
 
 @pytest.mark.parametrize("pick", [lowest, highest], ids=["lowest", "highest"])
@@ -114,7 +151,8 @@ def test_values_of_a_link_are_sent_again_with_the_whole_page(open_page: OpenPage
         return proto.set_value, list(proto.value)
 
     assert share() == (True, [0.3])  # the browser may have skipped what the first run of the script sent
-    assert next(s for s in app.slider if s.label.startswith("Moment")).proto.set_value
+    moment = next(s for s in app.slider if s.label == "Moment")
+    assert (moment.value, list(moment.proto.default)) == (400, [400])
     app.run()
     assert not share()[0]  # and later runs leave the slider to the visitor
 
@@ -125,7 +163,7 @@ def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage
     short = ("steps", "seeds", "phases", "period")
     few = {name: str(control.low) for name, control in schema.controls().items() if name in short}
     app = open_page(slug, **few)
-    run_id = app.session_state[f"run:{slug}"]["id"]
+    run_id = app.session_state[f"{slug}/run"]["id"]
     deadline = time.monotonic() + 240
     while (run := engine().get(run_id)) is not None and run.live and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -134,7 +172,7 @@ def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage
     app.run()
     assert not app.exception
     assert app.get("vega_lite_chart") or app.get("plotly_chart")
-    assert not any("judged when the run has ended" in i.value for i in app.info)
+    assert not any("judged when the run has ended" in m.value for m in app.markdown)
     assert run.figures()
     assert set(run.verdicts()) == {c.id for c in run.experiment.claims}
 
@@ -148,7 +186,7 @@ def test_pages_over_the_store(slug: str, title: str, open_page: OpenPage) -> Non
 
 def stored_run(open_page: OpenPage, slug: str = SLUGS[0], **query: str) -> str:
     """The id of a short run that has ended and is stored."""
-    run_id: str = open_page(slug, **query).session_state[f"run:{slug}"]["id"]
+    run_id: str = open_page(slug, **query).session_state[f"{slug}/run"]["id"]
     deadline = time.monotonic() + 60
     while (run := engine().get(run_id)) is not None and run.live and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -222,25 +260,5 @@ def test_link_to_a_run_shows_that_run_on_its_device(open_page: OpenPage) -> None
         device="cpu",
     )
     app = open_page(slug, run=run.id)
-    assert app.session_state[f"run:{slug}"]["id"] == run.id
+    assert app.session_state[f"{slug}/run"]["id"] == run.id
     assert app.selectbox(key=f"{slug}/device").value == "cpu"
-
-
-def test_ledger_prefers_more_seeds_then_newer() -> None:
-    from normviz.claims import Claim
-    from normviz.ui.ledger import best_verdicts
-
-    experiment = get_experiment(SLUGS[0])
-    claim = next(c for c in experiment.claims if c.id == "layer-same-at-test")
-
-    def run(created: float, seeds: int) -> Run:
-        frames = (Frame(0, "LayerNorm", s, {"train_minus_eval": 0.0}) for s in range(seeds))
-        return Run(experiment, experiment.knobs(), log=FrameLog(frames), created=created)
-
-    def chosen(*runs: Run) -> Run:
-        claims: tuple[Claim, ...] = (claim,)
-        return best_verdicts(claims, list(runs))[claim.id][1]
-
-    old, new, thin = run(1.0, 3), run(2.0, 3), run(3.0, 1)
-    assert chosen(new, old, thin) is new
-    assert best_verdicts((claim,), [run(1.0, 0)]) == {}

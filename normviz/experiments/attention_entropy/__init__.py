@@ -8,12 +8,17 @@ In a notebook::
     run.to_dataframe()
 """
 
+from functools import partial
+
 from normviz.experiments.attention_entropy.claims import CLAIMS
-from normviz.experiments.attention_entropy.figures import draw
 from normviz.experiments.attention_entropy.knobs import Knobs
+from normviz.experiments.attention_entropy.presets import PRESETS
 from normviz.experiments.experiment import Experiment
+from normviz.experiments.run import run_experiment
 
-__all__ = ["EXPERIMENT", "Knobs", "run"]
+__all__ = ["EXPERIMENT", "PRESETS", "Knobs", "run"]
 
-EXPERIMENT = Experiment.for_page("attention-entropy", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS)
-run = EXPERIMENT.run
+EXPERIMENT = Experiment.for_page(
+    "attention-entropy", knobs=Knobs, package=__name__, presets=PRESETS, claims=CLAIMS
+)
+run = partial(run_experiment, EXPERIMENT)

@@ -16,7 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from normviz.attention import attention_weights, positive_sequence_entropy
 from normviz.data import seeded_generator
-from normviz.experiments.attention_entropy.scales import DIRECTIONS, HEAD_DIM, KEYS, NORMS
+from normviz.experiments.attention_entropy.kernels import LinearKernel
+from normviz.experiments.attention_entropy.recorded import DIRECTIONS, HEAD_DIM, KEYS, NORMS
 from normviz.probes import allocated_bytes
 
 __all__ = [
@@ -30,16 +31,18 @@ __all__ = [
 ]
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+ABLATIONS = ("nala_fixed", "nala_clipped")
+"""Kinds that only :class:`LinearKernel` has."""
 SLICE = 0.02
 """Least processor time of one measurement, in seconds."""
 REPEATS = 3
 
 
-def entropy_by_norm(kind: str, seed: int, **options: float) -> np.ndarray:
+def entropy_by_norm(kind: str, seed: int, **options: Any) -> np.ndarray:
     """Mean row entropy in nats for queries of each norm of ``NORMS``: the same directions, the same keys.
 
     Args:
-        kind: as in :func:`normviz.attention.attention_weights`. Softmax takes plain products, not divided by sqrt(d).
+        kind: "softmax", which takes plain products, not divided by sqrt(d); or as in :class:`LinearKernel`.
         seed: of directions and keys.
         **options: of the kind.
     """
@@ -47,6 +50,7 @@ def entropy_by_norm(kind: str, seed: int, **options: float) -> np.ndarray:
     directions = torch.randn(1, 1, DIRECTIONS, HEAD_DIM, generator=generator)
     directions = directions / directions.norm(dim=-1, keepdim=True)
     keys = torch.randn(1, 1, KEYS, HEAD_DIM, generator=generator)
+    weights_of = LinearKernel(kind, 1, HEAD_DIM, **options).weights if kind in ABLATIONS else None
     means = []
     for norm in NORMS:
         own: dict[str, Any] = dict(options)
@@ -54,7 +58,8 @@ def entropy_by_norm(kind: str, seed: int, **options: float) -> np.ndarray:
             own["generator"] = seeded_generator(seed, 8)  # the same features for every norm
         if kind == "softmax":
             own["scale"] = 1.0
-        weights = attention_weights(norm * directions, keys, kind, **own)
+        q = norm * directions
+        weights = weights_of(q, keys) if weights_of else attention_weights(q, keys, kind, **own)
         means.append(float(positive_sequence_entropy(weights).mean()))
     return np.array(means, np.float32)
 

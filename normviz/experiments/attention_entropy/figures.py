@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -11,125 +10,164 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from normviz.experiments.attention_entropy.knobs import Knobs, arm_name, arm_names
-from normviz.experiments.attention_entropy.scales import FUSED, KEYS, NORMS, lengths
-from normviz.figures import Figure, colours, line_figure, profile_figure
-from normviz.figures.attention_maps import attention_maps_figure
-from normviz.figures.growth import growth_figure
-from normviz.figures.legends import height_below, legend_above
+from normviz.arms import Arms
+from normviz.experiments.attention_entropy.attention_maps import attention_maps_figure
+from normviz.experiments.attention_entropy.growth import growth_figure
+from normviz.experiments.attention_entropy.knobs import Knobs
+from normviz.experiments.attention_entropy.recorded import KEYS, NORMS, lengths
+from normviz.figures import Board, Figure, Sheet
+from normviz.figures.encodings import arm_colour, arm_symbol, faded, focus_param
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
-from normviz.frame import Log
 
-__all__ = ["draw"]
+__all__ = ["sheet"]
 
 
-def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-    """All figures for what the log holds, with the cursor at ``step``."""
-    arms = arm_names(knobs)
-    timed = [a for arm in arms for a in ((arm, FUSED) if arm == arm_name("softmax") else (arm,))]
+def sheet(knobs: Knobs) -> Sheet:
+    """The charts of a setting."""
     pixels = knobs.task == "pixels"
-    at = lengths(int(knobs.longest))
-    over_time = partial(line_figure, log, arms=arms, step=step, last=knobs.steps)
-    return {
-        "entropy": over_time(
+    trained = knobs.trained_arms()
+
+    def maps(board: Board) -> Figure:
+        return attention_maps_figure(
+            board.log,
+            "attention_map",
+            title="Attention maps of the first block",
+            look_for="One test example, first seed. Which kernels look at few tokens?",
+            arms=trained,
+            causal=not pixels,
+            step=board.step,
+            wide=False,
+            progress=board.progress,
+        )
+
+    def entropy(board: Board) -> Figure:
+        return board.only(trained).lines(
             "entropy",
             title="Entropy of the attention rows",
             y="share of the greatest possible",
-            look_for="1: every token looks at all others alike. Which kernels learn to look at few tokens?",
-        ),
-        "score": over_time(
+            look_for="1: an even look at all tokens. Which kernels learn to focus?",
+        )
+
+    def score(board: Board) -> Figure:
+        return board.only(trained).lines(
             "accuracy" if pixels else "validation_loss",
             title="Test accuracy" if pixels else "Validation loss",
-            y="right answers (%)" if pixels else "cross-entropy (nats per character)",
-            look_for="The arms differ in the kernel alone. Does being able to sharpen pay?",
-        ),
-        "response": over_time(
+            y="right answers (%)" if pixels else "nats per character",
+            look_for="Only the kernels differ. Does being able to sharpen pay?",
+        )
+
+    def response(board: Board) -> Figure:
+        return board.only(trained).lines(
             "entropy_response",
             title="What doubling |q| does to the entropy",
             y="change of the entropy",
-            look_for="The network's own rows, with every query twice as long. ReLU and FLatten stay at zero by "
-            "construction; below zero: longer means sharper.",
+            look_for="Below zero: longer queries look more sharply. Which kernels cannot?",
             zero_line=True,
-        ),
-        "correlation": over_time(
-            "entropy_q_correlation",
-            title="Correlation of query norm and row entropy",
-            y="Pearson's correlation",
-            look_for="Below zero: tokens with long queries have sharp rows. A correlation need not be an effect of "
-            "the norm; the chart of doubling tells.",
-            zero_line=True,
-        ),
-        "rows": _rows_figure(log, arms, step),
-        "by_norm": profile_figure(
-            log,
+        )
+
+    def by_norm(board: Board) -> Figure:
+        return board.only(trained).profile(
             "entropy_by_norm",
-            title="Random queries: entropy against their norm",
+            title="Random queries: entropy and norm",
             x="norm of the query |q|",
             y="mean row entropy (nats)",
-            look_for="The gap to the dashed line is what a kernel can focus. Softmax sharpens without end, NaLa until "
-            "its power saturates, ReLU is flat.",
-            arms=arms,
+            look_for="Which curves fall as the query gets longer, and how far?",
             positions=NORMS,
             reference={f"even, log {KEYS}": [math.log(KEYS)] * len(NORMS)},
-        ),
-        "maps": attention_maps_figure(
-            log,
-            "attention_map",
-            title="Attention maps of the first block",
-            look_for="One test example, seed 0, mean over the heads. Yellow: eight times an even look"
-            + (", or more." if pixels else " at the tokens so far, or more.")
-            + " Move the moment of training.",
-            arms=arms,
-            causal=not pixels,
-            step=step,
-        ),
-        "query_norm": over_time(
+        )
+
+    def correlation(of: str, title: str, look_for: str, board: Board) -> Figure:
+        return board.only(trained).lines(
+            f"entropy_{of}_correlation",
+            title=title,
+            y="Pearson's correlation",
+            look_for=look_for,
+            zero_line=True,
+        )
+
+    def query_norm(board: Board) -> Figure:
+        return board.only(trained).lines(
             "query_norm",
             title="Norm of the queries",
             y="mean of |q|",
-            look_for="NaLa's power λ(τ + tanh|q|) hardly grows beyond |q| = 2: above it, the norm says no more.",
-        ),
-        "key_correlation": over_time(
-            "entropy_k_correlation",
-            title="Correlation of key norm and row entropy",
-            y="Pearson's correlation",
-            look_for="The norm of the same token's key. Is it nearer to zero than that of the query?",
-            zero_line=True,
-        ),
-        "seconds": growth_figure(
-            log,
-            "seconds_by_length",
-            at,
-            title="Time of the attention alone",
+            look_for="Above 2 NaLa's power hardly grows. Are the queries longer?",
+        )
+
+    def cost(name: str, title: str, y: str, look_for: str, factor: float, board: Board) -> Figure:
+        return growth_figure(
+            board.log,
+            name,
+            lengths(int(knobs.longest)),
+            title=title,
             x="tokens N",
-            y="milliseconds, one head",
-            look_for="Measured after the training. An exponent of 2: twice the tokens, four times the time.",
-            arms=timed,
-            factor=1e3,
-        ),
-        "bytes": growth_figure(
-            log,
-            "bytes_by_length",
-            at,
-            title="Memory of the attention alone",
-            x="tokens N",
-            y="megabytes allocated, one head",
-            look_for="Linear attention never forms the N × N matrix; fused softmax does not keep it either.",
-            arms=timed,
-            factor=1e-6,
-        ),
-        "loss": over_time(
+            y=y,
+            look_for=look_for,
+            arms=board.arms,
+            factor=factor,
+        )
+
+    def loss(board: Board) -> Figure:
+        return board.only(trained).lines(
             "loss",
             title="Training loss",
             y="cross-entropy (nats)",
-            look_for="Does any arm stop (diverge) or learn faster than the others?",
-        ),
-    }
+            look_for="Does any arm diverge, or learn faster than the others?",
+        )
+
+    return Sheet(
+        stage={
+            "maps": maps,
+            "entropy": entropy,
+            "rows": lambda board: _rows_figure(board.only(trained)),
+            "score": score,
+            "by_norm": by_norm,
+            "response": response,
+        },
+        more={
+            "Norms": {
+                "correlation": partial(
+                    correlation,
+                    "q",
+                    "Correlation: query norm and entropy",
+                    "Below zero: long queries have sharp rows. Need not be an effect.",
+                ),
+                "key_correlation": partial(
+                    correlation,
+                    "k",
+                    "Correlation: key norm and entropy",
+                    "Is it nearer to zero than that of the query's norm?",
+                ),
+                "query_norm": query_norm,
+            },
+            "Time and memory": {
+                "seconds": partial(
+                    cost,
+                    "seconds_by_length",
+                    "Time of the attention alone",
+                    "milliseconds, one head",
+                    "Exponent 2: twice the tokens take four times as long.",
+                    1e3,
+                ),
+                "bytes": partial(
+                    cost,
+                    "bytes_by_length",
+                    "Memory of the attention alone",
+                    "megabytes allocated, one head",
+                    "Linear and fused attention never hold the N × N matrix.",
+                    1e-6,
+                ),
+            },
+            "Training": {"loss": loss},
+        },
+    )
 
 
-def _rows_figure(log: Log, arms: Sequence[str], step: int | None) -> Figure:
+def _rows_figure(board: Board) -> Figure:
     """A dot per row of attention: norm of its query against its entropy."""
-    entries = {e.arm: e for e in reversed(log.arrays("entropy_rows", step)) if e.arm in arms}
+    arms = board.arms
+    entries = {e.arm: e for e in reversed(board.log.arrays("entropy_rows", board.step)) if e.arm in arms}
+    columns = ["arm", "norm", "entropy"]
     parts = [
         pd.DataFrame(
             {"arm": arm, "norm": entries[arm].value[0], "entropy": entries[arm].value[1].astype(float)}
@@ -137,41 +175,33 @@ def _rows_figure(log: Log, arms: Sequence[str], step: int | None) -> Figure:
         for arm in arms
         if arm in entries
     ]
-    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["arm", "norm", "entropy"])
-    title = "Single rows: query norm and entropy"
-    text = "Scatter chart of row entropy against the norm of the query; nothing is measured yet."
+    data = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    moment, text = "", "Scatter chart of row entropy against the norm of the query; nothing is measured yet."
     if parts:
-        shown = max(e.step for e in entries.values())
+        moment = board.progress.at(max(e.step for e in entries.values()))
         means = ", ".join(f"{arm} {np.mean(entries[arm].value[1]):.3f}" for arm in arms if arm in entries)
-        title = f"{title} (step {shown})"
-        text = f"Scatter chart of row entropy against the norm of the query at step {shown}. Means: {means}."
-    look_for = "Rows of the first block and head, seed 0. A cloud that falls to the right: long queries look sharply."
-    return Figure(title, look_for, text, spec=_rows_spec(tuple(arms)), data=data)
+        text = f"Scatter chart of row entropy against the norm of the query at {moment}. Means: {means}."
+    return Figure(
+        "Single rows: query norm and entropy",
+        "A cloud that falls to the right: long queries look sharply.",
+        text,
+        spec=_rows_spec(arms, Span.of(data["norm"]), Span.of(data["entropy"])),
+        data=data,
+        moment=moment,
+    )
 
 
 @lru_cache(maxsize=64)
-def _rows_spec(arms: tuple[str, ...]) -> dict[str, Any]:
-    scale = alt.Scale(domain=list(arms), range=colours(arms))
-    shapes = [
-        "circle",
-        "square",
-        "triangle-up",
-        "diamond",
-        "cross",
-        "triangle-down",
-        "triangle-left",
-        "triangle-right",
-    ]
+def _rows_spec(arms: Arms, width: Span, height: Span) -> dict[str, Any]:
     chart = (
         alt.Chart()
-        .mark_point(filled=True, size=34, opacity=0.6)
+        .mark_point(filled=True, size=34)
         .encode(
-            x=alt.X("norm:Q", title="norm of the query |q|", scale=alt.Scale(zero=False)),
-            y=alt.Y("entropy:Q", title="entropy, share of the greatest", scale=alt.Scale(zero=False)),
-            color=alt.Color("arm:N", title=None, scale=scale, legend=legend_above(arms, lines=False)),
-            shape=alt.Shape(
-                "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=shapes[: len(arms)])
-            ),
+            x=across("norm", "norm of the query |q|", width),
+            y=up("entropy", "entropy, share of the greatest", height),
+            color=arm_colour(arms),
+            shape=arm_symbol(arms),
+            opacity=faded(0.6),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("norm:Q", title="|q|", format=".3~g"),
@@ -179,4 +209,4 @@ def _rows_spec(arms: tuple[str, ...]) -> dict[str, Any]:
             ],
         )
     )
-    return specification(chart.properties(width="container", height=height_below(arms)))
+    return specification(chart.add_params(focus_param()))

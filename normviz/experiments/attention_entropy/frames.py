@@ -33,7 +33,7 @@ from normviz.experiments.attention_entropy.closed_forms import (
 )
 from normviz.experiments.attention_entropy.kernels import LinearKernel, RecurrentKernel
 from normviz.experiments.attention_entropy.knobs import Knobs, arm_name
-from normviz.experiments.attention_entropy.scales import FUSED, HEAD_DIM, MAP_SIDE, lengths
+from normviz.experiments.attention_entropy.recorded import FUSED, HEAD_DIM, MAP_SIDE, lengths
 from normviz.frame import Frame, Value
 from normviz.probes import AttentionEntropy, attention_rows
 from normviz.training import Arm, Batch, Batches, Member, evaluation_loss, resolve_device, train
@@ -43,6 +43,8 @@ __all__ = ["frames"]
 HEADS = 2
 SNAPSHOTS = 20
 """Measurements of entropy in a run."""
+EVALUATIONS = 6
+"""Measurements on held-out data in a run, beside the first."""
 VALIDATION_WINDOWS = 64
 
 
@@ -68,7 +70,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         device=where,
         probes=[AttentionEntropy(_is_attention, max(1, knobs.steps // SNAPSHOTS), examples=8)],
         evaluate=evaluate,
-        eval_every=max(5, knobs.steps // 8),
+        eval_every=max(5, knobs.steps // EVALUATIONS),
         on_end=trained.extend,
     )
     if knobs.task == "text":
@@ -128,7 +130,7 @@ def _pixels(knobs: Knobs, device: torch.device) -> Build:
         return {
             "validation_loss": float(cross_entropy(logits, digits.y_test)),
             "accuracy": 100 * float(right),
-            **_map(member, digits.x_test[:1]),
+            **_map(member, digits.x_test[:1], knobs),
         }
 
     return [arm(kind) for kind in knobs.kinds], digits.train_batches(knobs.batch_size), evaluate
@@ -152,7 +154,7 @@ def _text(knobs: Knobs, device: torch.device) -> Build:
 
     def evaluate(member: Member) -> Mapping[str, Value]:
         loss = evaluation_loss(member, [(windows.tokens, windows.targets)])
-        return {"validation_loss": loss, **_map(member, windows.tokens[:1])}
+        return {"validation_loss": loss, **_map(member, windows.tokens[:1], knobs)}
 
     batches = corpus.batches(knobs.context, knobs.batch_size)
     return [arm(kind) for kind in knobs.kinds], batches, evaluate
@@ -168,9 +170,9 @@ def _token_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
     return cross_entropy(call(tokens).flatten(0, 1), targets.flatten())
 
 
-def _map(member: Member, example: Tensor) -> dict[str, Value]:
+def _map(member: Member, example: Tensor, knobs: Knobs) -> dict[str, Value]:
     """The attention map of the first block for one example, mean over heads; drawn for the first seed only."""
-    if member.seed:
+    if member.seed != knobs.first_seed:
         return {}
     inputs: list[Tensor] = []
     layer = next(m for m in member.model.modules() if isinstance(m, SelfAttention))

@@ -14,12 +14,43 @@ from normviz.attention import (
     focused_linear_attention,
     linear_attention,
     norm_aware_linear_attention,
+    orthogonal_projection,
     performer_attention,
     pola_linear_attention,
 )
-from normviz.attention._feature_maps import orthogonal_projection
 
-__all__ = ["LinearKernel", "RecurrentKernel"]
+__all__ = ["ClippedMap", "FixedPowerMap", "LinearKernel", "RecurrentKernel"]
+
+EPS = 1e-6
+"""Added to the mean similarity, as in all linear forms of the library."""
+
+
+class FixedPowerMap(NormAwareFeatureMap):
+    """NaLa's cosine form without the norm: every query has the greatest power, lam (tau + 1)."""
+
+    def power(self, q_norm: Tensor) -> Tensor:
+        """The same for every norm."""
+        return torch.full_like(q_norm, self.lam * (self.tau + 1))
+
+
+class ClippedMap(NormAwareFeatureMap):
+    """NaLa without the norm-preserving map: negative coordinates count as zero, in queries and keys."""
+
+    def query(self, q: Tensor) -> Tensor:
+        """relu(d(q))^p(|q|), of the same shape."""
+        return super().query(q)[..., : q.shape[-1]]
+
+    def key(self, k: Tensor) -> Tensor:
+        """relu(k)^lam, of the same shape."""
+        return super().key(k)[..., : k.shape[-1]]
+
+
+def _feature_map(kind: str, lam: float, tau: float, alpha: float) -> NormAwareFeatureMap:
+    if kind == "nala_fixed":
+        return FixedPowerMap(lam, tau, alpha)
+    if kind == "nala_clipped":
+        return ClippedMap(lam, tau, alpha, "sign")  # the sign form's first half is the positive one
+    return NormAwareFeatureMap(lam, tau, alpha, "sign" if kind == "nala_sign" else "cosine")
 
 
 class LinearKernel(nn.Module):
@@ -29,7 +60,7 @@ class LinearKernel(nn.Module):
     drawn once from the seed of the network, without touching its stream of random numbers.
 
     Args:
-        kind: as in :func:`normviz.attention.attention_weights`, all but "softmax".
+        kind: as in :func:`normviz.attention.attention_weights`, all but "softmax"; or "nala_fixed" or "nala_clipped".
         heads: h.
         head_dim: d.
         causal: token n sees 0..n.
@@ -50,8 +81,7 @@ class LinearKernel(nn.Module):
         super().__init__()
         self.kind, self.causal = kind, causal
         self.constants = {"lam": lam, "tau": tau, "alpha": alpha}
-        direction = "sign" if kind == "nala_sign" else "cosine"
-        self.feature_map = NormAwareFeatureMap(lam, tau, alpha, direction)
+        self.feature_map = _feature_map(kind, lam, tau, alpha)
         if kind in ("focused", "pola"):
             self.scale = nn.Parameter(torch.zeros(heads, 1, head_dim))
         if kind == "pola":
@@ -80,6 +110,13 @@ class LinearKernel(nn.Module):
 
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The explicit map, (B, h, N, N); of PolaFormer the same-signed path."""
+        if self.kind in ("nala_fixed", "nala_clipped"):
+            similarity = self.feature_map.query(q) @ self.feature_map.key(k).mT  # (B, h, N, N)
+            counts: Tensor | int = k.shape[2]
+            if self.causal:
+                similarity = similarity.tril()
+                counts = torch.arange(1, q.shape[2] + 1, device=q.device)[:, None]
+            return similarity / counts / (similarity.sum(-1, keepdim=True) / counts + EPS)
         options = self.constants if self.kind.startswith("nala") else self._own()
         return attention_weights(q, k, self.kind, self.causal, **options)
 

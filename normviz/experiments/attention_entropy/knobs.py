@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import Arms, Look
+from normviz.experiments.attention_entropy.recorded import FUSED
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
-__all__ = ["ARMS", "SIDES", "KindName", "Knobs", "arm_name", "arm_names"]
+__all__ = ["ARMS", "SIDES", "KindName", "Knobs", "arm_name"]
 
-KindName = Literal["softmax", "elu1", "relu", "focused", "performer", "pola", "nala_cosine", "nala_sign"]
+KindName = Literal[
+    "softmax",
+    "elu1",
+    "relu",
+    "focused",
+    "performer",
+    "pola",
+    "nala_cosine",
+    "nala_sign",
+    "nala_fixed",
+    "nala_clipped",
+]
 
 ARMS: dict[str, str] = {
     "softmax": "Softmax",
@@ -20,8 +34,23 @@ ARMS: dict[str, str] = {
     "pola": "PolaFormer",
     "nala_cosine": "NaLa cosine",
     "nala_sign": "NaLa sign",
+    "nala_fixed": "NaLa, fixed power",
+    "nala_clipped": "NaLa, clipped",
 }
-"""Names on all charts, by the kinds of :func:`normviz.attention.attention_weights`."""
+"""Names on all charts, by the kinds of :class:`kernels.LinearKernel`; the last two leave out a part of NaLa."""
+
+COLOURS: dict[str, int] = {
+    "softmax": 0,
+    "elu1": 1,
+    "relu": 6,
+    "focused": 8,
+    "performer": 5,
+    "pola": 7,
+    "nala_cosine": 2,
+    "nala_sign": 3,
+    "nala_fixed": 4,
+    "nala_clipped": 9,
+}
 
 SIDES = ("4", "8", "12", "16")
 
@@ -41,7 +70,8 @@ class Knobs(Base):
         ("softmax", "elu1", "relu", "nala_cosine"),
         label="Attention",
         help="The arms: the same transformer with each of these kernels between the same projections, on the same "
-        "batches. All but softmax are linear in the number of tokens.",
+        "batches. All but softmax are linear in the number of tokens. Two leave out a part of NaLa: the power does not "
+        "follow the norm (fixed), or negative coordinates are set to zero instead of kept as angles (clipped).",
         labels=ARMS,
         section="Experiment",
     )
@@ -73,34 +103,10 @@ class Knobs(Base):
         step=1.0,
         section="NaLaFormer",
     )
-    learning_rate: float = knob(
-        3e-3,
-        1e-4,
-        3e-2,
-        label="Learning rate",
-        help="Step size of AdamW.",
-        log=True,
-        section="Training",
-    )
-    batch_size: int = knob(
-        50,
-        4,
-        128,
-        label="Batch size",
-        help="Images or texts per step.",
-        section="Training",
-    )
-    steps: int = knob(
-        80, 10, 1000, label="Steps", help="Updates of every network.", step=10, section="Training"
-    )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
+    learning_rate: float = knob_fields.learning_rate(3e-3, 1e-4, 3e-2, help="Step size of AdamW.")
+    batch_size: int = knob_fields.batch_size(50, 128, low=4, help="Images or texts per step.")
+    steps: int = knob_fields.steps(80, 1000)
+    seeds: int = knob_fields.seeds()
     depth: int = knob(2, 1, 8, label="Blocks", help="Transformer blocks.", section="Network")
     width: Literal["16", "32", "64"] = knob(
         "32", label="Width", help="Channels of a token, shared by two heads.", section="Network"
@@ -129,19 +135,24 @@ class Knobs(Base):
         help="After the training the attention alone is timed, from 512 tokens to this many.",
         section="Time and memory",
     )
-    corpus: str = knob(
-        "python-docs",
-        high=40,
-        label="Text",
-        help="Text only: python-docs, or the key of a text file that was uploaded here.",
-        section="Data",
-    )
+    corpus: str = knob_fields.corpus()
 
-    work_limit = 4e12
+    work_limit = 8e12
 
     def tokens(self) -> int:
         """Length of a sequence."""
         return int(self.side) ** 2 if self.task == "pixels" else self.context
+
+    def shown_arms(self) -> Arms:
+        """The kernels in the order of the legend; with softmax also its fused form, which is timed but not trained."""
+        arms = Arms.of({arm_name(kind): COLOURS[kind] for kind in self.kinds})
+        if "softmax" in self.kinds:
+            arms += Arms((Look(FUSED, COLOURS["softmax"], 1, 1, base=arm_name("softmax"), variant="fused"),))
+        return arms
+
+    def trained_arms(self) -> Arms:
+        """The arms that are trained."""
+        return self.shown_arms().only(arm_name(kind) for kind in self.kinds)
 
     def members(self) -> int:
         """Networks that are trained."""
@@ -185,8 +196,3 @@ class Knobs(Base):
 def arm_name(kind: str) -> str:
     """The arm's name on all charts."""
     return ARMS[kind]
-
-
-def arm_names(knobs: Knobs) -> list[str]:
-    """All arms of a setting, in the order of the legend."""
-    return [arm_name(kind) for kind in knobs.kinds]

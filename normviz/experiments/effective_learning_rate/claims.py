@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from normviz.claims import Claim, Measure, by_seed
+from normviz.claims import Bound, Claim, Effect, Identity
 from normviz.experiments.effective_learning_rate.knobs import (
+    CYCLIC,
     DECAY,
     FRESH,
     GLOBAL,
@@ -17,65 +19,77 @@ from normviz.experiments.effective_learning_rate.knobs import (
     NONE,
     REMEDIES,
     REPLAY,
-    SWEEP,
     Knobs,
-    Variant,
     normed,
-    rate_name,
 )
 from normviz.frame import Log
+from normviz.measures import ArmName, Measure, absolute, constant, derived, scalar
 
-__all__ = ["CLAIMS", "LATE", "late_and_first"]
+__all__ = ["CLAIMS", "LATE", "late"]
 
 LATE = 5
 """Phases at the end that are averaged; a run must have at least one more."""
 
-Pair = tuple[float, float]
+EXAMPLES, HELD_OUT = 512, 449
+"""Images that are memorised, and digits that are held out: the resolution of an accuracy is one of them."""
 
 
-def late_and_first(log: Log, arm: str) -> dict[int, Pair]:
-    """For each seed of a finished run the mean accuracy of the last phases, and that of the first phase, in percent.
+def late(arm: ArmName) -> Measure:
+    """Mean accuracy at the ends of the last phases, in per cent."""
+    return scalar("phase_accuracy", arm, window=LATE, bad=-math.inf)
 
-    Seeds that stopped early (diverged) or have too few phases are left out.
-    """
-    table = log.scalars("phase_accuracy")
-    table = table[table["arm"] == arm]
-    whole = log.scalars("phase_accuracy")["step"].max()
-    found: dict[int, Pair] = {}
-    for seed, phases in table.groupby("seed"):
-        values = phases.sort_values("step")["value"].to_numpy()
-        if len(values) > LATE and phases["step"].max() == whole:
-            found[int(str(seed))] = (float(values[-LATE:].mean()), float(values[0]))
+
+def _first(arm: ArmName) -> Measure:
+    """Accuracy at the end of the first phase; a network that diverges later has it all the same."""
+
+    def compute(log: Log, knobs: Knobs) -> dict[int, float]:
+        table, this = log.scalars("phase_accuracy"), arm if isinstance(arm, str) else arm(knobs)
+        rows = table[(table["arm"] == this) & (table["step"] == knobs.period)]
+        return {int(s): float(v) for s, v in zip(rows["seed"], rows["value"], strict=True)}
+
+    return Measure(compute, (arm,))
+
+
+def _most(name: str, arm: ArmName) -> Measure:
+    """Largest value over the run."""
+    return scalar(name, arm, since=0.0, reduce="max")
+
+
+def _of_layers(of: Callable[[str, Log, Knobs], dict[int, float]], arm: ArmName) -> Measure:
+    """A number for the effective rates of each hidden layer, mean over the layers."""
+
+    def compute(log: Log, knobs: Knobs) -> dict[int, float]:
+        layers = [of(f"elr/{layer}", log, knobs) for layer in range(1, knobs.layers() + 1)]
+        return {seed: float(np.mean([layer[seed] for layer in layers])) for seed in layers[0]}
+
+    return derived(compute, arms=(arm,))
+
+
+def _log_fall(name: str, log: Log, knobs: Knobs) -> dict[int, float]:
+    """Logarithm of the first over the last effective rate of a layer."""
+    at_start = scalar(name, normed, until=0.0)(log, knobs)
+    at_end = scalar(name, normed)(log, knobs)
+    return {seed: math.log(at_start[seed] / at_end[seed]) for seed in at_start}
+
+
+def _fall() -> Measure:
+    """First over last effective rate, geometric mean over the hidden layers."""
+    mean_log = _of_layers(_log_fall, normed)
+    return Measure(
+        lambda log, knobs: {s: math.exp(v) for s, v in mean_log(log, knobs).items()}, mean_log.arms
+    )
+
+
+def _stray(log: Log, knobs: Knobs) -> dict[int, float]:
+    """Largest relative departure of NaP's effective rates from the rate that was set."""
+    found: dict[int, float] = {}
+    for layer in range(1, knobs.layers() + 1):
+        most, least = (
+            scalar(f"elr/{layer}", NAP, since=0.0, reduce=reduce)(log, knobs) for reduce in ("max", "min")
+        )
+        for seed in most:
+            found[seed] = float(np.max([most[seed] - 1, 1 - least[seed], found.get(seed, -math.inf)]))
     return found
-
-
-def _when(task: str, measure: Callable[[Log, Knobs], Mapping[int, float]]) -> Measure:
-    def guarded(log: Log, knobs: Knobs) -> Mapping[int, float]:
-        return measure(log, knobs) if knobs.task == task else {}
-
-    return guarded
-
-
-def _largest(log: Log, name: str, arm: str) -> dict[int, float]:
-    """Largest value over the run, for each seed."""
-    table = log.scalars(name)
-    table = table[table["arm"] == arm]
-    return by_seed(table.groupby("seed")["value"].max().reset_index())
-
-
-def _difference(arm: str) -> Measure:
-    """Largest difference of logits, where the settings promise exactness."""
-
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
-        if knobs.every > 1 or knobs.project_output:
-            return {}
-        return _largest(log, "difference", arm)
-
-    return _when("equivalence", measure)
-
-
-def _law(name: str) -> Measure:
-    return _when("equivalence", lambda log, knobs: _largest(log, name, normed(knobs)))
 
 
 def _global_against_none(log: Log, knobs: Knobs) -> dict[int, float]:
@@ -84,139 +98,53 @@ def _global_against_none(log: Log, knobs: Knobs) -> dict[int, float]:
     plain = normed(knobs)
     if not {NAP, GLOBAL, plain} <= set(table.columns):
         return {}
-    apart = table[[GLOBAL, plain]].sub(table[NAP], axis=0).abs().groupby("seed").mean()
-    ratio = (apart[GLOBAL] / apart[plain])[apart[plain] > 0]
-    return by_seed(ratio.rename("value").reset_index())
-
-
-def _rates(log: Log, knobs: Knobs, arm: str) -> pd.DataFrame:
-    """Effective over set rates of all hidden layers: columns ``step``, ``seed``, ``layer``, ``value``."""
-    tables = [log.scalars(f"elr/{layer}").assign(layer=layer) for layer in range(1, knobs.layers() + 1)]
-    table = pd.concat(tables, ignore_index=True)
-    return table[table["arm"] == arm]
-
-
-def _fall(log: Log, knobs: Knobs) -> dict[int, float]:
-    """First over last effective rate, geometric mean over the hidden layers."""
-    table = _rates(log, knobs, normed(knobs)).sort_values("step")
-    ends = table.groupby(["seed", "layer"])["value"].agg(["first", "last"])
-    logs = pd.Series(np.log(ends["first"] / ends["last"]), index=ends.index).groupby("seed").mean()
-    return {int(str(seed)): float(np.exp(value)) for seed, value in logs.items()}
-
-
-def _stray(log: Log, knobs: Knobs) -> dict[int, float]:
-    """Largest relative departure of NaP's effective rates from the rate that was set."""
-    if knobs.every > 1:
+    if table.index.get_level_values("step").max() < knobs.total_steps():
         return {}
-    table = _rates(log, knobs, NAP)
-    table = table.assign(value=(table["value"] - 1).abs())
-    return by_seed(table.groupby("seed")["value"].max().reset_index())
-
-
-def _keeps(arm: str) -> Measure:
-    """Last phases over first phase."""
-
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-        return {s: late / first for s, (late, first) in late_and_first(log, arm).items()}
-
-    return _when("memorisation", measure)
-
-
-def _gain(log: Log, knobs: Knobs) -> dict[int, float]:
-    nap, plain = late_and_first(log, NAP), late_and_first(log, normed(knobs))
-    return {s: nap[s][0] - plain[s][0] for s in nap.keys() & plain.keys()}
-
-
-def _gain_at_best(log: Log, knobs: Knobs) -> dict[int, float]:
-    """As :func:`_gain`, each arm at the rate with its highest mean over seeds; rates at which it diverged are out."""
-    best: dict[str, dict[int, Pair]] = {}
-    for arm in (NAP, normed(knobs)):
-        names = [rate_name(Variant(arm), knobs, factor) for factor in (1.0, *SWEEP)]
-        by_rate = [found for name in names if (found := late_and_first(log, name))]
-        if not by_rate:
-            return {}
-        best[arm] = max(by_rate, key=lambda found: float(np.mean([late for late, _ in found.values()])))
-    nap, plain = best[NAP], best[normed(knobs)]
-    return {s: nap[s][0] - plain[s][0] for s in nap.keys() & plain.keys()}
-
-
-def _gain_of_sweep(log: Log, knobs: Knobs) -> Mapping[int, float]:
-    return _gain_at_best(log, knobs) if knobs.sweep else {}
+    apart = table[[GLOBAL, plain]].sub(table[NAP], axis=0).abs().groupby("seed").mean()
+    return {int(s): float(g / p) for s, g, p in apart.itertuples() if p > 0}
 
 
 def _spread(log: Log, knobs: Knobs) -> dict[int, float]:
     """Standard deviation over remedies (and none) with NaP, over the same without."""
-    if len(knobs.remedies) < 2:
-        return {}
     spreads: list[dict[int, float]] = []
     for base in (NAP, normed(knobs)):
         arms = [base, *(f"{base}, {REMEDIES[r]}" for r in knobs.remedies)]
-        by_arm = [late_and_first(log, arm) for arm in arms]
-        shared = set.intersection(*(set(found) for found in by_arm))
-        spreads.append({s: float(np.std([found[s][0] for found in by_arm])) for s in shared})
+        by_arm = [late(arm)(log, knobs) for arm in arms]
+        values = {s: [found[s] for found in by_arm] for s in by_arm[0]}
+        spreads.append({s: float(np.std(v)) for s, v in values.items() if np.isfinite(v).all()})
     with_nap, without = spreads
     return {s: with_nap[s] / without[s] for s in with_nap.keys() & without.keys() if without[s] > 0}
 
 
-def _dormant(log: Log, knobs: Knobs) -> dict[int, float]:
-    """Share of dormant units over the second half of the run, with a norm minus without, in points."""
-    table = log.scalars("dormant")
-    means = table[table["step"] >= knobs.total_steps() / 2].groupby(["arm", "seed"])["value"].mean()
-    plain = normed(knobs)
-    return {
-        s: float(means[plain, s] - means[NONE, s])
-        for s in log.seeds
-        if (plain, s) in means.index and (NONE, s) in means.index
-    }
+def _last_cycle(arm: ArmName) -> Measure:
+    """Mean return over the games of the last cycle."""
+
+    def compute(log: Log, knobs: Knobs) -> dict[int, float]:
+        return scalar("game_return", arm, window=knobs.tasks, bad=-math.inf)(log, knobs)
+
+    return Measure(compute, (arm,))
 
 
-def _dead_unit(with_norm: bool) -> Measure:
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
-        arm = normed(knobs) if with_norm else NONE
-        table = log.scalars("dead_unit_gradient")
-        return by_seed(table[table["arm"] == arm])
-
-    return measure
+def _test_accuracy(arm: ArmName) -> Measure:
+    """Accuracy on held-out digits at the end, mean of three evaluations."""
+    return scalar("accuracy", arm, window=3, bad=-math.inf)
 
 
-def _control(log: Log, knobs: Knobs) -> dict[int, float]:
-    """|NaP - norm only| of the test accuracy, mean of the last evaluations, in points."""
-    final = log.final("accuracy", window=3)
-    values = {(arm, int(s)): float(v) for arm, s, v in final.itertuples(index=False)}
-    plain = normed(knobs)
-    return {
-        s: abs(values[NAP, s] - values[plain, s])
-        for s in log.seeds
-        if (NAP, s) in values and (plain, s) in values
-    }
+def _first_game(arm: ArmName) -> Measure:
+    """Return in the first game of all, which no other game came before."""
+    return constant("game_return/0", arm)
 
 
-def _cycle_returns(log: Log, knobs: Knobs, arm: str, cycle: int) -> dict[int, float]:
-    """Mean return over the games of one cycle (0 is the first, -1 the last), for each seed."""
-    table = log.scalars("game_return")
-    table = table[table["arm"] == arm]
-    visit = table["step"] // knobs.task_steps - 1
-    wanted = cycle % knobs.cycles
-    of_cycle = table[visit // knobs.tasks == wanted]
-    whole = of_cycle.groupby("seed")["value"].agg(["mean", "size"])
-    whole = whole[whole["size"] == knobs.tasks]
-    return {int(str(seed)): float(mean) for seed, mean in whole["mean"].items()}
-
-
-def _returns(arm: str, baseline: str | None, cycles: int = 1) -> Measure:
-    """Mean return in the last of at least ``cycles`` cycles, ``arm`` minus ``baseline`` (None: norm only)."""
-
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
-        if knobs.cycles < cycles:
-            return {}
-        ours = _cycle_returns(log, knobs, arm, -1)
-        theirs = _cycle_returns(log, knobs, baseline or normed(knobs), -1)
-        return {s: ours[s] - theirs[s] for s in ours.keys() & theirs.keys()}
-
-    return _when("games", measure)
-
-
+MEMORISATION: dict[str, Any] = {"task": "memorisation"}
+PHASES: dict[str, Any] = {**MEMORISATION, "phases": lambda phases: phases > LATE}
+PHASES_WORDS = f"more than {LATE} phases"
+EXACT: dict[str, Any] = {"task": "equivalence", "every": 1, "project_output": False}
+SUPERVISED = {"task": ("memorisation", "equivalence", "stationary")}
+TWICE: dict[str, Any] = {"task": "games", "cycles": lambda cycles: cycles >= 2}
+TWICE_WORDS = "two cycles or more"
 FOUND_IN_DIGESTS = "Figure, from public digests of the paper; no number is confirmed."
+ATARI_TWICE = "10 Atari games × 20M frames, played twice (400M frames); curves."
+LIVE = "A live run trains both at the rate that is set; the recorded verdict is at each one's best of three rates."
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -224,12 +152,12 @@ CLAIMS: tuple[Claim, ...] = (
         paper="nap",
         statement="In a normalized network the weights grow, and the effective learning rate decays unasked.",
         paper_figure="lr / ‖W‖² under SGD; derived, and shown for cyclic random labels.",
-        measured="first over last effective learning rate of the norm-only network, mean over hidden layers",
-        measure=_when("memorisation", _fall),
-        threshold=1.5,
-        side="above",
+        measured="first over last effective learning rate of the norm-only network, geometric mean over hidden layers",
+        measure=_fall(),
+        rule=Effect("above", floor=0.1, bar=0.5, null=1.0),
+        preset="many-phases",
+        given=MEMORISATION,
         unit="×",
-        needs="the memorisation task with Norm only",
         caveat="At a small learning rate or in a short run weights hardly grow.",
     ),
     Claim(
@@ -238,10 +166,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="With projection the effective learning rate is the one that was set.",
         paper_figure="Exact by construction.",
         measured="largest relative departure of NaP's effective rate, over steps and hidden layers",
-        measure=_when("memorisation", _stray),
-        threshold=1e-5,
-        exact=True,
-        needs="the memorisation task with NaP, projected after every step",
+        measure=derived(_stray, arms=(NAP,)),
+        rule=Identity("below", 1e-5),
+        preset="resets",
+        given={**MEMORISATION, "every": 1},
     ),
     Claim(
         id="gradient-is-orthogonal",
@@ -249,10 +177,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The gradient of a scale-invariant weight is orthogonal to the weight.",
         paper_figure="Derived.",
         measured="largest |cosine| of gradient and weight over steps and layers, double precision",
-        measure=_law("law/cosine"),
-        threshold=1e-8,
-        exact=True,
-        needs="the equivalence task",
+        measure=_most("law/cosine", normed),
+        rule=Identity("below", 1e-8),
+        preset="equivalence",
+        given={"task": "equivalence"},
     ),
     Claim(
         id="norm-growth",
@@ -260,10 +188,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Each SGD step adds lr² ‖gradient‖² to the weight's squared length, so it never shrinks.",
         paper_figure="Derived.",
         measured="largest error of the predicted squared length, relative to it",
-        measure=_law("law/growth"),
-        threshold=1e-9,
-        exact=True,
-        needs="the equivalence task",
+        measure=_most("law/growth", normed),
+        rule=Identity("below", 1e-9),
+        preset="equivalence",
+        given={"task": "equivalence"},
     ),
     Claim(
         id="layerwise-equals-nap",
@@ -271,10 +199,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Without projection, but with each layer's rate raised as its weights grow, training is the same.",
         paper_figure=f"Curves on top of each other. {FOUND_IN_DIGESTS}",
         measured="largest difference of the logits from NaP's over the whole run, plain SGD, double precision",
-        measure=_difference(LAYERWISE),
-        threshold=1e-5,
-        exact=True,
-        needs="the equivalence task, hidden layers projected after every step",
+        measure=_most("difference", LAYERWISE),
+        rule=Identity("below", 1e-5),
+        preset="equivalence",
+        given=EXACT,
     ),
     Claim(
         id="replay-equals-unprojected",
@@ -282,10 +210,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="NaP with the recorded implicit schedule is the normalized network without projection.",
         paper_figure="The other direction of the same equivalence.",
         measured="largest difference of the logits from the norm-only network's over the whole run",
-        measure=_difference(REPLAY),
-        threshold=1e-5,
-        exact=True,
-        needs="the equivalence task, hidden layers projected after every step",
+        measure=_most("difference", REPLAY),
+        rule=Identity("below", 1e-5),
+        preset="equivalence",
+        given=EXACT,
     ),
     Claim(
         id="global-nearly",
@@ -293,10 +221,11 @@ CLAIMS: tuple[Claim, ...] = (
         statement="One global factor nearly matches NaP; no rescaling does not.",
         paper_figure=FOUND_IN_DIGESTS,
         measured="mean distance from NaP's accuracy at the ends of the phases, global factor over no rescaling",
-        measure=_when("equivalence", _global_against_none),
-        threshold=1.0,
+        measure=derived(_global_against_none, arms=(NAP, GLOBAL, normed)),
+        rule=Effect("below", floor=0.1, null=1.0),
+        preset="equivalence",
+        given={"task": "equivalence"},
         unit="×",
-        needs="the equivalence task",
         caveat="Accuracies are compared: logits of two runs that have once parted do not come together again.",
     ),
     Claim(
@@ -305,10 +234,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Behind a norm even a dead unit gets a gradient, so it can come back.",
         paper_figure="Units recover from spikes of death after label resets (figure).",
         measured="gradient of a dead unit's weights in the normalized network, relative to its layer's mean",
-        measure=_dead_unit(True),
-        side="above",
-        exact=True,
-        needs="a network with a norm that has scale and offset",
+        measure=constant("dead_unit_gradient", normed),
+        rule=Identity("above", 0.0),
+        preset="resets",
+        given=SUPERVISED,
     ),
     Claim(
         id="dead-unit-is-deaf",
@@ -316,10 +245,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Without a norm a dead unit's gradient is zero.",
         paper_figure="Derived.",
         measured="gradient of a dead unit's weights without a norm, relative to its layer's mean",
-        measure=_dead_unit(False),
-        threshold=1e-30,
-        exact=True,
-        needs="the network without norm",
+        measure=constant("dead_unit_gradient", NONE),
+        rule=Identity("below", 1e-30),
+        preset="resets",
+        given=SUPERVISED,
     ),
     Claim(
         id="nap-keeps-learning",
@@ -327,10 +256,11 @@ CLAIMS: tuple[Claim, ...] = (
         statement="With NaP a network learns the labels of a late phase as well as those of the first.",
         paper_figure=f"Constant over many label resets, CIFAR-10. {FOUND_IN_DIGESTS}",
         measured=f"NaP's accuracy, mean of the last {LATE} phases over the first phase",
-        measure=_keeps(NAP),
-        threshold=0.88,
-        side="above",
-        needs=f"the memorisation task with NaP and more than {LATE} phases",
+        measure=late(NAP) / _first(NAP),
+        rule=Bound("above", 0.88),
+        preset="many-phases",
+        given=PHASES,
+        given_words=PHASES_WORDS,
     ),
     Claim(
         id="norm-free-degrades",
@@ -338,35 +268,48 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Without norm a network loses the ability to learn new labels.",
         paper_figure=f"Degrades over many label resets, CIFAR-10. {FOUND_IN_DIGESTS}",
         measured=f"accuracy without norm, mean of the last {LATE} phases over the first phase",
-        measure=_keeps(NONE),
-        threshold=0.88,
-        needs=f"the memorisation task with No norm and more than {LATE} phases",
+        measure=late(NONE) / _first(NONE),
+        rule=Effect("below", floor=0.05, bar=0.12, null=1.0),
+        preset="norm-free",
+        given=PHASES,
+        given_words=PHASES_WORDS,
     ),
-    Claim(
-        id="nap-over-norm",
-        paper="nap",
-        statement="After many resets NaP learns more than the norm alone, at the same learning rate.",
-        paper_figure=f"Higher accuracy, MLP and CNN, random labels. {FOUND_IN_DIGESTS}",
-        measured=f"accuracy of the last {LATE} phases, NaP minus norm only, at the learning rate that is set",
-        measure=_when("memorisation", _gain),
-        threshold=5.0,
-        side="above",
-        unit="points",
-        needs=f"the memorisation task with NaP and Norm only and more than {LATE} phases",
-        caveat="An unlucky rate for one of the two decides this: see the sweep.",
-    ),
-    Claim(
-        id="nap-over-norm-at-best",
-        paper="nap",
-        statement="The same with each of the two at its own best learning rate.",
-        paper_figure=f"Higher accuracy, MLP and CNN, random labels. {FOUND_IN_DIGESTS}",
-        measured=f"accuracy of the last {LATE} phases, NaP minus norm only, each at its best rate of the sweep",
-        measure=_when("memorisation", _gain_of_sweep),
-        threshold=5.0,
-        side="above",
-        unit="points",
-        needs=f"the memorisation task with the sweep, NaP and Norm only and more than {LATE} phases",
-        caveat="The best rate is chosen by the same phases that are then compared, for both alike.",
+    *(
+        Claim(
+            id=name,
+            paper="nap",
+            statement=statement,
+            paper_figure=f"Higher accuracy, MLP and CNN, random labels. {FOUND_IN_DIGESTS}",
+            measured=f"accuracy of the last {LATE} phases, NaP minus norm only, {where}",
+            measure=late(NAP) - late(normed),
+            rule=Effect("above", floor=1.0, bar=5.0),
+            preset=preset,
+            given=given,
+            given_words=words,
+            unit="points",
+            resolution=100 / EXAMPLES,
+            caveat=caveat,
+        )
+        for name, statement, where, preset, given, words, caveat in (
+            (
+                "nap-over-norm",
+                "After many resets NaP learns more than the norm alone, at the same learning rate.",
+                "at the learning rate that is set",
+                "many-phases",
+                PHASES,
+                PHASES_WORDS,
+                "An unlucky rate for one of the two decides this: see the best rates.",
+            ),
+            (
+                "nap-over-norm-at-best",
+                "The same with each of the two at its own best learning rate.",
+                "each at its best rate",
+                "best-rates",
+                {**PHASES, "arms": lambda arms: set(arms) == {"layer", "nap"}},
+                f"{PHASES_WORDS}, Norm only and NaP alone",
+                LIVE,
+            ),
+        )
     ),
     Claim(
         id="remedies-become-alike",
@@ -374,10 +317,13 @@ CLAIMS: tuple[Claim, ...] = (
         statement="NaP makes the remedies against lost plasticity differ less.",
         paper_figure=f"The spread between methods shrinks, MLP and CNN. {FOUND_IN_DIGESTS}",
         measured=f"spread over remedies of the accuracy in the last {LATE} phases, with NaP over without",
-        measure=_when("memorisation", _spread),
-        threshold=1.0,
+        measure=derived(_spread, arms=(NAP, normed)),
+        rule=Effect("below", floor=0.1, null=1.0),
+        preset="best-rates",
+        given={**PHASES, "remedies": lambda remedies: len(remedies) >= 2, "remedies_with_nap": True},
+        given_words=f"{PHASES_WORDS}, two or more remedies",
         unit="×",
-        needs=f"the memorisation task with two or more remedies, with NaP too, and more than {LATE} phases",
+        caveat=LIVE,
     ),
     Claim(
         id="norm-wakes-units",
@@ -385,52 +331,85 @@ CLAIMS: tuple[Claim, ...] = (
         statement="A network with norm has fewer dormant units after many resets than one without.",
         paper_figure="Qualitative: MNIST, labels reset every 1000 steps.",
         measured="dormant units in the second half of the run, norm only minus no norm",
-        measure=_when("memorisation", _dormant),
+        measure=scalar("dormant", normed, since=0.5) - scalar("dormant", NONE, since=0.5),
+        rule=Effect("below", floor=1.0),
+        preset="resets",
+        given=MEMORISATION,
         unit="points",
-        needs="the memorisation task with Norm only and No norm",
     ),
     Claim(
         id="stationary-control",
         paper="nap",
         statement="On a stationary task NaP does no harm.",
         paper_figure="CIFAR-10, ImageNet-1k, a 400M transformer: no worse; table values are not confirmed.",
-        measured="|test accuracy of NaP − norm only|",
-        measure=_when("stationary", _control),
-        threshold=1.0,
+        measured="|test accuracy of NaP − norm only|, each at its best rate",
+        measure=absolute(_test_accuracy(NAP) - _test_accuracy(normed)),
+        rule=Bound("below", 1.0),
+        preset="stationary",
+        given={"task": "stationary"},
         unit="points",
-        needs="the stationary task with NaP and Norm only",
+        resolution=100 / HELD_OUT,
+        caveat=f"A small fully connected network; no ResNet and no transformer. {LIVE}",
     ),
-    Claim(
-        id="games-need-decay",
-        paper="nap",
-        statement="With projection an agent needs an explicit decay of the learning rate to do better.",
-        paper_figure=f"Rainbow, 5 Atari games. {FOUND_IN_DIGESTS}",
-        measured="mean return in the last cycle, NaP with decay minus NaP at a constant rate",
-        measure=_returns(DECAY, NAP),
-        side="above",
-        needs="the games with NaP, at a constant rate and with decay",
-    ),
-    Claim(
-        id="games-nap-over-norm",
-        paper="nap",
-        statement="In a sequence of games NaP does better the second time round than the norm alone.",
-        paper_figure="10 Atari games × 20M frames, played twice (400M frames); curves.",
-        measured="mean return in the last cycle, NaP minus norm only",
-        measure=_returns(NAP, None, cycles=2),
-        side="above",
-        needs="the games with NaP and Norm only, two cycles or more",
-        caveat="Here the weights grow by a few percent only, so there is little decay to undo.",
-    ),
-    Claim(
-        id="games-like-fresh",
-        paper="nap",
-        statement="On the second cycle NaP learns like a fresh network.",
-        paper_figure="10 Atari games × 20M frames, played twice (400M frames); curves.",
-        measured="mean return in the last cycle, NaP minus a network that is new in every game",
-        measure=_returns(NAP, FRESH, cycles=2),
-        threshold=-0.1,
-        side="above",
-        needs="the games with NaP and Fresh net, two cycles or more",
-        caveat="Returns lie between −1 and 1.",
+    *(
+        Claim(
+            id=name,
+            paper="nap",
+            statement=statement,
+            paper_figure=figure,
+            measured=measured,
+            measure=measure,
+            rule=rule,
+            preset="games",
+            given=given,
+            given_words=words,
+            caveat=caveat,
+        )
+        for name, statement, figure, measured, measure, rule, given, words, caveat in (
+            (
+                "games-need-decay",
+                "With projection an agent needs an explicit decay of the learning rate to do better.",
+                f"Rainbow, 5 Atari games. {FOUND_IN_DIGESTS}",
+                "mean return in the last cycle, NaP with decay minus NaP at a constant rate",
+                _last_cycle(DECAY) - _last_cycle(NAP),
+                Effect("above", floor=0.1),
+                {"task": "games"},
+                "",
+                "Returns lie between −1 and 1.",
+            ),
+            (
+                "games-nap-over-norm",
+                "In a sequence of games NaP does better the second time round than the norm alone.",
+                ATARI_TWICE,
+                "mean return in the last cycle, NaP minus norm only",
+                _last_cycle(NAP) - _last_cycle(normed),
+                Effect("above", floor=0.1),
+                TWICE,
+                TWICE_WORDS,
+                "Here the weights grow by a few percent only, so there is little decay to undo.",
+            ),
+            (
+                "games-like-fresh",
+                "On the second cycle NaP learns like a fresh network.",
+                ATARI_TWICE,
+                "mean return in the last cycle, NaP minus a network that is new in every game",
+                _last_cycle(NAP) - _last_cycle(FRESH),
+                Bound("above", -0.1),
+                TWICE,
+                TWICE_WORDS,
+                "Returns lie between −1 and 1.",
+            ),
+            (
+                "single-game",
+                "In a single game NaP with a decaying rate does at least as well as the norm alone.",
+                f"Rainbow with NaP and a schedule, single Atari games. {FOUND_IN_DIGESTS}",
+                "return in the first game, NaP with a decay within the game minus norm only",
+                _first_game(CYCLIC) - _first_game(normed),
+                Bound("above", -0.1),
+                {"task": "games"},
+                "",
+                "Returns lie between −1 and 1.",
+            ),
+        )
     ),
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 
-from normviz.experiments.effective_learning_rate.claims import late_and_first
+from normviz.experiments.effective_learning_rate.claims import late
 from normviz.experiments.effective_learning_rate.growth import growth_figure
 from normviz.experiments.effective_learning_rate.knobs import (
     FRESH,
@@ -23,25 +24,20 @@ from normviz.experiments.effective_learning_rate.knobs import (
     rate_name,
     variants,
 )
-from normviz.figures import Figure, line_figure, profile_figure
-from normviz.figures.dots import dot_figure
-from normviz.frame import Frame, FrameLog, Log
+from normviz.figures import Board, Drawer, Figure, Sheet
+from normviz.frame import Frame, FrameLog
 
-__all__ = ["draw", "growth_figure"]
+__all__ = ["growth_figure", "sheet"]
 
 
-def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-    """All figures for what the log holds, with the cursor at ``step``."""
+def sheet(knobs: Knobs) -> Sheet:
+    """The charts of a setting."""
     return {
         "memorisation": _memorisation,
         "equivalence": _equivalence,
         "stationary": _stationary,
         "games": _games,
-    }[knobs.task](log, knobs, step)
-
-
-def _names(knobs: Knobs) -> list[str]:
-    return [variant.name for variant in variants(knobs)]
+    }[knobs.task](knobs)
 
 
 def _by_layer(name: str, knobs: Knobs) -> dict[str, str]:
@@ -49,272 +45,252 @@ def _by_layer(name: str, knobs: Knobs) -> dict[str, str]:
     return {f"{name}/{layer}": f", W{'₀₁₂₃₄₅'[layer]}" for layer in range(1, knobs.layers() + 1)}
 
 
-def _rates(log: Log, knobs: Knobs, step: int | None, arms: Sequence[str], look_for: str) -> Figure:
+def _rates(knobs: Knobs, look_for: str, *arms: str) -> Drawer:
     """Effective learning rate of every hidden layer; explicit decays span orders of magnitude."""
-    return line_figure(
-        log,
-        _by_layer("elr", knobs),
-        title="Effective learning rate of each layer",
-        y="effective / set learning rate",
-        look_for=look_for,
-        arms=[name for name in arms if name in _names(knobs)],
-        log_scale=knobs.task == "games",
-        step=step,
-        last=knobs.total_steps(),
+
+    def draw(board: Board) -> Figure:
+        return board.only(arms or board.arms).lines(
+            _by_layer("elr", knobs),
+            title="Effective learning rate of each layer",
+            y="effective / set learning rate",
+            look_for=look_for,
+            log_scale=knobs.task == "games",
+        )
+
+    return draw
+
+
+def _loss(look_for: str) -> Drawer:
+    return partial(
+        Board.lines, series="loss", title="Training loss", y="cross-entropy (nats)", look_for=look_for
     )
 
 
-def _lengths(log: Log, knobs: Knobs, step: int | None) -> Figure:
-    return line_figure(
-        log,
-        "length",
-        title="Length of the hidden weights",
-        y="‖W‖ relative to the start",
-        look_for="Projection holds it at 1. Where a norm follows, growth changes nothing but the speed of learning.",
-        arms=_names(knobs),
-        step=step,
-        last=knobs.total_steps(),
-    )
+_lengths: Drawer = partial(
+    Board.lines,
+    series="length",
+    title="Length of the hidden weights",
+    y="‖W‖ relative to the start",
+    look_for="Projection holds it at 1. How far do the others grow?",
+)
+_dormant: Drawer = partial(
+    Board.lines,
+    series="dormant",
+    title="Dormant units",
+    y="share of hidden units (%)",
+    look_for="Units that (almost) never fire: do they come back?",
+    unit=" %",
+)
+_gradients: Drawer = partial(
+    Board.lines,
+    series="grad_norm",
+    title="Gradient norm",
+    y="Euclidean norm, log scale",
+    look_for="Behind a norm: does it shrink as the weights grow?",
+    log_scale=True,
+)
+_phases: Drawer = partial(
+    Board.lines,
+    series="phase_accuracy",
+    title="Accuracy at the end of each phase",
+    y="accuracy on the phase's labels (%)",
+    look_for="Falling: later labels are learned less well than the first.",
+    unit=" %",
+)
 
 
-def _dormant(log: Log, knobs: Knobs, step: int | None) -> Figure:
-    changing = knobs.task != "stationary"
-    return line_figure(
-        log,
-        "dormant",
-        title="Dormant units",
-        y="share of hidden units (%)",
-        look_for="Units that (almost) never fire. Do they come back"
-        + (", or do they pile up from one task to the next?" if changing else "?"),
-        arms=_names(knobs),
-        unit=" %",
-        step=step,
-        last=knobs.total_steps(),
-    )
-
-
-def _loss(log: Log, knobs: Knobs, step: int | None, look_for: str) -> Figure:
-    return line_figure(
-        log,
-        "loss",
-        title="Training loss",
-        y="cross-entropy (nats)",
-        look_for=look_for,
-        arms=_names(knobs),
-        step=step,
-        last=knobs.total_steps(),
-    )
-
-
-def _gradients(log: Log, knobs: Knobs, step: int | None) -> Figure:
-    return line_figure(
-        log,
-        "grad_norm",
-        title="Gradient norm",
-        y="Euclidean norm",
-        look_for="Behind a norm the gradient shrinks as the weights grow, by 1 / ‖W‖. Log scale.",
-        arms=_names(knobs),
-        log_scale=True,
-        step=step,
-        last=knobs.total_steps(),
-    )
-
-
-def _memorisation(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
-    figures = {
-        "phases": line_figure(
-            log,
-            "phase_accuracy",
-            title="Accuracy at the end of each phase",
-            y="accuracy on the phase's labels (%)",
-            look_for="Flat: each new set of labels is learned as well as the first. Falling: plasticity is lost.",
-            arms=_names(knobs),
-            unit=" %",
-            step=step,
-            last=knobs.total_steps(),
-        ),
-        "rates": _rates(
-            log,
-            knobs,
-            step,
-            (normed(knobs), NAP, REPLAY),
-            "With a norm only it falls though nobody asked. NaP holds it."
-            + (" Replayed, it falls again." if knobs.replay else ""),
-        ),
-        "lengths": _lengths(log, knobs, step),
-        "dormant": _dormant(log, knobs, step),
-        "loss": _loss(
-            log, knobs, step, "It jumps at every reset. How far does it come down before the next one?"
-        ),
-        "gradients": _gradients(log, knobs, step),
+def _memorisation(knobs: Knobs) -> Sheet:
+    plain = normed(knobs)
+    stage: dict[str, Drawer] = {
+        "rates": _rates(knobs, "With a norm only it falls. Does NaP hold it?", plain, NAP, REPLAY),
+        "phases": _phases,
+        "lengths": _lengths,
+        "dormant": _dormant,
+        "loss": _loss("It jumps at every reset. How far does it come down?"),
     }
+    late_charts: dict[str, Drawer] = {}
     if knobs.sweep:
-        figures["sweep"] = _sweep(log, knobs)
+        late_charts["sweep"] = partial(_sweep, knobs)
     if knobs.remedies:
-        figures["remedies"] = _remedies(log, knobs)
-    return figures
+        late_charts["remedies"] = partial(_remedies, knobs)
+    first = "sweep" if knobs.sweep else "remedies" if knobs.remedies and knobs.remedies_with_nap else ""
+    if not first:
+        return Sheet({**stage, "gradients": _gradients}, {"Late phases": late_charts} if late_charts else {})
+    stage[first] = late_charts.pop(first)
+    return Sheet(
+        stage,
+        {"Gradients": {"gradients": _gradients}} | ({"Late phases": late_charts} if late_charts else {}),
+    )
 
 
-def _sweep(log: Log, knobs: Knobs) -> Figure:
+def _late_by_seed(board: Board, knobs: Knobs, arm: str) -> Mapping[int, float]:
+    """Mean accuracy of an arm's last phases, for the seeds that have ended."""
+    return {s: v for s, v in late(arm)(board.log, knobs).items() if math.isfinite(v)}
+
+
+def _sweep(knobs: Knobs, board: Board) -> Figure:
     """Late accuracy against the learning rate, for each network without remedy."""
     factors = sorted((1.0, *SWEEP))
     bases = [v.name for v in variants(knobs) if v.factor == 1.0 and not v.remedy and v.name != REPLAY]
-    derived = FrameLog()
+    ended = FrameLog()
     for base in bases:
-        by_rate = [late_and_first(log, rate_name(Variant(base), knobs, factor)) for factor in factors]
+        by_rate = [_late_by_seed(board, knobs, rate_name(Variant(base), knobs, f)) for f in factors]
         for seed in set.intersection(*(set(found) for found in by_rate)):
-            late = np.array([found[seed][0] for found in by_rate])
-            derived.append(Frame(log.last_step, base, seed, {"late": late}))
-    return profile_figure(
-        derived,
-        "late",
-        title="Late phases at three learning rates",
-        x="log₁₀ of the learning rate",
-        y="accuracy, last five phases (%)",
-        look_for="Compare each network at its own best, not only at one rate. Shown when the run has ended.",
-        arms=bases,
-        positions=[float(np.log10(factor * knobs.learning_rate())) for factor in factors],
-    )
-
-
-def _remedies(log: Log, knobs: Knobs) -> Figure:
-    """Late accuracy of each remedy, with and without NaP."""
-    bases = [name for name in (normed(knobs), NAP) if name in _names(knobs)]
-    places = {"none": "", **{REMEDIES[r]: f", {REMEDIES[r]}" for r in knobs.remedies}}
-    derived = FrameLog()
-    for base in bases:
-        for end in places.values():
-            for seed, (late, _) in late_and_first(log, base + end).items():
-                derived.append(Frame(log.last_step, base, seed, {f"late{end}": late}))
-    return dot_figure(
-        derived,
-        {place: f"late{end}" for place, end in places.items()},
-        title="Late phases with each remedy",
-        x="accuracy, last five phases (%)",
-        look_for=(
-            "Are the remedies closer together with NaP than without?"
-            if knobs.remedies_with_nap
-            else "Do the remedies help the norm? Remedies with NaP too shows whether NaP makes them alike."
+            accuracies = np.array([found[seed] for found in by_rate])
+            ended.append(Frame(board.log.last_step, base, seed, {"late": accuracies}))
+    return (
+        board.of(ended)
+        .only(bases)
+        .profile(
+            "late",
+            title="Late phases at three learning rates",
+            x="log₁₀ of the learning rate",
+            y="accuracy, last five phases (%)",
+            look_for="At the end: compare each network at its own best.",
+            positions=[float(np.log10(factor * knobs.learning_rate())) for factor in factors],
+            step=None,
         )
-        + " Shown when the run has ended.",
-        arms=bases,
-        zero=False,
     )
 
 
-def _equivalence(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
-    line = partial(line_figure, log, step=step, last=knobs.total_steps())
+def _remedies(knobs: Knobs, board: Board) -> Figure:
+    """Late accuracy of each remedy, with and without NaP."""
+    bases = [name for name in (normed(knobs), NAP) if name in board.arms]
+    places = {"none": "", **{REMEDIES[r]: f", {REMEDIES[r]}" for r in knobs.remedies}}
+    ended = FrameLog(
+        Frame(board.log.last_step, base, seed, {f"late{end}": value})
+        for base in bases
+        for end in places.values()
+        for seed, value in _late_by_seed(board, knobs, base + end).items()
+    )
+    return (
+        board.of(ended)
+        .only(bases)
+        .dots(
+            {place: f"late{end}" for place, end in places.items()},
+            title="Late phases with each remedy",
+            x="accuracy, last five phases (%)",
+            look_for="At the end: are the remedies closer together with NaP?"
+            if knobs.remedies_with_nap
+            else "At the end: does a remedy help the norm?",
+            zero=False,
+            step=None,
+        )
+    )
+
+
+def _equivalence(knobs: Knobs) -> Sheet:
     plain = normed(knobs)
-    return {
-        "loss": _loss(
-            log,
-            knobs,
-            step,
-            f"{LAYERWISE} lies on {NAP}, {REPLAY} on {plain}: click the legend to see one at a time.",
-        ),
-        "difference": line(
-            "difference",
-            title="Difference of the logits",
-            y="largest |difference|",
-            look_for=f"{REPLAY} is compared with {plain}, the others with {NAP}. Rounding is near 1e-14. Log scale.",
-            arms=_names(knobs),
-            log_scale=True,
-        ),
-        "step_sizes": line(
+
+    def step_sizes(board: Board) -> Figure:
+        return board.only((LAYERWISE, GLOBAL, REPLAY)).lines(
             _by_layer("rate", knobs),
             title="Learning rates that were used",
-            y="learning rate",
-            look_for="Rescaled rates must rise to keep up with growing weights; replayed ones fall. Log scale.",
-            arms=[name for name in (LAYERWISE, GLOBAL, REPLAY) if name in _names(knobs)],
+            y="learning rate, log scale",
+            look_for="Rescaled rates rise with the weights. Do replayed ones fall?",
             log_scale=True,
-        ),
-        "rates": _rates(
-            log,
-            knobs,
-            step,
-            (NAP, LAYERWISE, GLOBAL, plain, REPLAY),
-            "What the function feels. Layer-wise rates hold it like NaP, one global factor only on average.",
-        ),
-        "lengths": _lengths(log, knobs, step),
-        "laws": line(
+        )
+
+    def laws(board: Board) -> Figure:
+        return board.only([plain]).lines(
             {"law/cosine": ", cos", "law/growth": ", law"},
             title="Two laws, checked at every step",
-            y="largest error",
-            look_for="cos: gradient against weight, 0. law: the squared length grows by lr² ‖gradient‖². Log scale.",
-            arms=[plain],
+            y="largest error, log scale",
+            look_for="cos: gradient against weight. law: growth of the squared length.",
             log_scale=True,
-        ),
-    }
+        )
+
+    return Sheet(
+        {
+            "difference": partial(
+                Board.lines,
+                series="difference",
+                title="Difference of the logits",
+                y="largest |difference|, log scale",
+                look_for=f"{REPLAY} against {plain}, others against {NAP}: only rounding?",
+                log_scale=True,
+            ),
+            "loss": _loss(f"Does {LAYERWISE} lie on {NAP}, and {REPLAY} on {plain}?"),
+            "rates": _rates(knobs, "Which rates hold it level in every layer?"),
+            "step_sizes": step_sizes,
+            "lengths": _lengths,
+            "laws": laws,
+        },
+        {"Phases": {"phases": _phases}},
+    )
 
 
-def _stationary(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
-    return {
-        "accuracy": line_figure(
-            log,
-            "accuracy",
-            title="Accuracy on held-out digits",
-            y="accuracy (%)",
-            look_for="Nothing changes here. Does projection cost anything?",
-            arms=_names(knobs),
-            unit=" %",
-            step=step,
-            last=knobs.total_steps(),
-        ),
-        "rates": _rates(
-            log,
-            knobs,
-            step,
-            (normed(knobs), NAP, REPLAY),
-            "Once the digits are learned gradients vanish, and the weights stop growing.",
-        ),
-        "lengths": _lengths(log, knobs, step),
-        "loss": _loss(log, knobs, step, "Does a constant effective rate stop it from settling?"),
-        "dormant": _dormant(log, knobs, step),
-        "gradients": _gradients(log, knobs, step),
-    }
+def _stationary(knobs: Knobs) -> Sheet:
+    return Sheet(
+        {
+            "accuracy": partial(
+                Board.lines,
+                series="accuracy",
+                title="Accuracy on held-out digits",
+                y="accuracy (%)",
+                look_for="Nothing changes here. Does projection cost anything?",
+                unit=" %",
+            ),
+            "rates": _rates(
+                knobs, "Do the weights stop growing once all is learned?", normed(knobs), NAP, REPLAY
+            ),
+            "lengths": _lengths,
+            "loss": _loss("Does a constant effective rate stop it from settling?"),
+            "dormant": _dormant,
+            "gradients": _gradients,
+        }
+    )
 
 
-def _games(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
-    line = partial(line_figure, log, arms=_names(knobs), step=step, last=knobs.total_steps())
+def _games(knobs: Knobs) -> Sheet:
     visits = {
         f"game {visit % knobs.tasks + 1}, cycle {visit // knobs.tasks + 1}": f"game_return/{visit}"
         for visit in range(knobs.tasks * knobs.cycles)
     }
-    return {
-        "returns": line(
-            "return",
-            title="Return",
-            y="mean of the last 20 episodes",
-            look_for="It drops with every new game. Who recovers, and who still does in the second cycle?",
-        ),
-        "rates": _rates(
-            log,
-            knobs,
-            step,
-            [
-                name
-                for name in _names(knobs)
-                if name != FRESH and log.scalars("elr/1")["arm"].isin([name]).any()
-            ],
-            "The implicit schedule of the norm, NaP's constant, and the explicit decay. Log scale.",
-        ),
-        "games": dot_figure(
-            log,
-            visits,
-            title="Return in each game",
-            x="mean return, second half of the game",
-            look_for="Compare a game's two cycles, and each agent with the network that is fresh in every game.",
-            arms=_names(knobs),
-            step=step,
-            zero=False,
-        ),
-        "lengths": _lengths(log, knobs, step),
-        "dormant": _dormant(log, knobs, step),
-        "loss": line(
-            "loss",
-            title="Temporal-difference loss",
-            y="Huber loss",
-            look_for="Spikes at a change of game: the old values are wrong. Log scale.",
-            log_scale=True,
-        ),
-    }
+
+    def rates(board: Board) -> Figure:
+        """Of agents that keep one network; one without a norm has no effective rate."""
+        known = set(board.log.scalars("elr/1")["arm"]) - {FRESH}
+        return _rates(knobs, "Norm: implicit fall. NaP: constant. Which is explicit?", *known or {NAP})(board)
+
+    return Sheet(
+        {
+            "returns": partial(
+                Board.lines,
+                series="return",
+                title="Return",
+                y="mean of the last 20 episodes",
+                look_for="It drops with every new game. Who recovers?",
+            ),
+            "visits": partial(
+                Board.lines,
+                series="game_return",
+                title="Return of each game when it ends",
+                y="mean return, second half of the game",
+                look_for="Who does as well in the second cycle as in the first?",
+            ),
+            "rates": rates,
+            "lengths": _lengths,
+            "dormant": _dormant,
+            "loss": partial(
+                Board.lines,
+                series="loss",
+                title="Temporal-difference loss",
+                y="Huber loss, log scale",
+                look_for="Are there spikes where the game changes?",
+                log_scale=True,
+            ),
+        },
+        {
+            "Game by game": {
+                "games": partial(
+                    Board.dots,
+                    places=visits,
+                    title="Return in each game",
+                    x="mean return, second half of the game",
+                    look_for="Compare a game's two cycles, and each agent with Fresh net.",
+                    zero=False,
+                )
+            }
+        },
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from normviz.experiments.effective_learning_rate.measures import Lengths, dorman
 from normviz.frame import Frame, Value
 from normviz.norms import FeatureNorm, NormProjector
 from normviz.schedules import ImplicitScheduleReplay
+from normviz.training import Diverged, Trainee, interleave
 
 __all__ = ["play"]
 
@@ -51,10 +52,18 @@ def play(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
         players = [
             Player(knobs, variant, seed, device, recorded) for seed in knobs.seed_range() for variant in stage
         ]
-        for _ in range(knobs.total_steps()):
-            for player in players:
-                if not player.diverged:
-                    yield player.act()
+        yield from interleave(
+            players,
+            until=knobs.total_steps(),
+            evaluate=_game_over,
+            eval_every=knobs.task_steps,
+            progress=knobs.progress(),
+        )
+
+
+def _game_over(trainee: Trainee, at: int) -> Mapping[str, Value] | None:
+    assert isinstance(trainee, Player)
+    return trainee.game_over() if at else None
 
 
 class Player:
@@ -78,8 +87,7 @@ class Player:
         recorded: dict[int, list[dict[str, float]]],
     ) -> None:
         self.knobs, self.variant, self.seed, self.device = knobs, variant, seed, device
-        self.recorded = recorded
-        self.diverged = False
+        self.arm, self.recorded = variant.name, recorded
         self.steps = 0
         self.games = make_games(knobs, seed)
         self.observation, _ = self.games.reset()
@@ -139,30 +147,34 @@ class Player:
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.agent.steps = 0  # exploration starts anew
 
-    def act(self) -> Frame:
-        """One action and what follows from it; the frame's step counts the actions done."""
+    def step(self, at: int) -> dict[str, Value]:
+        """One action and what follows from it.
+
+        Raises:
+            Diverged: the loss or a weight is not finite.
+        """
         knobs = self.knobs
-        if self.steps and self.steps % knobs.task_steps == 0:
+        if at and at % knobs.task_steps == 0:
             if self.variant.fresh:
                 self._new_agent()
             if self.variant.rates == "cyclic":
                 self.agent.restart_schedule()
             self._new_game()
         values: dict[str, Value] = {}
-        if self.steps % MEASURE == 0:
+        if at % MEASURE == 0:
             values |= self.lengths.values(self.agent.optimizer)
             if len(self.agent.buffer):
-                seen = self.agent.buffer.sample(64, seeded_generator(self.seed, self.steps))[0]
+                seen = self.agent.buffer.sample(64, seeded_generator(self.seed, at))[0]
                 values["dormant"] = 100 * dormant_units(self.agent.network, seen)
         action = self.agent.act(self.observation)
         following, reward, terminated, truncated, _ = self.games.step(action)
-        self.steps += 1
+        self.steps = at + 1
         try:
             loss = self.agent.observe(self.observation, action, reward, following, terminated)
         except FloatingPointError as error:
-            return self._stop(str(error))
+            raise Diverged(str(error)) from error
         if loss is not None and not math.isfinite(loss):
-            return self._stop(f"the loss is {loss}")
+            raise Diverged(f"the loss is {loss}")
         if loss is not None and self.agent.updates % 10 == 0:
             values["loss"] = loss
         self.observation = following
@@ -174,22 +186,16 @@ class Player:
                 values["return"] = sum(self.recent) / len(self.recent)
             self.episode = 0.0
             self.observation, _ = self.games.reset()
-        if self.steps % knobs.task_steps == 0:
-            values |= self._game_over()
-        return Frame(self.steps, self.variant.name, self.seed, values)
+        return values
 
-    def _game_over(self) -> dict[str, Value]:
-        """Mean return over the second half of the game's finished episodes, when exploration has ended."""
+    def game_over(self) -> dict[str, Value] | None:
+        """Mean return over the second half of the last game's finished episodes, when exploration has ended."""
         later = self.returns[len(self.returns) // 2 :]
         if not later:
-            return {}
+            return None
         score = sum(later) / len(later)
         visit = self.steps // self.knobs.task_steps - 1
         return {"game_return": score, f"game_return/{visit}": score}
-
-    def _stop(self, why: str) -> Frame:
-        self.diverged = True
-        return Frame.diverged(self.steps, self.variant.name, self.seed, why)
 
 
 def updates_per_game(knobs: Knobs) -> int:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import Arms, Look
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
+from normviz.progress import STEPS, Progress
 
 __all__ = [
     "AGENTS",
@@ -47,8 +50,22 @@ AGENTS: dict[str, str] = {
     "cyclic": CYCLIC,
     "fresh": FRESH,
 }
+COLOURS: dict[str, int] = {
+    "LayerNorm": 0,
+    "RMSNorm": 8,
+    NONE: 6,
+    NAP: 1,
+    REPLAY: 3,
+    DECAY: 2,
+    CYCLIC: 4,
+    FRESH: 5,
+    LAYERWISE: 2,
+    GLOBAL: 4,
+}
 SWEEP = (0.3, 3.0)
 """Factors on the learning rate that a sweep adds."""
+
+ACTIONS = Progress("action", "actions", "actions of an agent")
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class Knobs(Base):
         section="Experiment",
     )
     remedies: tuple[Remedy, ...] = knob(
-        ("l2",),
+        (),
         label="Remedies",
         help="Memorisation and stationary: other cures for lost plasticity, each added to the normalized network. "
         "L2 pulls weights to 0 or to their start, shrink + perturb acts at every reset, noise after every step, "
@@ -183,23 +200,8 @@ class Knobs(Base):
         help="How often the network must learn anew. Loss of plasticity needs many.",
         section="Training",
     )
-    batch_size: int = knob(
-        64,
-        8,
-        256,
-        label="Batch size",
-        help="Images per step, out of 512.",
-        step=8,
-        section="Training",
-    )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
+    batch_size: int = knob_fields.batch_size(64, 256, low=8, help="Images per step, out of 512.")
+    seeds: int = knob_fields.seeds()
     norm: Literal["layer", "rms"] = knob(
         "layer",
         label="Norm",
@@ -298,7 +300,7 @@ class Knobs(Base):
         section="Games",
     )
 
-    work_limit = 3e5
+    work_limit = 6e5
     """Milliseconds on one slow core."""
 
     def total_steps(self) -> int:
@@ -306,6 +308,24 @@ class Knobs(Base):
         if self.task == "games":
             return self.task_steps * self.tasks * self.cycles
         return self.period * self.phases
+
+    def progress(self) -> Progress:
+        """Updates of a network, or actions of an agent."""
+        return ACTIONS if self.task == "games" else STEPS
+
+    def shown_arms(self) -> Arms:
+        """All arms; the colour says the network, the dash its remedy or its learning rate, where there are such."""
+        names = [variant.name for variant in variants(self)]
+        split = [name.partition(", ") for name in names]
+        ways = list(dict.fromkeys(way for _, _, way in split))
+        if ways == [""]:
+            return Arms.of({name: COLOURS[name] for name in names})
+        return Arms(
+            tuple(
+                Look(name, COLOURS[base], ways.index(way), ways.index(way), base, way)
+                for name, (base, _, way) in zip(names, split, strict=True)
+            )
+        )
 
     def update_rule(self) -> Literal["adam", "sgd", "momentum"]:
         """The optimizer that this task uses."""
@@ -332,7 +352,7 @@ class Knobs(Base):
         else:
             per_layer = 0.4 if self.network == "mlp" else 1.2
             step = (0.3 + per_layer * self.depth) * max(1.0, self.batch_size / 64)
-        return len(variants(self)) * self.seeds * self.total_steps() * step
+        return self.members() * self.total_steps() * step
 
     def work_advice(self) -> str:
         """The length of a phase or game that fits."""

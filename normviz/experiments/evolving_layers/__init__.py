@@ -8,13 +8,18 @@ In a notebook::
     print(ev.candidates.best(run.log))
 """
 
+from functools import partial
+
 from normviz.experiments.evolving_layers import candidates
 from normviz.experiments.evolving_layers.claims import CLAIMS
-from normviz.experiments.evolving_layers.figures import draw
 from normviz.experiments.evolving_layers.knobs import Knobs
+from normviz.experiments.evolving_layers.presets import PRESETS
 from normviz.experiments.experiment import Experiment
+from normviz.experiments.run import run_experiment
 
-__all__ = ["EXPERIMENT", "Knobs", "candidates", "run"]
+__all__ = ["EXPERIMENT", "PRESETS", "Knobs", "candidates", "run"]
 
-EXPERIMENT = Experiment.for_page("evolving-layers", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS)
-run = EXPERIMENT.run
+EXPERIMENT = Experiment.for_page(
+    "evolving-layers", knobs=Knobs, package=__name__, presets=PRESETS, claims=CLAIMS
+)
+run = partial(run_experiment, EXPERIMENT)

@@ -16,21 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normviz.frame import Log
-from normviz.norms import Graph, Node, pareto_front
-from normviz.norms._evonorm_language import ARITIES
+from normviz.norms import ARITIES, FIRST_NODE, Graph, Node, pareto_front
 from normviz.validation import nearest
 
 __all__ = [
     "ANCHORS",
+    "MOST_OPERATIONS",
     "ORIGINS",
     "REFERENCES",
     "RIVAL",
     "VERDICTS",
+    "WRITTEN_OUT",
     "Trial",
     "best",
     "encode",
+    "formula",
     "from_code",
     "front",
+    "operations",
     "population",
     "to_code",
     "trials",
@@ -45,6 +48,11 @@ RIVAL = REFERENCES[0]
 """The one that is also trained as the re-ranked candidates are."""
 ANCHORS = ("plain ConvNet", "residual", "depthwise")
 """The architectures on which every candidate is scored."""
+
+MOST_OPERATIONS = 200
+"""Most operations of a layer that is given as text, when it is written out; random ones of 16 nodes have up to 20."""
+WRITTEN_OUT = 40
+"""Most operations of a formula that is written in one piece; longer ones have a name for every part."""
 
 _OPS = tuple(ARITIES)
 _NODE = re.compile(r"(\w+)\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
@@ -125,6 +133,22 @@ def front(found: Sequence[Trial]) -> list[Trial]:
 def best(log: Log, step: int | None = None) -> Trial | None:
     """The accepted candidate with the highest mean accuracy of all searches, the earliest on a tie, or None."""
     return max((t for t in trials(log, step) if t.scores), key=lambda t: t.mean, default=None)
+
+
+def operations(graph: Graph) -> int:
+    """Operations of the layer when it is written out: a part that is read twice counts twice.
+
+    It can double with every node of a graph, so it is counted, never written, before it is known to be small.
+    """
+    counts = [0] * FIRST_NODE
+    for _, inputs in graph.canonical().nodes:
+        counts.append(1 + sum(counts[i] for i in inputs))
+    return counts[-1]
+
+
+def formula(graph: Graph) -> str:
+    """The layer as text: nested where that is short, else one node after another (:func:`to_code`)."""
+    return graph.to_formula() if operations(graph) <= WRITTEN_OUT else to_code(graph)
 
 
 def to_code(graph: Graph) -> str:

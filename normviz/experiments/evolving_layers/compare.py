@@ -1,8 +1,12 @@
 """The published layers side by side: a ConvNet or ResNet on the 8 x 8 digits, SGD with momentum, no tuning per layer.
 
-A smaller batch means here what it means on several workers: every step sees the same images, but each worker takes the
-statistics over its own share (:class:`PerWorker`). So arms differ in nothing but what their normalization sees. The
-statistics of every worker go into the running ones, one worker after the other.
+Every step sees the same images, as many as the largest number. A smaller number means one of two things:
+
+- several workers: each takes the statistics over its own share (:class:`PerWorker`) and one update follows, so that
+  arms differ in nothing but what their normalization sees. The statistics of every worker go into the running ones, one
+  worker after the other;
+- a smaller batch, as in the paper: every share is a batch of its own and has an update of its own, with a learning rate
+  in proportion to its size.
 """
 
 from __future__ import annotations
@@ -18,18 +22,18 @@ from torch.nn.functional import cross_entropy
 from models import ConvNet, ResNet
 from normviz.data import SupervisedData, load_digits
 from normviz.experiments.evolving_layers.candidates import from_code
-from normviz.experiments.evolving_layers.figures import RESPONSE_AT
-from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name, arm_names
+from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name
+from normviz.experiments.evolving_layers.recorded import RESPONSE_AT
 from normviz.frame import Frame, Value
 from normviz.norms import layer_factory, make_evonorm
 from normviz.probes import GradientNorm
-from normviz.training import Arm, Batch, Member, train
+from normviz.training import Arm, Batch, Batches, Member, train
 
 __all__ = ["GROUPS", "PerWorker", "compare", "make_layer"]
 
 GROUPS = 4
 CHANNELS = {"convnet": (16, 32, 32), "resnet": (16, 32)}
-RESPONSE_IMAGES = 32
+RESPONSE_IMAGES = 16
 
 
 class PerWorker(nn.Module):
@@ -68,32 +72,69 @@ def make_layer(name: str, found: str, channels: int) -> nn.Module:
     )
 
 
+def sees_batch(name: str, found: str) -> bool:
+    """Whether a layer takes statistics over several images, so that it matters which images a worker has."""
+    if name == FOUND:
+        return any(node.op.endswith("_bwh") for node in from_code(found).canonical().nodes)
+    return name.startswith("B")
+
+
 def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Train every layer with every number of images per worker."""
-    first = arm_names(knobs)[0]
+    first = knobs.shown_arms().names[0]
     yield from (Frame(0, first, seed) for seed in knobs.seed_range())
     digits = load_digits("image").to(device)
-    layers = [*knobs.layers, *([FOUND] if knobs.found else [])]
+    batches = digits.train_batches(knobs.batch_size())
+    sizes = {arm_name(name, size): size for size in knobs.workers() for name in knobs.trained_layers()}
+    shrinking = knobs.shrink == "batch"
     yield from train(
-        [_arm(layer, size, knobs) for size in knobs.workers() for layer in layers],
+        [_arm(layer, size, knobs) for size in knobs.workers() for layer in knobs.trained_layers()],
         knobs.seed_range(),
-        batches=digits.train_batches(knobs.batch_size()),
+        batches=batches,
         steps=knobs.steps,
         device=device,
         probes=[GradientNorm(every=2)],
         evaluate=partial(_evaluate, digits=digits),
-        eval_every=max(5, knobs.steps // 15),
+        eval_every=max(5, knobs.steps // 10),
+        before_step=partial(_earlier_updates, sizes=sizes, batches=batches) if shrinking else None,
+        together=False if shrinking else None,
     )
 
 
 def _arm(layer: str, size: int, knobs: Knobs) -> Arm:
+    share = size if sees_batch(layer, knobs.found) else knobs.batch_size()  # the same numbers, in one piece
+
     def slot(channels: int) -> nn.Module:
-        return PerWorker(make_layer(layer, knobs.found, channels), size)
+        return PerWorker(make_layer(layer, knobs.found, channels), share)
 
     network: Callable[..., nn.Module] = ConvNet if knobs.network == "convnet" else ResNet
     model = partial(network, 1, CHANNELS[knobs.network], 10, norm_act=slot)
-    optimizer = partial(torch.optim.SGD, lr=knobs.learning_rate, momentum=0.9)
-    return Arm(arm_name(layer, size), model, optimizer, _class_loss)
+    rate, loss = knobs.learning_rate, _class_loss
+    if knobs.shrink == "batch":
+        rate, loss = rate * size / knobs.batch_size(), partial(_last_loss, size=size)
+    return Arm(arm_name(layer, size), model, partial(torch.optim.SGD, lr=rate, momentum=0.9), loss)
+
+
+def _shares(batch: Batch, size: int) -> list[Batch]:
+    """The examples of a step in batches of this size, in order."""
+    return list(zip(*(torch.split(part, size) for part in batch), strict=True))
+
+
+def _earlier_updates(
+    member: Member, step: int, *, sizes: Mapping[str, int], batches: Batches
+) -> Mapping[str, Value]:
+    """The updates on all shares of a step but the last, which the training loop makes."""
+    for share in _shares(batches(member.seed, step), sizes[member.arm.name])[:-1]:
+        loss = _class_loss(member.model, share)
+        if not torch.isfinite(loss):
+            break  # the loop's own loss then is not finite either, and ends the member
+        loss.backward()  # type: ignore[no-untyped-call]
+        member.update()
+    return {}
+
+
+def _last_loss(call: Callable[..., Tensor], batch: Batch, *, size: int) -> Tensor:
+    return _class_loss(call, _shares(batch, size)[-1])
 
 
 def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:

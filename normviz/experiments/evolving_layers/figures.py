@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
+from normviz.arms import Arms
 from normviz.experiments.evolving_layers.candidates import (
     ANCHORS,
     REFERENCES,
     VERDICTS,
     Trial,
     best,
+    formula,
     front,
     population,
     trials,
 )
 from normviz.experiments.evolving_layers.expression import graph_figure
-from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name, arm_names
-from normviz.figures import Figure, area_figure, line_figure, profile_figure
-from normviz.figures.scatters import Dot, scatter_figure
-from normviz.figures.sweeps import sweep_figure
+from normviz.experiments.evolving_layers.knobs import Knobs, arm_name
+from normviz.experiments.evolving_layers.recorded import RESPONSE_AT
+from normviz.experiments.evolving_layers.scatters import Dot, scatter_figure
+from normviz.experiments.evolving_layers.sweeps import sweep_figure
+from normviz.figures import Board, Figure, Sheet
 from normviz.frame import Log
 
-__all__ = ["RESPONSE_AT", "VERDICT_NAMES", "draw"]
-
-RESPONSE_AT = tuple(np.linspace(-4, 4, 33).tolist())
-"""Values, in standard deviations, at which a trained layer's response is measured."""
+__all__ = ["VERDICT_NAMES", "sheet"]
 
 VERDICT_NAMES = {
     "accepted": "accepted",
@@ -34,88 +34,94 @@ VERDICT_NAMES = {
     "stability": "gradient explodes",
     "error": "raised an error",
 }
+VERDICT_LOOKS = Arms.of(
+    dict(zip((VERDICT_NAMES[verdict] for verdict in VERDICTS), (2, 6, 7, 4, 3, 1), strict=True))
+)
 ORIGIN_NAMES = {"initial": "start", "random": "random", "mutation": "mutated"}
 MOST_DOTS = 400
 TEXT = 90
 
 
-def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-    """All figures for what the log holds, with the cursor at ``step``."""
-    return _comparison(log, knobs, step) if knobs.mode == "compare" else _search(log, knobs, step)
+def sheet(knobs: Knobs) -> Sheet:
+    """The charts of a setting."""
+    return _comparison(knobs) if knobs.mode == "compare" else _search(knobs)
 
 
-def _comparison(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
-    arms = arm_names(knobs)
-    layers = [*knobs.layers, *([FOUND] if knobs.found else [])]
-    points = {arm_name(layer, size): (layer, size) for layer in layers for size in knobs.workers()}
-    largest = [arm_name(layer, knobs.batch_size()) for layer in layers]
-    return {
-        "sweep": sweep_figure(
-            log,
-            "validation_accuracy",
-            points,
-            title="Accuracy against images per worker",
-            x="images per worker",
-            y="accuracy on held-out digits (%)",
-            look_for="Layers that use the batch sink towards the left; layers that look at each image stay level.",
-            step=step,
-        ),
-        "loss": line_figure(
-            log,
-            "loss",
-            title="Training loss",
-            y="cross-entropy (nats)",
-            look_for="Same images, start and step size; n: images per worker. Which layer learns fastest? Log scale.",
-            arms=arms,
-            log_scale=True,
-            step=step,
-            last=knobs.steps,
-        ),
-        "response": profile_figure(
-            log,
+def _comparison(knobs: Knobs) -> Sheet:
+    points = {arm_name(name, n): (name, float(n)) for name in knobs.trained_layers() for n in knobs.workers()}
+    largest = [arm_name(name, knobs.batch_size()) for name in knobs.trained_layers()]
+    across = "images per worker" if knobs.shrink == "workers" else "images per batch"
+
+    def response(board: Board) -> Figure:
+        return board.only(largest).profile(
             "response",
             title="A trained layer's answer to one value",
             x="value of one pixel (standard deviations)",
             y="output",
-            look_for="Measured in the second layer as it trains: is there a kink (ReLU), a bend, a ceiling?",
-            arms=largest,
+            look_for="In the second layer: a kink, a bend, a ceiling?",
             positions=RESPONSE_AT,
-            step=step,
-        ),
-        "accuracy": line_figure(
-            log,
+        )
+
+    def sweep(board: Board) -> Figure:
+        return sweep_figure(
+            board.log,
+            "validation_accuracy",
+            points,
+            title=f"Accuracy against {across}",
+            x=across,
+            y="accuracy on held-out digits (%)",
+            look_for="Which layers sink towards the left, which stay level?",
+            arms=board.arms,
+            step=board.step,
+            progress=board.progress,
+        )
+
+    def loss(board: Board) -> Figure:
+        return board.lines(
+            "loss",
+            title="Training loss",
+            y="cross-entropy (nats)",
+            look_for="Same images, same start. Which layer learns fastest?",
+            log_scale=True,
+        )
+
+    def accuracy(board: Board) -> Figure:
+        return board.lines(
             "validation_accuracy",
             title="Accuracy on held-out digits",
             y="accuracy (%)",
-            look_for="In eval mode, where layers that used the batch use running statistics instead.",
-            arms=arms,
-            step=step,
-            last=knobs.steps,
+            look_for="In eval mode: running statistics stand in for those of the batch.",
             unit=" %",
-        ),
-        "validation": line_figure(
-            log,
+        )
+
+    def validation(board: Board) -> Figure:
+        return board.lines(
             "validation_loss",
             title="Loss on held-out digits",
             y="cross-entropy (nats)",
-            look_for="Finer than accuracy: how much worse is a layer in eval mode than its training loss? Log scale.",
-            arms=arms,
+            look_for="How much worse is eval mode than the training loss?",
             log_scale=True,
-            step=step,
-            last=knobs.steps,
-        ),
-        "gradients": line_figure(
-            log,
+        )
+
+    def gradients(board: Board) -> Figure:
+        return board.lines(
             "grad_norm",
             title="Gradient norm",
             y="Euclidean norm",
-            look_for="Do small batches make a layer's gradients jump? Log scale.",
-            arms=arms,
+            look_for="Do few images make a layer's gradients jump?",
             log_scale=True,
-            step=step,
-            last=knobs.steps,
-        ),
-    }
+        )
+
+    return Sheet(
+        stage={
+            "response": response,
+            "sweep": sweep,
+            "accuracy": accuracy,
+            "loss": loss,
+            "validation": validation,
+            "gradients": gradients,
+        }
+    )
 
 
 def _dots(found: list[Trial], knobs: Knobs, x: int | None, y: int | None) -> list[Dot]:
@@ -132,7 +138,7 @@ def _dots(found: list[Trial], knobs: Knobs, x: int | None, y: int | None) -> lis
         across = float(t.index) if x is None else 100 * t.scores[x]
         up = 100 * (t.mean if y is None else t.scores[y])
         bold = (t.arm, t.seed, t.index) in (alive if x is None else best_of)
-        dots.append(Dot(t.arm, across, up, f"{ORIGIN_NAMES[t.origin]}: {t.graph.to_formula()}"[:TEXT], bold))
+        dots.append(Dot(t.arm, across, up, f"{ORIGIN_NAMES[t.origin]}: {formula(t.graph)}"[:TEXT], bold))
     return dots
 
 
@@ -144,61 +150,77 @@ def _references(log: Log, step: int | None) -> dict[str, np.ndarray]:
     }
 
 
-def _search(log: Log, knobs: Knobs, step: int | None) -> dict[str, Figure]:
-    arms = arm_names(knobs)
-    found = trials(log, step)
-    known = _references(log, step)
-    winner = best(log, step)
-    said = (
-        f"{winner.arm}, candidate {winner.index}: mean accuracy {100 * winner.mean:.1f} %. Left: inputs, right: output."
-        if winner
-        else "Shown as soon as a first candidate passes all tests."
-    )
-    return {
-        "verdicts": area_figure(
-            log,
+def _search(knobs: Knobs) -> Sheet:
+    def pareto(board: Board) -> Figure:
+        return scatter_figure(
+            _dots(trials(board.log, board.step), knobs, 0, 1),
+            groups=board.arms,
+            known={
+                name: (float(s[0]), float(s[1])) for name, s in _references(board.log, board.step).items()
+            },
+            title="Accepted layers on two networks",
+            x=f"accuracy on {ANCHORS[0]} (%)",
+            y=f"accuracy on {ANCHORS[1]} network (%)",
+            look_for="Large: no other is better on all three networks. Who owns them?",
+            x_domain=(0.0, 100.0),
+            y_domain=(0.0, 100.0),
+        )
+
+    def graph(board: Board) -> Figure:
+        winner = best(board.log, board.step)
+        said = (
+            f"{winner.arm}, candidate {winner.index}: {100 * winner.mean:.1f} %. Left: inputs, right: output."
+            if winner
+            else "Shown as soon as a first candidate passes all tests."
+        )
+        return graph_figure(winner.graph if winner else None, said, title="The best layer so far")
+
+    def verdicts(board: Board) -> Figure:
+        return board.areas(
             {VERDICT_NAMES[v]: f"count/{v}" for v in VERDICTS},
             title="What became of the candidates",
             y="candidates so far",
-            look_for="Almost everything is rejected. Does evolution propose more that passes than random search?",
-            arms=arms,
-            step=step,
-            last=knobs.budget,
-            x="candidate",
-        ),
-        "pareto": scatter_figure(
-            _dots(found, knobs, 0, 1),
-            groups=arms,
-            known={name: (float(s[0]), float(s[1])) for name, s in known.items()},
-            title="Accepted layers on two architectures",
-            x=f"accuracy on {ANCHORS[0]} (%)",
-            y=f"accuracy on {ANCHORS[1]} network (%)",
-            look_for="Large: on the Pareto front of its search, where a third, depthwise network counts too.",
-            x_domain=(0.0, 100.0),
-            y_domain=(0.0, 100.0),
-        ),
-        "graph": graph_figure(winner.graph if winner else None, said, title="The best layer so far"),
-        "best": line_figure(
-            log,
+            look_for="Does evolution propose more that passes than random search?",
+            kinds=VERDICT_LOOKS,
+        )
+
+    def best_so_far(board: Board) -> Figure:
+        return board.lines(
             "best",
             title="Accuracy of the best layer so far",
             y="mean accuracy on three networks (%)",
-            look_for="Same number of candidates for each search: who finds the better layer, and when?",
-            arms=arms,
-            step=step,
-            last=knobs.budget,
+            look_for="Who finds the better layer, and when?",
             unit=" %",
-            x="candidate",
-        ),
-        "population": scatter_figure(
-            _dots(found, knobs, None, None),
-            groups=arms,
+        )
+
+    def ageing(board: Board) -> Figure:
+        return scatter_figure(
+            _dots(trials(board.log, board.step), knobs, None, None),
+            groups=board.arms,
             title="The population as it ages",
             x="candidate",
             y="mean accuracy on three networks (%)",
-            look_for="Large: alive; the oldest leave as new ones come. Does the cloud rise?",
+            look_for="Large: alive. The oldest leave. Does the cloud rise?",
             x_domain=(0.0, float(knobs.budget)),
             y_domain=(0.0, 100.0),
-            wide=True,
-        ),
-    }
+        )
+
+    def saved(board: Board) -> Figure:
+        return board.lines(
+            "training_saved",
+            title="Training that rejection saves",
+            y="training steps saved (%)",
+            look_for="Against training every candidate on all three networks.",
+            unit=" %",
+        )
+
+    return Sheet(
+        stage={
+            "pareto": pareto,
+            "graph": graph,
+            "verdicts": verdicts,
+            "best": best_so_far,
+            "population": ageing,
+            "saved": saved,
+        }
+    )

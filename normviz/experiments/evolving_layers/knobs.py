@@ -7,11 +7,14 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from normviz.experiments.evolving_layers.candidates import from_code
+from normviz import knob_fields
+from normviz.arms import Arms
+from normviz.experiments.evolving_layers.candidates import MOST_OPERATIONS, from_code, operations
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
+from normviz.progress import STEPS, Progress
 
-__all__ = ["FOUND", "RERANK_STEPS", "STRATEGIES", "Knobs", "arm_name", "arm_names", "warm_start_graphs"]
+__all__ = ["CANDIDATES", "FOUND", "RERANK_STEPS", "STRATEGIES", "Knobs", "arm_name", "warm_start_graphs"]
 
 LayerName = Literal["BN-ReLU", "GN-ReLU", "GN-SiLU", "B0", "B1", "B2", "S0", "S1", "S2"]
 Strategy = Literal["pareto", "average", "random"]
@@ -28,6 +31,23 @@ STRATEGIES: dict[str, str] = {
     "average": "By average",
     "random": "Random search",
 }
+COLOURS: dict[str, int] = {
+    "BN-ReLU": 1,
+    "GN-ReLU": 5,
+    "GN-SiLU": 3,
+    "B0": 2,
+    "B1": 6,
+    "B2": 8,
+    "S0": 0,
+    "S1": 4,
+    "S2": 9,
+    FOUND: 7,
+    "pareto": 0,
+    "average": 2,
+    "random": 6,
+}
+CANDIDATES = Progress("candidate", "candidates", "candidate")
+"""What a search counts."""
 LEAST_POPULATION = 3
 """A tournament of the search takes three."""
 RERANK_STEPS = 10
@@ -46,14 +66,6 @@ class Knobs(Base):
         labels={"compare": "Published layers", "search": "The search"},
         section="Experiment",
     )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Experiment",
-    )
     layers: tuple[LayerName, ...] = knob(
         ("BN-ReLU", "GN-ReLU", "B0", "S0"),
         label="Layers",
@@ -69,29 +81,20 @@ class Knobs(Base):
         "number; workers share them and take their statistics over their own images alone.",
         section=_COMPARE,
     )
+    shrink: Literal["workers", "batch"] = knob(
+        "workers",
+        label="A smaller number means",
+        help="Every step sees the same images. Workers: each takes its statistics over its own images alone, and one "
+        "update follows. Batch: every few images are a batch of their own with an update of their own, at a learning "
+        "rate that is smaller in proportion, as in the paper.",
+        labels={"workers": "More workers, one update", "batch": "A smaller batch, more updates"},
+        section=_COMPARE,
+    )
     network: Literal["convnet", "resnet"] = knob(
         "convnet",
         label="Network",
         help="A plain network of three convolutions or a residual network of two blocks, on 8 x 8 digits.",
         labels={"convnet": "ConvNet", "resnet": "ResNet"},
-        section=_COMPARE,
-    )
-    learning_rate: float = knob(
-        0.05,
-        1e-3,
-        1.0,
-        label="Learning rate",
-        help="Step size of gradient descent with momentum 0.9, the same for every layer, as in the paper.",
-        log=True,
-        section=_COMPARE,
-    )
-    steps: int = knob(
-        100,
-        10,
-        1000,
-        label="Steps",
-        help="Updates of every network.",
-        step=10,
         section=_COMPARE,
     )
     found: str = knob(
@@ -178,16 +181,43 @@ class Knobs(Base):
         section=_SEARCH,
     )
 
+    learning_rate: float = knob_fields.learning_rate(
+        0.05,
+        1e-3,
+        1.0,
+        help="Published layers: step size of gradient descent with momentum 0.9, the same for every layer, as in the "
+        "paper. Where the batch shrinks, that of the largest batch.",
+    )
+    steps: int = knob_fields.steps(
+        100, 1000, help="Published layers: how often each network sees as many images as the largest number."
+    )
+    seeds: int = knob_fields.seeds()
+
     work_limit = 6e12
 
     @classmethod
     def open_sections(cls, values: Mapping[str, Any]) -> Collection[str]:
         """The sections of the mode that is chosen."""
-        return ("Experiment", _SEARCH if values["mode"] == "search" else _COMPARE)
+        return ("Experiment", _SEARCH if values["mode"] == "search" else _COMPARE, "Training")
 
     def total_steps(self) -> int:
         """Updates of every network, or candidates of every search and the re-ranking behind them."""
         return self.steps if self.mode == "compare" else self.budget + RERANK_STEPS
+
+    def progress(self) -> Progress:
+        """Steps in a comparison, candidates in a search."""
+        return STEPS if self.mode == "compare" else CANDIDATES
+
+    def shown_arms(self) -> Arms:
+        """Every search; or every layer for every number of images: colour says the layer, dash the number."""
+        if self.mode == "search":
+            return Arms.of({STRATEGIES[name]: COLOURS[name] for name in self.strategies})
+        endings = {_ending(size): f"{size} images" for size in self.workers()}
+        return Arms.product({name: COLOURS[name] for name in self.trained_layers()}, endings)
+
+    def trained_layers(self) -> tuple[str, ...]:
+        """The layers of a comparison, with the found one last."""
+        return (*self.layers, FOUND) if self.found else self.layers
 
     def workers(self) -> tuple[int, ...]:
         """Images per worker, smallest first."""
@@ -201,10 +231,15 @@ class Knobs(Base):
         """Rough floating-point operations, the calls of small layers counted as operations."""
         if self.mode == "search":
             return len(self.strategies) * self.seeds * self.budget * (20 + self.trial_steps) * 3e7
-        layers = len(self.layers) + bool(self.found)
         size = 2.0 if self.network == "resnet" else 1.0
         per_step = sum(4e6 * self.batch_size() + 3e7 * self.batch_size() / b for b in self.workers())
-        return layers * self.seeds * self.steps * size * per_step / 2
+        if self.shrink == "batch":
+            per_step *= 2  # every part has an update of its own
+        return self._layer_count() * self.seeds * self.steps * size * per_step / 2
+
+    def _layer_count(self) -> float:
+        """Layers that are trained; a found one counts by its nodes, of which a published one has about six."""
+        return len(self.layers) + (max(1.0, self.found.count("(") / 6) if self.found else 0.0)
 
     def work_advice(self) -> str:
         """The number of steps or candidates that fits."""
@@ -216,9 +251,14 @@ class Knobs(Base):
     def _can_run(self) -> Self:
         if self.found:
             try:
-                from_code(self.found)
+                count = operations(from_code(self.found))
             except ValueError as error:
                 raise ValueError(f"the found layer cannot be read: {error}") from None
+            if count > MOST_OPERATIONS:
+                raise ValueError(
+                    f"the found layer has {count:,} operations when it is written out, because its parts are read "
+                    f"again and again; at most {MOST_OPERATIONS} are allowed."
+                )
         if self.mode == "search":
             if self.population < LEAST_POPULATION:
                 raise ValueError(
@@ -245,12 +285,8 @@ def warm_start_graphs(start: str, language: str) -> tuple[str, ...]:
 
 def arm_name(layer: str, size: int) -> str:
     """Name of a layer's arm for a number of images per worker."""
-    return f"{layer}, n={size}"
+    return layer + _ending(size)
 
 
-def arm_names(knobs: Knobs) -> list[str]:
-    """All arms of a setting, in the order of the legend."""
-    if knobs.mode == "search":
-        return [STRATEGIES[strategy] for strategy in knobs.strategies]
-    layers = [*knobs.layers, *([FOUND] if knobs.found else [])]
-    return [arm_name(layer, size) for size in knobs.workers() for layer in layers]
+def _ending(size: int) -> str:
+    return f", n={size}"

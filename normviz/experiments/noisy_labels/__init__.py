@@ -8,12 +8,17 @@ In a notebook::
     run.figures()["least"]
 """
 
+from functools import partial
+
 from normviz.experiments.experiment import Experiment
 from normviz.experiments.noisy_labels.claims import CLAIMS
-from normviz.experiments.noisy_labels.figures import draw
 from normviz.experiments.noisy_labels.knobs import Knobs
+from normviz.experiments.noisy_labels.presets import PRESETS
+from normviz.experiments.run import run_experiment
 
-__all__ = ["EXPERIMENT", "Knobs", "run"]
+__all__ = ["EXPERIMENT", "PRESETS", "Knobs", "run"]
 
-EXPERIMENT = Experiment.for_page("noisy-labels", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS)
-run = EXPERIMENT.run
+EXPERIMENT = Experiment.for_page(
+    "noisy-labels", knobs=Knobs, package=__name__, presets=PRESETS, claims=CLAIMS
+)
+run = partial(run_experiment, EXPERIMENT)

@@ -2,127 +2,143 @@
 
 from __future__ import annotations
 
-from normviz.experiments.noisy_labels.knobs import WEIGHTING, Knobs, arm_name, arm_names
+from normviz.experiments.noisy_labels.knobs import WEIGHTING, Knobs, arm_name
 from normviz.experiments.noisy_labels.least_weight import least_weight_figure
 from normviz.experiments.noisy_labels.omega_map import omega_map_figure
-from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
-from normviz.frame import Log
+from normviz.experiments.noisy_labels.recorded import CLASSES, WEIGHT_RANGE
+from normviz.figures import Board, Drawer, Figure, Sheet
 
-__all__ = ["BINS", "CLASSES", "WEIGHT_RANGE", "draw"]
+__all__ = ["sheet"]
 
-WEIGHT_RANGE = (0.0, 3.0)
-BINS = 30
-"""Bins of the histogram of weights over :data:`WEIGHT_RANGE`; weights beyond it are in the last one."""
-
-CLASSES = {"digits": 10, "text": 8}
+RESCALING = ("storm", "mw_noisy", "mw_clean")
+"""Arms whose weights come from a network."""
 LOSS_POSITIONS = [(i + 0.5) / 10 for i in range(10)]
+MUCH_OUTER = 0.1
+"""Outer scale from which a few classes may take the weight: the classes then stand on the stage."""
 
 
-def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-    """All figures for what the log holds, with the cursor at ``step``."""
-    arms = arm_names(knobs)
-    figures = {"accuracy": _accuracy(log, knobs, arms, step)}
-    weighting = arm_names(knobs, WEIGHTING)
-    rescalers = arm_names(knobs, ("storm", "mw_noisy", "mw_clean"))
-    if weighting:
-        figures["weights"] = line_figure(
-            log,
+def _accuracy(board: Board) -> Figure:
+    return board.lines(
+        "accuracy",
+        title="Accuracy on test data with right labels",
+        y="share of right answers",
+        look_for="Oracle knows the wrong labels. How close does STORM come?",
+    )
+
+
+def _memorised(board: Board) -> Figure:
+    return board.lines(
+        "memorised",
+        title="Wrong labels learned by heart",
+        y="share of wrong labels predicted",
+        look_for="Which networks begin to repeat the wrong labels?",
+    )
+
+
+def _calibration(board: Board) -> Figure:
+    return board.lines(
+        "calibration_error",
+        title="Calibration error on test data",
+        y="expected calibration error",
+        look_for="0: of answers given with 80 % confidence, 80 % are right.",
+    )
+
+
+def _time(board: Board) -> Figure:
+    return board.lines(
+        "step_ms",
+        title="Time of an update",
+        y="milliseconds",
+        look_for="How many times longer does STORM take than Plain?",
+        log_scale=True,
+    )
+
+
+def _operations(board: Board) -> Figure:
+    counted = board.log.scalars("operations").groupby("arm", sort=False)["value"].mean().to_dict()
+    return board.bars(
+        {arm: counted[arm] / 1e6 for arm in board.arms if arm in counted},
+        title="Arithmetic of an update",
+        x="million operations in matrix products",
+        look_for="Counted after the burn-in. What does STORM add to Plain?",
+    )
+
+
+def sheet(knobs: Knobs) -> Sheet:
+    """The charts of a setting."""
+    weighting = [arm_name(kind, knobs) for kind in knobs.kinds(WEIGHTING)]
+    rescaling = [arm_name(kind, knobs) for kind in knobs.kinds(RESCALING)]
+
+    def least(board: Board) -> Figure:
+        return least_weight_figure(board, knobs)
+
+    def weights(board: Board) -> Figure:
+        return board.only(weighting).lines(
             {"weight/right": "", "weight/wrong": ", wrong"},
-            title="Mean weight of right labels and of wrong ones",
+            title="Mean weight of right and of wrong labels",
             y="weight (mean of all samples: 1)",
-            look_for="No arm here is told which labels are wrong. Do the two lines of a colour part, and stay apart?",
-            arms=weighting,
-            step=step,
-            last=knobs.steps,
+            look_for="Nobody says which labels are wrong. Do the lines part?",
         )
-        figures["least"] = least_weight_figure(log, knobs, step)
-    if "storm" in knobs.arms:
-        storm = arm_name("storm", knobs)
-        figures["omega"] = omega_map_figure(log, storm, CLASSES[knobs.task], step)
-    if rescalers:
-        figures["histogram"] = ridge_figure(
-            log,
+
+    def omega(board: Board) -> Figure:
+        return omega_map_figure(board, arm_name("storm", knobs), CLASSES[knobs.task])
+
+    def histogram(board: Board) -> Figure:
+        return board.only(rescaling).ridges(
             "weight_histogram",
             low=WEIGHT_RANGE[0],
             high=WEIGHT_RANGE[1],
             title="All weights",
             x="weight",
-            look_for="Good: wrong labels pile up at 0 and right ones above 1. Bad: one heap, whatever the label.",
-            layer_names=["wrong labels", "right labels"] if knobs.rate else ["right labels"],
-            arms=rescalers,
-            step=step,
+            look_for="Do wrong labels gather at 0 and right ones above 1?",
+            layer_names=["wrong", "right"] if knobs.rate else ["right"],
             quantity="weights",
         )
-    figures["memorised"] = line_figure(
-        log,
-        "memorised",
-        title="Wrong labels learned by heart",
-        y="share of wrong labels predicted",
-        look_for="Plain training starts to repeat the wrong labels it is shown; who does not?",
-        arms=arms,
-        step=step,
-        last=knobs.steps,
-    )
-    if weighting:
-        figures |= _of_weights(log, knobs, weighting, step)
-    figures["calibration"] = line_figure(
-        log,
-        "calibration_error",
-        title="Calibration error on test data",
-        y="expected calibration error",
-        look_for="0: of the answers given with 80 % confidence, 80 % are right. Random noise makes networks timid.",
-        arms=arms,
-        step=step,
-        last=knobs.steps,
-    )
-    return figures
 
-
-def _accuracy(log: Log, knobs: Knobs, arms: list[str], step: int | None) -> Figure:
-    return line_figure(
-        log,
-        "accuracy",
-        title="Accuracy on test data with right labels",
-        y="share of right answers",
-        look_for="Oracle ignores the wrong labels: the best there is. How far does STORM climb from Plain towards it?",
-        arms=arms,
-        step=step,
-        last=knobs.steps,
-    )
-
-
-def _of_weights(log: Log, knobs: Knobs, weighting: list[str], step: int | None) -> dict[str, Figure]:
-    return {
-        "by_loss": profile_figure(
-            log,
-            "weight_by_loss",
-            title="Weight as a function of the loss",
-            x="loss, as 1 − probability of the label",
-            y="mean weight",
-            look_for="A curve that falls means: a high loss is not believed. Is it a step, or does it leave a doubt?",
-            arms=weighting,
-            positions=LOSS_POSITIONS,
-            step=step,
-        ),
-        "auc": line_figure(
-            log,
-            "auc",
-            title="How well weights tell right from wrong labels",
-            y="area under the ROC curve",
-            look_for="1: every right label has more weight than every wrong one. 0.5: weights know nothing.",
-            arms=weighting,
-            step=step,
-            last=knobs.steps,
-        ),
-        "by_class": profile_figure(
-            log,
+    def by_class(board: Board) -> Figure:
+        return board.only(weighting).profile(
             "weight_by_class",
             title="Mean weight by true class",
             x="class",
             y="mean weight",
-            look_for="Flat is fair. In a collapse a few easy classes take the weight and the others are forgotten.",
-            arms=weighting,
+            look_for="Flat is fair. Do a few easy classes take all the weight?",
             positions=[float(c) for c in range(CLASSES[knobs.task])],
-            step=step,
-        ),
-    }
+        )
+
+    def by_loss(board: Board) -> Figure:
+        return board.only(weighting).profile(
+            "weight_by_loss",
+            title="Weight as a function of the loss",
+            x="loss, as 1 − probability of the label",
+            y="mean weight",
+            look_for="Falling: a high loss is not believed. Is it a step?",
+            positions=LOSS_POSITIONS,
+        )
+
+    def auc(board: Board) -> Figure:
+        return board.only(weighting).lines(
+            "auc",
+            title="How well weights tell right from wrong",
+            y="area under the ROC curve",
+            look_for="1: every right label weighs more than every wrong one.",
+        )
+
+    stage: dict[str, Drawer] = {"least": least} if weighting else {}
+    stage["accuracy"] = _accuracy
+    if weighting:
+        stage["weights"] = weights
+    if "storm" in knobs.arms:
+        stage["omega"] = omega
+    of_weights: dict[str, Drawer] = {"histogram": histogram} if rescaling else {}
+    if weighting:
+        of_weights |= {"by_class": by_class, "by_loss": by_loss}
+        if knobs.rate:
+            of_weights["auc"] = auc
+    for name in ("by_class", "histogram") if knobs.outer_scale >= MUCH_OUTER else ("histogram",):
+        if name in of_weights and len(stage) + bool(knobs.rate) < 6:
+            stage[name] = of_weights.pop(name)
+    if knobs.rate:
+        stage["memorised"] = _memorised
+    more: dict[str, dict[str, Drawer]] = {"Weights": of_weights} if of_weights else {}
+    more |= {"Calibration": {"calibration": _calibration}, "Cost": {"time": _time, "operations": _operations}}
+    return Sheet(stage, more)

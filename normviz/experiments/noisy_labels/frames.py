@@ -1,30 +1,29 @@
 """What is trained on the page *Noisy labels*: every arm on the same noisy data, one step each in turn.
 
 Digits: an MLP 64-128-10 on 1248 scikit-learn digits, 449 for testing. Text: an MLP 32-64-8 on principal components of
-the trigrams of passages from Python's help texts. SGD, dropout in the hidden layer. The loop is its own, because
-STORM's step is no ordinary one.
+the trigrams of passages from Python's help texts. SGD, dropout in the hidden layer.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from normviz.data import IndexSampler
-from normviz.experiments.noisy_labels.figures import BINS, WEIGHT_RANGE
-from normviz.experiments.noisy_labels.knobs import ARM_NAMES, WEIGHTING, Knobs, arm_name
+from normviz.experiments.noisy_labels.knobs import WEIGHTING, Knobs, arm_name
 from normviz.experiments.noisy_labels.learners import Batches, Learner, StormLearner, build_learner
 from normviz.experiments.noisy_labels.omega_grid import grid_features
+from normviz.experiments.noisy_labels.operations import operations_of_update
+from normviz.experiments.noisy_labels.recorded import BINS, WEIGHT_RANGE
 from normviz.experiments.noisy_labels.tasks import NoisyTask, build_task
 from normviz.frame import Frame, Value
-from normviz.training import resolve_device
+from normviz.training import Diverged, Trainee, interleave, resolve_device
 
 __all__ = ["auc", "calibration_error", "frames"]
 
@@ -38,67 +37,71 @@ POINTS = 120
 LOSS_BINS = 10
 
 
-@dataclass(eq=False)
-class _Member:
-    arm: str
-    name: str
-    seed: int
-    learner: Learner
-    seconds: float = 0.0
-    diverged: bool = False
-
-
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
-    order = [arm for arm in ARM_NAMES if arm in knobs.arms]
-    yield from (Frame(0, arm_name(order[0], knobs), seed) for seed in knobs.seed_range())
-    tasks = [build_task(knobs, seed, where) for seed in knobs.seed_range()]
-    members = [
-        _Member(arm, arm_name(arm, knobs), seed, build_learner(arm, task, knobs, seed))
-        for seed, task in zip(knobs.seed_range(), tasks, strict=True)
-        for arm in order
-    ]
-    n, trusted = len(tasks[0].y), len(tasks[0].y_trusted)
+    kinds = knobs.kinds()
+    yield from (Frame(0, arm_name(kinds[0], knobs), seed) for seed in knobs.seed_range())
+    members: list[Member] = []
+    for seed in knobs.seed_range():
+        task = build_task(knobs, seed, where)
+        batches = _batches(knobs, task, seed)
+        members += [Member(kind, build_learner(kind, task, knobs, seed), seed, batches) for kind in kinds]
+    yield from interleave(
+        members,
+        until=knobs.steps,
+        evaluate=_evaluate,
+        eval_every=max(10, knobs.steps // EVALUATIONS),
+        evaluate_all_first=True,
+    )
+
+
+def _batches(knobs: Knobs, task: NoisyTask, seed: int) -> Callable[[int], Batches]:
+    """The batches of a step: for the update, for STORM's validation, and from the trusted set."""
+    n, trusted = len(task.y), len(task.y_trusted)
     size = min(knobs.batch_size, n)
-    train, validation = (IndexSampler(n, size, stream=stream) for stream in (0, 1))
-    clean = IndexSampler(trusted, min(size, trusted), replacement=True, stream=2)
-    every = max(10, knobs.steps // EVALUATIONS)
-    for step in range(knobs.steps + 1):
-        last = step == knobs.steps
-        if step % every == 0 or last:
-            for member in members:
-                if not member.diverged:
-                    yield Frame(step, member.name, member.seed, _evaluate(member, step))
-        if last or all(member.diverged for member in members):
-            return
-        for member in members:
-            if not member.diverged:
-                chosen = (s.indices(member.seed, step).to(where) for s in (train, validation, clean))
-                yield _update(member, step, Batches(*chosen))
+    samplers = (
+        IndexSampler(n, size, stream=0),
+        IndexSampler(n, size, stream=1),
+        IndexSampler(trusted, min(size, trusted), replacement=True, stream=2),
+    )
+    return lambda step: Batches(*(s.indices(seed, step).to(task.x.device) for s in samplers))
 
 
-def _update(member: _Member, step: int, batches: Batches) -> Frame:
-    """One step of a member."""
-    with _masks_of(member, step):
-        start = time.perf_counter()
-        loss = member.learner.update(batches)
-        member.seconds += time.perf_counter() - start
-    if not math.isfinite(loss):
-        member.diverged = True
-        return Frame.diverged(step, member.name, member.seed, f"the training loss is {loss}")
-    values: dict[str, Value] = {"loss": loss}
-    every = (
-        TIMED_EVERY * member.learner.knobs.n_inner
-    )  # whole rounds: with n_inner > 1 most updates only wait
-    if (step + 1) % every == 0:
-        values["step_ms"] = 1e3 * member.seconds / every
-        member.seconds = 0.0
-    return Frame(step, member.name, member.seed, values)
+class Member:
+    """One arm with one seed, as :func:`interleave` sees it.
+
+    Args:
+        kind: the arm's key in the knobs.
+        learner: what takes the steps.
+        seed: of its network, its wrong labels and its batches.
+        batches: the batches of a step.
+    """
+
+    def __init__(self, kind: str, learner: Learner, seed: int, batches: Callable[[int], Batches]) -> None:
+        self.kind, self.learner, self.seed, self.batches = kind, learner, seed, batches
+        self.arm = arm_name(kind, learner.knobs)
+        self._seconds = 0.0
+
+    def step(self, at: int) -> dict[str, Value]:
+        """One update: its loss, and now and then the milliseconds that an update takes."""
+        batches = self.batches(at)
+        with _masks_of(self, at):
+            start = time.perf_counter()
+            loss = self.learner.update(batches)
+            self._seconds += time.perf_counter() - start
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss is {loss}")
+        values: dict[str, Value] = {"loss": loss}
+        every = TIMED_EVERY * self.learner.knobs.n_inner  # whole rounds: most updates of a round only wait
+        if (at + 1) % every == 0:
+            values["step_ms"] = 1e3 * self._seconds / every
+            self._seconds = 0.0
+        return values
 
 
 @contextmanager
-def _masks_of(member: _Member, step: int) -> Iterator[None]:
+def _masks_of(member: Member, step: int) -> Iterator[None]:
     """Dropout masks that depend on seed and step alone; the global random state is the same afterwards."""
     device = member.learner.task.x.device
     seed = member.seed * 1_000_003 + step
@@ -109,9 +112,10 @@ def _masks_of(member: _Member, step: int) -> Iterator[None]:
         yield
 
 
-def _evaluate(member: _Member, step: int) -> dict[str, Value]:
+def _evaluate(trainee: Trainee, step: int) -> dict[str, Value]:
     """Accuracy and calibration on clean test data, what was memorised, and the weights of all training samples."""
-    learner, task = member.learner, member.learner.task
+    assert isinstance(trainee, Member)
+    member, learner, task = trainee, trainee.learner, trainee.learner.task
     model = learner.model.eval()
     with torch.no_grad():
         test, train = model(task.x_test).softmax(1), model(task.x)
@@ -119,21 +123,24 @@ def _evaluate(member: _Member, step: int) -> dict[str, Value]:
     predicted = train.argmax(1)
     hits = test.argmax(1) == task.y_test
     values: dict[str, Value] = {}
-    if step:  # an untrained network's accuracy would only stretch the axis
+    if not step:
+        with _masks_of(member, step):
+            values["operations"] = operations_of_update(member.kind, learner, member.seed, member.batches)
+    else:  # an untrained network's accuracy would only stretch the axis
         values["accuracy"] = float(hits.float().mean())
         values["calibration_error"] = calibration_error(test.amax(1), hits)
     wrong = task.flipped
     if bool(wrong.any()):
         values["memorised"] = float((predicted == task.y)[wrong].float().mean())
         values["seen_through"] = float((predicted == task.true)[wrong].float().mean())
-    if member.arm in WEIGHTING:
+    if member.kind in WEIGHTING:
         with _masks_of(member, step):
             weights = learner.sample_weights()
             assert weights is not None
             values |= _weight_values(weights, task, learner.all_losses())
-            if member.seed == member.learner.knobs.first_seed:
+            if member.seed == learner.knobs.first_seed:
                 values |= _least_weight(weights, task, predicted, SHOWN[learner.knobs.task])
-                if member.arm == "storm" and isinstance(learner, StormLearner):
+                if member.kind == "storm" and isinstance(learner, StormLearner):
                     values |= _omega_map(learner)
     return values
 

@@ -1,13 +1,16 @@
-"""What can be set on the page *Noisy labels*, and the names of the arms that follow from it."""
+"""What can be set on the page *Noisy labels*, and the arms that follow from it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import DASHES, SYMBOLS, Arms, Look
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
-__all__ = ["ARM_NAMES", "WEIGHTING", "ArmName", "Knobs", "arm_name", "arm_names"]
+__all__ = ["ARM_NAMES", "LABELS", "WEIGHTING", "ArmName", "Knobs", "arm_name"]
 
 ArmName = Literal["plain", "small_loss", "gce", "mw_noisy", "storm", "oracle", "l2rw", "mw_clean"]
 
@@ -21,6 +24,20 @@ ARM_NAMES: dict[str, str] = {
     "l2rw": "L2RW",
     "mw_clean": "MW-Net, clean",
 }
+
+COLOURS: dict[str, int] = {
+    "plain": 6,
+    "small_loss": 1,
+    "gce": 5,
+    "mw_noisy": 3,
+    "storm": 0,
+    "oracle": 2,
+    "l2rw": 4,
+    "mw_clean": 3,
+}
+
+LABELS = Arms.of({"right label": 2, "wrong label": 7})
+"""The two kinds of training samples."""
 
 WEIGHTING = ("small_loss", "mw_noisy", "storm", "l2rw", "mw_clean")
 """Arms that give every sample a weight of their own making."""
@@ -133,23 +150,11 @@ class Knobs(Base):
         log=True,
         section="STORM",
     )
-    learning_rate: float = knob(
-        0.3,
-        0.01,
-        1.0,
-        label="Learning rate",
-        help="Step size of SGD for the network, the same for all arms.",
-        log=True,
-        section="Training",
+    learning_rate: float = knob_fields.learning_rate(
+        0.3, 0.01, 1.0, help="Step size of SGD for the network, the same for all arms."
     )
-    batch_size: int = knob(
-        32,
-        8,
-        128,
-        label="Batch size",
-        help="Samples per step, and per validation batch.",
-        step=8,
-        section="Training",
+    batch_size: int = knob_fields.batch_size(
+        32, 128, low=8, help="Samples per step, and per validation batch."
     )
     dropout: float = knob(
         0.2,
@@ -160,23 +165,32 @@ class Knobs(Base):
         step=0.05,
         section="Training",
     )
-    steps: int = knob(
-        700,
-        50,
-        3000,
-        label="Steps",
-        help="Updates of every network.",
-        step=50,
-        section="Training",
-    )
-    seeds: int = knob(
-        2,
+    width_factor: int = knob(
         1,
-        5,
-        label="Seeds",
-        help="Independent repetitions, each with its own wrong labels: bands on the charts, intervals in the verdicts.",
+        1,
+        16,
+        label="Width",
+        unit="×",
+        help="The hidden layer has so many times 128 units (digits) or 64 units (text). Wide networks show what the "
+        "methods cost where arithmetic, not Python, takes the time.",
         section="Training",
     )
+    steps: int = knob_fields.steps(700, 3000, low=50)
+    seeds: int = knob_fields.seeds()
+
+    def kinds(self, among: Iterable[str] = ARM_NAMES) -> list[str]:
+        """The arms that are trained (of those ``among``), in the order of the legend."""
+        wanted = set(among)
+        return [arm for arm in ARM_NAMES if arm in self.arms and arm in wanted]
+
+    def shown_arms(self) -> Arms:
+        """Every method; STORM says so when its validation batch is clean. Both MW-Nets have one colour."""
+        looks: list[Look] = []
+        for arm in self.kinds():
+            slot = COLOURS[arm]
+            dash = slot + (arm == "mw_clean")
+            looks.append(Look(arm_name(arm, self), slot, dash % DASHES, dash % SYMBOLS))
+        return Arms(tuple(looks))
 
     def work(self) -> float:
         """Rough milliseconds of one processor core."""
@@ -184,23 +198,13 @@ class Knobs(Base):
         meta = {"mw_noisy": 1.5 + features + (1.5 + features) / self.n_inner}
         cost = {**_COST, "mw_noisy": meta["mw_noisy"], "storm": meta["mw_noisy"]}
         size = 0.5 + 0.5 * self.batch_size / 32
-        return sum(cost[arm] for arm in self.arms) * size * self.steps * self.seeds
+        wide = 0.9 + 0.1 * self.width_factor
+        return sum(cost[arm] for arm in self.arms) * size * wide * self.steps * self.seeds
 
     work_limit = 2.5e5
-
-    def work_advice(self) -> str:
-        """The number of steps that fits."""
-        fits = int(self.steps * self.work_limit / self.work())
-        return f"With these methods, seeds and batch size at most {fits} steps fit."
 
 
 def arm_name(arm: str, knobs: Knobs) -> str:
     """The arm's name on all charts; STORM says so when its validation batch is clean."""
     name = ARM_NAMES[arm]
     return f"{name}, clean" if arm == "storm" and knobs.validation == "clean" else name
-
-
-def arm_names(knobs: Knobs, among: tuple[str, ...] | None = None) -> list[str]:
-    """Names of the arms of a setting (of those ``among``), in the order of the legend."""
-    order = [arm for arm in ARM_NAMES if arm in knobs.arms and (among is None or arm in among)]
-    return [arm_name(arm, knobs) for arm in order]

@@ -55,7 +55,7 @@ class Learner:
     def __init__(self, task: NoisyTask, knobs: Knobs, seed: int) -> None:
         self.task, self.knobs = task, knobs
         torch.manual_seed(seed)
-        width = HIDDEN[knobs.task]
+        width = HIDDEN[knobs.task] * knobs.width_factor
         self.model = MLP(task.x.shape[1], [width], task.num_classes, dropout=knobs.dropout)
         self.model.to(task.x.device).train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=knobs.learning_rate)

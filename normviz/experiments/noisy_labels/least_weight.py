@@ -2,44 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from normviz.experiments.noisy_labels.knobs import WEIGHTING, Knobs, arm_names
-from normviz.figures import Figure, colours
-from normviz.figures.gallery import gallery_figure
+from normviz.experiments.noisy_labels.knobs import LABELS, WEIGHTING, Knobs, arm_name
+from normviz.figures import Board, Figure, colours, gallery_figure, symbols
+from normviz.figures.legends import legend_above
+from normviz.figures.palette import MUTED
 from normviz.figures.vega import specification
-from normviz.frame import ArrayAt, Log
+from normviz.frame import ArrayAt
 
 __all__ = ["least_weight_figure"]
 
-KINDS = ("wrong label", "right label")
+KINDS = LABELS.ordered(("wrong label", "right label"))
 COLUMNS, ROWS = 6, 3
-PASSAGES = 8
-SHOWN_CHARACTERS = 80
+PASSAGES, PITCH = 8, 23
+"""Passages that are shown, and pixels of a row."""
+SHOWN_CHARACTERS = 36
+"""What a row has room for; pointing at it shows the whole passage."""
 COLUMNS_OF_TEXT = ["row", "kind", "text", "passage"]
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
-def least_weight_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
+def least_weight_figure(board: Board, knobs: Knobs) -> Figure:
     """Samples that one arm of the first seed trusts least: STORM if it is there, else the last arm that weighs."""
-    arms = arm_names(knobs, ("storm",)) or arm_names(knobs, WEIGHTING)[-1:]
-    looks = [e for e in log.arrays("least_looks", step) if e.arm in arms]
-    facts = [e for e in log.arrays("least_facts", step) if e.arm in arms]
-    arm = arms[0] if arms else "STORM"
+    chosen = knobs.kinds(("storm",)) or knobs.kinds(WEIGHTING)[-1:]
+    arm = arm_name(chosen[0], knobs)
+    looks, facts = (
+        [e for e in board.log.arrays(name, board.step) if e.arm == arm]
+        for name in ("least_looks", "least_facts")
+    )
     title = f"What {arm} trusts least"
     if not looks or not facts:
         look_for = "The training samples with the least weight will be shown here."
         return Figure(title, look_for, "Nothing is measured yet.", spec=_text_spec(), data=_no_rows())
-    draw = _pictures if knobs.task == "digits" else _passages
-    return draw(f"{title} (step {looks[-1].step})", looks[-1], facts[-1])
+    figure = (_pictures if knobs.task == "digits" else _passages)(title, looks[-1], facts[-1])
+    return replace(figure, moment=board.progress.at(looks[-1].step))
 
 
 def _kind(given: float, true: float) -> str:
-    return KINDS[int(given == true)]
+    return KINDS.names[int(given == true)]
 
 
 def _share_wrong(facts: ArrayAt) -> str:
@@ -62,8 +68,8 @@ def _pictures(title: str, looks: ArrayAt, facts: ArrayAt) -> Figure:
         kinds,
         kind_names=KINDS,
         title=title,
-        look_for=f"Below each digit its label, and in brackets what it is: {_share_wrong(facts)}.",
-        alt_text=f"Pictures of the least trusted digits; {_share_wrong(facts)}. First ones: {listed}.",
+        look_for=f"{_share_wrong(facts)}. Is each label right?",
+        alt_text=f"Pictures of the least trusted digits. {_share_wrong(facts)}. First ones: {listed}.",
         columns=COLUMNS,
         rows=ROWS,
         limits=(0.0, 16.0),
@@ -80,12 +86,10 @@ def _passages(title: str, looks: ArrayAt, facts: ArrayAt) -> Figure:
         label = f"{given:.0f}" if given == true else f"{given:.0f} (is {true:.0f})"
         rows.append((row, _kind(given, true), f"{label:<9} {text}…".replace(" ", NO_BREAK), passage))
     data = pd.DataFrame(rows, columns=COLUMNS_OF_TEXT)
-    look_for = (
-        f"Number of the chapter it is labelled with, and in brackets the right one: {_share_wrong(facts)}."
-    )
+    look_for = f"{_share_wrong(facts)}. In brackets: the right chapter."
     shown = " | ".join(text.replace(NO_BREAK, " ") for _, _, text, _ in rows[:3])
-    alt_text = f"Text of the least trusted passages; {_share_wrong(facts)}. First ones: {shown}."
-    return Figure(title, look_for, alt_text, spec=_text_spec(), data=data, wide=True)
+    alt_text = f"Text of the least trusted passages. {_share_wrong(facts)}. First ones: {shown}."
+    return Figure(title, look_for, alt_text, spec=_text_spec(), data=data)
 
 
 def _no_rows() -> pd.DataFrame:
@@ -95,31 +99,30 @@ def _no_rows() -> pd.DataFrame:
 @lru_cache(maxsize=1)
 def _text_spec() -> dict[str, Any]:
     y = alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[PASSAGES + 0.5, 0.5], nice=False))
+    names = list(KINDS.names)
     mark = (
         alt.Chart()
-        .mark_point(filled=True, size=80, opacity=1)
+        .mark_point(filled=True, size=70, opacity=1)
         .encode(
             x=alt.value(6),
             y=y,
             color=alt.Color(
                 "kind:N",
                 title=None,
-                scale=alt.Scale(domain=list(KINDS), range=colours(KINDS)),
-                legend=alt.Legend(orient="top", symbolOpacity=1),
+                scale=alt.Scale(domain=names, range=colours(KINDS)),
+                legend=legend_above(names, lines=False),
             ),
-            shape=alt.Shape(
-                "kind:N", title=None, scale=alt.Scale(domain=list(KINDS), range=["cross", "circle"])
-            ),
+            shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=names, range=symbols(KINDS))),
         )
     )
     text = (
         alt.Chart()
-        .mark_text(align="left", font="monospace", fontSize=12, baseline="middle", color="#888888")
+        .mark_text(align="left", font="monospace", fontSize=11, baseline="middle", color=MUTED)
         .encode(
-            x=alt.value(18),
+            x=alt.value(16),
             y=y,
             text="text:N",
             tooltip=[alt.Tooltip("kind:N", title="label"), alt.Tooltip("passage:N", title="text")],
         )
     )
-    return specification(alt.layer(mark, text).properties(width="container", height=24 * PASSAGES + 40))
+    return specification(alt.layer(mark, text).properties(height=PITCH * PASSAGES + 40))

@@ -9,22 +9,23 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.experiments.noisy_labels.knobs import LABELS
 from normviz.experiments.noisy_labels.omega_grid import RESOLUTION, grid_cells
-from normviz.figures import Figure, colours
+from normviz.figures import Board, Figure, colours
+from normviz.figures.legends import height_below, legend_above
 from normviz.figures.vega import specification
-from normviz.frame import Log
 
 __all__ = ["omega_map_figure"]
 
-KINDS = ("right label", "wrong label")
 
-
-def omega_map_figure(log: Log, arm: str, num_classes: int, step: int | None) -> Figure:
+def omega_map_figure(board: Board, arm: str, num_classes: int) -> Figure:
     """Colour: weight relative to the mean, by loss and confidence; dots: training samples of the first seed."""
     title = "The learned rescaling"
-    look_for = "Blue: ignored, orange: trusted. Left arm: the model agrees with the label. Wedge: it would say another."
-    cells = [e for e in log.arrays("omega_map", step) if e.arm == arm]
-    points = [e for e in log.arrays("omega_points", step) if e.arm == arm]
+    look_for = "Blue: ignored, orange: trusted. Where do the wrong labels lie?"
+    cells, points = (
+        [e for e in board.log.arrays(name, board.step) if e.arm == arm]
+        for name in ("omega_map", "omega_points")
+    )
     spec = _map_spec()
     columns = ["what", "x", "x2", "y", "y2", "weight", "label"]
     if not cells or not points:
@@ -41,18 +42,19 @@ def omega_map_figure(log: Log, arm: str, num_classes: int, step: int | None) -> 
     grid = pd.DataFrame({"x": 1 - p_y - half, "x2": 1 - p_y + half, "y": p_max - half, "y2": p_max + half})
     grid = grid.assign(what="cell", weight=weight, label="")
     loss, top, wrong = points[-1].value.astype(float).T
-    names = np.where(wrong > 0.5, KINDS[1], KINDS[0])
+    names = np.where(wrong > 0.5, *reversed(LABELS.names))
     dots = pd.DataFrame({"x": loss, "x2": loss, "y": top, "y2": top}).assign(
         what="sample", weight=0.0, label=names
     )
     data = pd.concat([grid, dots], ignore_index=True)[columns]
     agrees = np.isclose(p_y, p_max)
+    moment = board.progress.at(cells[-1].step)
     text = (
-        f"Map of the rescaler's weight at step {cells[-1].step} relative to its mean: where the model agrees with the "
+        f"Map of the rescaler's weight at {moment} relative to its mean: where the model agrees with the "
         f"label {weight[agrees].min():.2g} to {weight[agrees].max():.2g}, where it prefers another class "
         f"{weight[~agrees].min():.2g} to {weight[~agrees].max():.2g}."
     )
-    return Figure(f"{title} (step {cells[-1].step})", look_for, text, spec=spec, data=data)
+    return Figure(title, look_for, text, spec=spec, data=data, moment=moment)
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +77,9 @@ def _map_spec() -> dict[str, Any]:
                 scale=alt.Scale(
                     domain=[0, 1, 2], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True, interpolate="rgb"
                 ),
-                legend=alt.Legend(orient="top", gradientLength=120, format="~g", titleLimit=160),
+                legend=alt.Legend(
+                    orient="top", gradientLength=110, gradientThickness=9, format="~g", titleLimit=160
+                ),
             ),
             tooltip=[
                 alt.Tooltip("x:Q", title="loss", format=".2f"),
@@ -87,20 +91,20 @@ def _map_spec() -> dict[str, Any]:
     dots = (
         alt.Chart()
         .transform_filter("datum.what == 'sample'")
-        .mark_point(size=34, strokeWidth=1.4, filled=False, opacity=0.85)
+        .mark_point(size=22, strokeWidth=1.2, filled=False, opacity=0.85)
         .encode(
             x=x,
             y=y,
             shape=alt.Shape(
                 "label:N",
                 title=None,
-                scale=alt.Scale(domain=list(KINDS), range=["circle", "cross"]),
-                legend=alt.Legend(orient="top", symbolOpacity=1, columns=1),
+                scale=alt.Scale(domain=list(LABELS.names), range=["circle", "cross"]),
+                legend=legend_above(LABELS.names, lines=False, columns=1),
             ),
             stroke=alt.Stroke(
-                "label:N", title=None, scale=alt.Scale(domain=list(KINDS), range=colours(KINDS))
+                "label:N", title=None, scale=alt.Scale(domain=list(LABELS.names), range=colours(LABELS))
             ),
         )
     )
     layered = alt.layer(cells, dots).resolve_scale(color="independent")
-    return specification(layered.properties(width="container", height=340))
+    return specification(layered.properties(height=height_below(LABELS.names, columns=1)))

@@ -3,178 +3,212 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from normviz.claims import Claim, Measure, by_seed, paired_difference
+from normviz.claims import Bound, Claim, Effect, Identity, Rule
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
-from normviz.frame import Log
+from normviz.measures import (
+    ArmName,
+    Measure,
+    constant,
+    derived,
+    largest,
+    log10,
+    scalar,
+    steps_to,
+)
 
 __all__ = ["CLAIMS"]
 
-BN, LN, PN, PNV, NONE = (arm_name(n) for n in ("batch", "layer", "power", "power_v", "none"))
+BN, LN, PN, PNV, PNV_PLAIN, NONE = (
+    arm_name(n) for n in ("batch", "layer", "power", "power_v", "power_v_plain", "none")
+)
 UN, UNF, EMA = (arm_name(n) for n in ("unified", "unified_filtered", "ema"))
 TAIL = 3
 """Evaluations that are averaged for a final validation loss."""
 
+NATS = 0.02
+"""Least difference of a loss that counts, in nats: 2 % of perplexity."""
 
-def _validation(task: str, arm: str, baseline: str) -> Measure:
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
-        if knobs.task != task:
+LANGUAGE = {"task": "language"}
+VISION = {"task": "vision"}
+OUTLIERS = {"task": "vision", "outlier_every": lambda every: every > 0}
+OUTLIERS_WORDS = "outliers switched on"
+
+
+def _validation(arm: ArmName) -> Measure:
+    return scalar("validation_loss", arm, window=TAIL)
+
+
+def _late(name: str, arm: str) -> Measure:
+    """Mean over the second half of the run."""
+    return scalar(name, arm, since=0.5)
+
+
+def _small(norm: str) -> ArmName:
+    return lambda knobs: arm_name(norm, knobs.small_batch)
+
+
+def _train_eval(arm: str) -> Measure:
+    return _mean_absolute("train_minus_eval", arm)
+
+
+def _mean_absolute(name: str, arm: str) -> Measure:
+    """Mean of the absolute values of the last evaluations."""
+
+    def compute(log: Any, knobs: Knobs) -> dict[int, float]:
+        table = log.scalars(name)
+        table = table[table["arm"] == arm]
+        last = sorted(set(table["step"]))[-TAIL:]
+        if not last or last[-1] < knobs.steps:
             return {}
-        return paired_difference(log, "validation_loss", arm, baseline, window=TAIL)
+        tail = table[table["step"].isin(last)]
+        return {int(s): float(v) for s, v in tail["value"].abs().groupby(tail["seed"]).mean().items()}
 
-    return measure
-
-
-def _mean_gap(log: Log, name: str, arm: str) -> dict[int, float]:
-    """Mean over the second half of the run of a gap, for each seed."""
-    table = log.scalars(f"gap/{name}")
-    return by_seed(table[(table["arm"] == arm) & (table["step"] >= log.last_step / 2)])
-
-
-def _orders(numerator: dict[int, float], denominator: dict[int, float]) -> dict[int, float]:
-    shared = numerator.keys() & denominator.keys()
-    return {s: math.log10(numerator[s] / denominator[s]) for s in shared if numerator[s] > 0 < denominator[s]}
-
-
-def _language_over_vision(log: Log, knobs: Knobs) -> dict[int, float]:
-    if knobs.task != "language":
-        return {}
-    return _orders(_mean_gap(log, "var", BN), _mean_gap(log, "var", REFERENCE))
-
-
-def _quadratic_under_variance(log: Log, knobs: Knobs) -> dict[int, float]:
-    if knobs.task != "language":
-        return {}
-    return _orders(_mean_gap(log, "quadratic_mean", PNV), _mean_gap(log, "var", BN))
-
-
-def _updates_saved(log: Log, knobs: Knobs) -> dict[int, float]:
-    """Updates that LN needs to reach the plain network's final smoothed training loss, minus the plain network's."""
-    if knobs.task != "recurrent":
-        return {}
-    table = log.scalars("loss")
-    saved: dict[int, float] = {}
-    for seed in log.seeds:
-        curves = {
-            arm: table[(table["arm"] == arm) & (table["seed"] == seed)]
-            .set_index("step")["value"]
-            .rolling(10, min_periods=1)
-            .mean()
-            for arm in (LN, NONE)
-        }
-        if any(len(curve) < 20 for curve in curves.values()):
-            continue
-        target = float(curves[NONE].iloc[-1])
-        reached = curves[LN][curves[LN] <= target]
-        saved[seed] = float(reached.index[0] - curves[NONE].index[-1]) if len(reached) else math.inf
-    return saved
-
-
-def _small(knobs: Knobs, norm: str) -> str:
-    return arm_name(norm, knobs.small_batch)
-
-
-def _small_batch_race(log: Log, knobs: Knobs) -> dict[int, float]:
-    if knobs.task != "vision":
-        return {}
-    layer, batch = _small(knobs, "layer"), _small(knobs, "batch")
-    return paired_difference(log, "validation_loss", layer, batch, window=TAIL)
-
-
-def _batch_size_penalty(log: Log, knobs: Knobs) -> dict[int, float]:
-    """LN's extra validation loss from the small batch, minus BN's."""
-    if knobs.task != "vision":
-        return {}
-    layer = paired_difference(log, "validation_loss", _small(knobs, "layer"), LN, window=TAIL)
-    batch = paired_difference(log, "validation_loss", _small(knobs, "batch"), BN, window=TAIL)
-    return {seed: layer[seed] - batch[seed] for seed in layer.keys() & batch.keys()}
-
-
-def _layer_train_eval(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-    table = log.scalars("train_minus_eval")
-    largest = table[table["arm"] == LN].groupby("seed")["value"].agg(lambda v: v.abs().max())
-    return by_seed(largest.reset_index())
-
-
-def _train_eval_gap(log: Log, knobs: Knobs) -> dict[int, float]:
-    """|train - eval| of PowerNorm minus that of BatchNorm, over the last evaluations."""
-    if knobs.task != "language":
-        return {}
-    table = log.scalars("train_minus_eval")
-    absolute = table.assign(value=table["value"].abs())
-    tail = absolute.groupby(["arm", "seed"]).tail(TAIL).groupby(["arm", "seed"])["value"].mean()
-    return {
-        s: float(tail[PN, s] - tail[BN, s])
-        for s in log.seeds
-        if (PN, s) in tail.index and (BN, s) in tail.index
-    }
-
-
-def _invariances(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-    return by_seed(log.scalars("invariances_as_in_paper"))
+    return derived(compute, arms=(arm,))
 
 
 def _of_unified(name: str) -> Measure:
-    """A value of the last frame of the UnifiedNorm arms, the largest over them, for each seed."""
-
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-        table = log.scalars(name)
-        table = table[table["arm"].isin([UN, UNF])]
-        return by_seed(table.groupby("seed")["value"].max().reset_index())
-
-    return measure
+    """A value of the last frame of the UnifiedNorm arms, the largest over them."""
+    return constant(name, reduce="max")
 
 
-def _smoothing(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
+def _smoothing() -> Measure:
     """log10 of |GM - running| over |psi^2 - running|, means over the second half of the run."""
-    means: list[dict[int, float]] = []
-    for name in ("filter/smoothed_distance", "filter/batch_distance"):
-        table = log.scalars(name)
-        table = table[table["arm"].isin([UN, UNF]) & (table["step"] >= log.last_step / 2)]
-        means.append(by_seed(table))
-    return _orders(means[0], means[1])
+
+    def late(name: str) -> Measure:
+        return derived(lambda log, knobs: _pooled(log, knobs, name))
+
+    return log10(late("filter/smoothed_distance") / late("filter/batch_distance"))
 
 
-def _with_outliers(arm: str, baseline: str) -> Measure:
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:
-        if knobs.task != "vision" or knobs.outlier_every == 0:
-            return {}
-        return paired_difference(log, "validation_loss", arm, baseline, window=TAIL)
+def _pooled(log: Any, knobs: Knobs, name: str) -> dict[int, float]:
+    """Mean over the second half of the run and over both UnifiedNorm arms."""
+    table = log.scalars(name)
+    if table.empty or table["step"].max() < knobs.steps - 1:
+        return {}
+    table = table[table["arm"].isin([UN, UNF]) & (table["step"] >= knobs.steps / 2)]
+    return {int(s): float(v) for s, v in table["value"].groupby(table["seed"]).mean().items()}
 
-    return measure
+
+def _share_of_updates(log: Any, knobs: Knobs) -> dict[int, float]:
+    """Share of the run's updates after which LayerNorm has the plain LSTM's final smoothed training loss."""
+    steps = steps_to(LN, NONE, smooth=10)(log, knobs)
+    return {seed: min(value, 2.0 * knobs.steps) / knobs.steps for seed, value in steps.items()}
+
+
+def _growth_difference(log: Any, knobs: Knobs) -> dict[int, float]:
+    """|log10 of the growth of the cell's spread along a sequence| at the run's end, LayerNorm minus plain."""
+    growth = {
+        (entry.arm, entry.seed): abs(math.log10(float(entry.value[-1]) / float(entry.value[0])))
+        for entry in log.arrays("cell_std_by_time")
+        if entry.step >= knobs.steps and min(entry.value[0], entry.value[-1]) > 0
+    }
+    return {
+        seed: growth[LN, seed] - growth[NONE, seed]
+        for seed in log.seeds
+        if (LN, seed) in growth and (NONE, seed) in growth
+    }
+
+
+def _loss(
+    name: str,
+    paper: str,
+    arm: ArmName,
+    baseline: ArmName | dict[str, ArmName],
+    statement: str,
+    figure: str,
+    preset: str,
+    *,
+    measured: str = "",
+    rule: Rule | None = None,
+    given: dict[str, Any] | None = None,
+    given_words: str = "",
+    caveat: str = "",
+) -> Claim:
+    """A claim about the final validation loss of an arm against one or several others."""
+    if isinstance(baseline, dict):
+        measure: Any = {rival: _validation(arm) - _validation(other) for rival, other in baseline.items()}
+    else:
+        measure = _validation(arm) - _validation(baseline)
+    return Claim(
+        id=name,
+        paper=paper,
+        statement=statement,
+        paper_figure=figure,
+        measured=measured,
+        measure=measure,
+        rule=rule or Effect("below", floor=NATS),
+        preset=preset,
+        given=given or LANGUAGE,
+        given_words=given_words,
+        unit="nats",
+        caveat=caveat,
+    )
 
 
 CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        id="power-beats-layer",
-        paper="power-norm",
-        statement="PowerNorm reaches a lower language-modelling loss than LayerNorm.",
-        paper_figure="Perplexity −5.6 on Penn Treebank and −3.0 on WikiText-103 (abstract).",
+    _loss(
+        "power-beats-layer",
+        "power-norm",
+        PN,
+        LN,
+        "PowerNorm reaches a lower language-modelling loss than LayerNorm.",
+        "Perplexity −5.6 on Penn Treebank and −3.0 on WikiText-103 (abstract).",
+        "best-rates",
         measured="validation loss of PowerNorm minus LayerNorm, nats per character",
-        measure=_validation("language", PN, LN),
-        unit="nats",
-        needs="the language task with LayerNorm and PowerNorm",
         caveat="The paper's margin comes from models a thousand times larger, trained for days.",
     ),
-    Claim(
-        id="power-v-beats-batch",
-        paper="power-norm",
-        statement="Dropping the mean (PowerNorm-V) already helps over BatchNorm in language.",
-        paper_figure="35.5 against 34.4 BLEU on IWSLT14 (quoted second-hand).",
-        measured="validation loss of PowerNorm-V minus BatchNorm, nats per character",
-        measure=_validation("language", PNV, BN),
-        unit="nats",
-        needs="the language task with BatchNorm and PowerNorm-V",
+    _loss(
+        "power-beats-batch",
+        "power-norm",
+        PN,
+        BN,
+        "PowerNorm is better than BatchNorm in language.",
+        "35.9 against 34.4 BLEU on IWSLT14 (quoted second-hand).",
+        "best-rates",
+        measured="validation loss of PowerNorm minus BatchNorm, nats per character",
+        caveat="PowerNorm also has the per-token group scaling that BatchNorm lacks.",
     ),
-    Claim(
-        id="power-beats-power-v",
-        paper="power-norm",
-        statement="Running statistics in the forward pass (PowerNorm) help over the batch's own (PowerNorm-V).",
-        paper_figure="35.9 against 35.5 BLEU on IWSLT14 (quoted second-hand).",
+    _loss(
+        "batch-worse-than-layer",
+        "power-norm",
+        LN,
+        BN,
+        "BatchNorm is worse than LayerNorm in language.",
+        "34.4 against 35.5 BLEU on IWSLT14 (quoted second-hand).",
+        "best-rates",
+        measured="validation loss of LayerNorm minus BatchNorm, nats per character",
+    ),
+    _loss(
+        "power-v-beats-batch",
+        "power-norm",
+        PNV_PLAIN,
+        BN,
+        "Dropping the mean (PowerNorm-V) already helps over BatchNorm in language.",
+        "35.5 against 34.4 BLEU on IWSLT14 (quoted second-hand).",
+        "best-rates",
+        measured="validation loss of PowerNorm-V without group scaling minus BatchNorm, nats per character",
+    ),
+    _loss(
+        "group-scaling-helps",
+        "power-norm",
+        PNV,
+        PNV_PLAIN,
+        "The per-token group scaling in front helps PowerNorm-V.",
+        "Part of the paper's method; its own effect is not quoted.",
+        "best-rates",
+        measured="validation loss of PowerNorm-V with group scaling minus without, nats per character",
+    ),
+    _loss(
+        "power-beats-power-v",
+        "power-norm",
+        PN,
+        PNV,
+        "Running statistics in the forward pass (PowerNorm) help over the batch's own (PowerNorm-V).",
+        "35.9 against 35.5 BLEU on IWSLT14 (quoted second-hand).",
+        "best-rates",
         measured="validation loss of PowerNorm minus PowerNorm-V, nats per character",
-        measure=_validation("language", PN, PNV),
-        unit="nats",
-        needs="the language task with PowerNorm and PowerNorm-V",
         caveat="Within a few hundred steps the running statistics have little time to pay off.",
     ),
     Claim(
@@ -182,23 +216,41 @@ CLAIMS: tuple[Claim, ...] = (
         paper="power-norm",
         statement="Batch statistics fluctuate orders of magnitude more in language than in vision.",
         paper_figure="Transformer on IWSLT14 against ResNet-20 on CIFAR-10: orders of magnitude (figure).",
-        measured="log10 of BatchNorm's variance gap in language over that in vision, second half of the run",
-        measure=_language_over_vision,
-        threshold=1.0,
-        side="above",
+        measured="log10 of BatchNorm's relative variance gap in language over that in vision, second half of the run",
+        measure=log10(_late("relative_gap/var", BN) / _late("relative_gap/var", REFERENCE)),
+        rule=Effect("above", floor=0.1, bar=1.0),
+        preset="language",
+        given=LANGUAGE,
         unit="orders of magnitude",
-        needs="the language task with BatchNorm and vision beside it",
-        caveat="Both networks are tiny and their activations have different scales.",
+        caveat="Both networks are tiny. The gap is taken relative to the variance itself, so that the size of the "
+        "activations does not matter.",
     ),
     Claim(
         id="quadratic-mean-is-steadier",
         paper="power-norm",
         statement="The quadratic mean fluctuates less than the variance.",
         paper_figure="Figure of the quadratic mean's distance to its running value, below the variance's.",
-        measured="log10 of PowerNorm-V's quadratic-mean gap over BatchNorm's variance gap, second half of the run",
-        measure=_quadratic_under_variance,
+        measured="log10 of PowerNorm-V's relative gap of the quadratic mean over BatchNorm's of the variance, second "
+        "half of the run",
+        measure=log10(_late("relative_gap/quadratic_mean", PNV) / _late("relative_gap/var", BN)),
+        rule=Effect("below", floor=0.1),
+        preset="language",
+        given=LANGUAGE,
         unit="orders of magnitude",
-        needs="the language task with BatchNorm and PowerNorm-V",
+    ),
+    Claim(
+        id="gradients-bounded",
+        paper="power-norm",
+        statement="PowerNorm's approximate backward pass keeps gradients bounded.",
+        paper_figure="Theorem: the gradient is bounded (stated for the approximate backward pass).",
+        measured="largest gradient norm of PowerNorm over LayerNorm's largest, over the whole run",
+        measure=scalar("grad_norm", PN, since=0.0, reduce="max")
+        / scalar("grad_norm", LN, since=0.0, reduce="max"),
+        rule=Bound("below", 10.0),
+        preset="language",
+        given=LANGUAGE,
+        unit="×",
+        caveat="The limit of ten is ours: an unbounded gradient passes any such limit.",
     ),
     Claim(
         id="power-is-used-as-trained",
@@ -206,9 +258,11 @@ CLAIMS: tuple[Claim, ...] = (
         statement="PowerNorm's running statistics represent training better than BatchNorm's.",
         paper_figure="Qualitative: BatchNorm's test-time statistics misrepresent training.",
         measured="|training mode − eval mode| validation loss, PowerNorm minus BatchNorm",
-        measure=_train_eval_gap,
+        measure=_train_eval(PN) - _train_eval(BN),
+        rule=Effect("below", floor=0.01),
+        preset="language",
+        given=LANGUAGE,
         unit="nats",
-        needs="the language task with BatchNorm and PowerNorm",
     ),
     Claim(
         id="layer-same-at-test",
@@ -216,11 +270,13 @@ CLAIMS: tuple[Claim, ...] = (
         statement="LayerNorm computes the same thing in training and at test time.",
         paper_figure="Exact by construction.",
         measured="largest |training mode − eval mode| validation loss of LayerNorm",
-        measure=_layer_train_eval,
-        threshold=1e-6,
+        measure=largest(
+            scalar("train_minus_eval", LN, since=0.0, reduce="max"),
+            scalar("train_minus_eval", LN, since=0.0, reduce="min") * -1.0,
+        ),
+        rule=Identity("below", 1e-6),
+        preset="language",
         unit="nats",
-        exact=True,
-        needs="LayerNorm and at least one evaluation",
     ),
     Claim(
         id="invariance-table",
@@ -228,33 +284,46 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The invariances of batch, weight and layer norm under six transformations are those of the paper.",
         paper_figure="Table 1 of the paper: 18 entries.",
         measured="entries that agree, measured in float64",
-        measure=_invariances,
-        threshold=17.5,
-        side="above",
+        measure=constant("invariances_as_in_paper"),
+        rule=Identity("above", 17.5),
+        preset="language",
         unit="entries",
-        exact=True,
-        needs="LayerNorm",
     ),
     Claim(
         id="layer-faster-in-rnn",
         paper="layer-norm",
         statement="A recurrent network with LayerNorm needs fewer updates than the plain one.",
         paper_figure="Qualitative: attentive reader, skip-thoughts, DRAW, handwriting (curves).",
-        measured="updates LayerNorm needs for the plain LSTM's final training loss, minus the plain LSTM's",
-        measure=_updates_saved,
-        unit="updates",
-        needs="the recurrent task with LayerNorm and No norm",
+        measured="updates LayerNorm needs for the plain LSTM's final training loss, over the run's updates",
+        measure=derived(_share_of_updates, arms=(LN, NONE)),
+        rule=Effect("below", floor=0.05, null=1.0),
+        preset="recurrent",
+        given={"task": "recurrent"},
+        unit="of the updates",
         caveat="Updates are compared, not seconds: a normalized LSTM step costs more here.",
     ),
     Claim(
-        id="layer-robust-to-small-batches",
+        id="hidden-state-stable",
         paper="layer-norm",
-        statement="With very small batches LayerNorm is better than BatchNorm.",
-        paper_figure="Permutation-invariant MNIST, batch 4 (curves).",
+        statement="LayerNorm stabilises the hidden state of a recurrent network.",
+        paper_figure="Abstract: very effective at stabilizing the hidden state dynamics.",
+        measured="|log10| growth of the cell's spread from the first to the last time step, LayerNorm minus No norm",
+        measure=derived(_growth_difference, arms=(LN, NONE)),
+        rule=Effect("below", floor=0.05),
+        preset="recurrent",
+        given={"task": "recurrent"},
+        unit="orders of magnitude",
+    ),
+    _loss(
+        "layer-robust-to-small-batches",
+        "layer-norm",
+        _small("layer"),
+        _small("batch"),
+        "With very small batches LayerNorm is better than BatchNorm.",
+        "Permutation-invariant MNIST, batch 4 (curves).",
+        "small-batches",
         measured="validation loss at the small batch, LayerNorm minus BatchNorm",
-        measure=_small_batch_race,
-        unit="nats",
-        needs="the vision task with LayerNorm and BatchNorm",
+        given=VISION,
     ),
     Claim(
         id="layer-indifferent-to-batch-size",
@@ -262,41 +331,46 @@ CLAIMS: tuple[Claim, ...] = (
         statement="Shrinking the batch costs LayerNorm less than BatchNorm.",
         paper_figure="Permutation-invariant MNIST, batch 128 against batch 4 (curves).",
         measured="extra validation loss from the small batch, LayerNorm's minus BatchNorm's",
-        measure=_batch_size_penalty,
+        measure=(_validation(_small("layer")) - _validation(LN))
+        - (_validation(_small("batch")) - _validation(BN)),
+        rule=Effect("below", floor=NATS),
+        preset="small-batches",
+        given=VISION,
         unit="nats",
-        needs="the vision task with LayerNorm and BatchNorm",
     ),
-    Claim(
-        id="layer-helps-convnets",
-        paper="layer-norm",
-        statement="In ConvNets LayerNorm is better than no norm at all.",
-        paper_figure="Qualitative statement in section 6.7.",
+    _loss(
+        "layer-helps-convnets",
+        "layer-norm",
+        LN,
+        NONE,
+        "In ConvNets LayerNorm is better than no norm at all.",
+        "Qualitative statement in section 6.7.",
+        "small-batches",
         measured="validation loss of LayerNorm minus No norm",
-        measure=_validation("vision", LN, NONE),
-        unit="nats",
-        needs="the vision task with LayerNorm and No norm",
+        given=VISION,
     ),
-    Claim(
-        id="batch-better-in-convnets",
-        paper="layer-norm",
-        statement="In ConvNets BatchNorm is better than LayerNorm.",
-        paper_figure="Qualitative statement in section 6.7.",
+    _loss(
+        "batch-better-in-convnets",
+        "layer-norm",
+        BN,
+        LN,
+        "In ConvNets BatchNorm is better than LayerNorm.",
+        "Qualitative statement in section 6.7.",
+        "small-batches",
         measured="validation loss of BatchNorm minus LayerNorm",
-        measure=_validation("vision", BN, LN),
-        unit="nats",
-        needs="the vision task with LayerNorm and BatchNorm",
+        given=VISION,
         caveat="8 × 8 digits have hardly any border, which is the paper's reason.",
     ),
-    Claim(
-        id="unified-on-par-with-layer",
-        paper="unified-norm",
-        statement="UnifiedNorm is on par with LayerNorm in language.",
-        paper_figure="On par on IWSLT14 translation (qualitative; the table's figures are not quoted).",
+    _loss(
+        "unified-on-par-with-layer",
+        "unified-norm",
+        UN,
+        LN,
+        "UnifiedNorm is on par with LayerNorm in language.",
+        "On par on IWSLT14 translation (qualitative; the table's figures are not quoted).",
+        "best-rates",
         measured="validation loss of UnifiedNorm minus LayerNorm, nats per character",
-        measure=_validation("language", UN, LN),
-        threshold=0.05,
-        unit="nats",
-        needs="the language task with LayerNorm and UnifiedNorm",
+        rule=Bound("below", 0.05),
     ),
     Claim(
         id="smoothing-steadies",
@@ -304,40 +378,50 @@ CLAIMS: tuple[Claim, ...] = (
         statement="The geometric mean over a window strays less from the running value than one batch does.",
         paper_figure="Fluctuation smoothing (figure, qualitative).",
         measured="log10 of |window − running| over |batch − running|, second half of the run",
-        measure=_smoothing,
+        measure=_smoothing(),
+        rule=Effect("below", floor=0.05),
+        preset="outliers",
         unit="orders of magnitude",
-        needs="UnifiedNorm",
+        given={"norms": lambda norms: "unified" in norms or "unified_filtered" in norms},
+        given_words="UnifiedNorm",
     ),
-    Claim(
-        id="filtration-beats-ema",
-        paper="unified-norm",
-        statement="With outlier batches, filtered UnifiedNorm ends below an offline norm with a plain running mean.",
-        paper_figure="Other offline norms degrade or collapse (qualitative).",
-        measured="validation loss of filtered UnifiedNorm minus Offline EMA, with injected outliers",
-        measure=_with_outliers(UNF, EMA),
-        unit="nats",
-        needs="the vision task with outliers, filtered UnifiedNorm and Offline EMA",
-    ),
-    Claim(
-        id="filtration-beats-batch",
-        paper="unified-norm",
-        statement="With outlier batches, filtered UnifiedNorm ends below BatchNorm.",
-        paper_figure="Qualitative.",
-        measured="validation loss of filtered UnifiedNorm minus BatchNorm, with injected outliers",
-        measure=_with_outliers(UNF, BN),
-        unit="nats",
-        needs="the vision task with outliers, filtered UnifiedNorm and BatchNorm",
-    ),
-    Claim(
-        id="collapse-without-filtration",
-        paper="unified-norm",
-        statement="Without filtration UnifiedNorm suffers from the same outliers.",
-        paper_figure="Training collapses without filtration in vision (qualitative).",
-        measured="validation loss of filtered UnifiedNorm minus unfiltered, with injected outliers",
-        measure=_with_outliers(UNF, UN),
-        unit="nats",
-        needs="the vision task with outliers and both UnifiedNorm arms",
-        caveat="Three convolutions hardly collapse; the paper's networks are transformers of many layers.",
+    *(
+        _loss(
+            name,
+            "unified-norm",
+            UNF,
+            other,
+            statement,
+            figure,
+            "outliers",
+            measured=f"validation loss of filtered UnifiedNorm minus {other}, with injected outliers",
+            given=OUTLIERS,
+            given_words=OUTLIERS_WORDS,
+            caveat=caveat,
+        )
+        for name, other, statement, figure, caveat in (
+            (
+                "filtration-beats-ema",
+                EMA,
+                "With outlier batches, filtered UnifiedNorm ends below an offline norm with a plain running mean.",
+                "Other offline norms degrade or collapse (qualitative).",
+                "",
+            ),
+            (
+                "filtration-beats-batch",
+                BN,
+                "With outlier batches, filtered UnifiedNorm ends below BatchNorm.",
+                "Qualitative.",
+                "",
+            ),
+            (
+                "collapse-without-filtration",
+                UN,
+                "Without filtration UnifiedNorm suffers from the same outliers.",
+                "Training collapses without filtration in vision (qualitative).",
+                "Three convolutions hardly collapse; the paper's networks are transformers of many layers.",
+            ),
+        )
     ),
     Claim(
         id="fusion-is-exact",
@@ -346,9 +430,9 @@ CLAIMS: tuple[Claim, ...] = (
         paper_figure="Exact by construction.",
         measured="largest difference of the trained network's logits, folded against not",
         measure=_of_unified("fused/max_difference"),
-        threshold=1e-4,
-        exact=True,
-        needs="the language task with UnifiedNorm, run to its end",
+        rule=Identity("below", 1e-4),
+        preset="folded",
+        given=LANGUAGE,
     ),
     Claim(
         id="fusion-is-faster",
@@ -357,9 +441,10 @@ CLAIMS: tuple[Claim, ...] = (
         paper_figure="About 31 % faster on GPU (abstract).",
         measured="time of a forward pass, folded UnifiedNorm over LayerNorm (median of paired repeats)",
         measure=_of_unified("fused/time_ratio"),
-        threshold=1.0,
+        rule=Effect("below", floor=0.02, null=1.0),
+        preset="folded",
+        given=LANGUAGE,
         unit="×",
-        needs="the language task with LayerNorm and UnifiedNorm, run to its end",
         caveat="Measured on this machine, often a CPU, where a norm is a smaller share of the time.",
     ),
     Claim(
@@ -369,9 +454,9 @@ CLAIMS: tuple[Claim, ...] = (
         paper_figure="Nearly 18 % less on GPU (abstract).",
         measured="bytes allocated in a forward pass, folded UnifiedNorm over LayerNorm",
         measure=_of_unified("fused/memory_ratio"),
-        threshold=1.0,
+        rule=Identity("below", 1.0),
+        preset="folded",
+        given=LANGUAGE,
         unit="×",
-        exact=True,
-        needs="the language task with LayerNorm and UnifiedNorm, run to its end",
     ),
 )

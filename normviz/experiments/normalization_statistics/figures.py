@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from normviz.experiments.normalization_statistics.filtration import filtration_figure
 from normviz.experiments.normalization_statistics.invariance import invariance_figure
-from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name, arm_names
-from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
-from normviz.frame import Log
+from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
+from normviz.experiments.normalization_statistics.recorded import HISTOGRAM_RANGE
+from normviz.figures import Board, Drawer, Figure, Sheet
 
-__all__ = ["HISTOGRAM_RANGE", "draw", "layer_names"]
-
-HISTOGRAM_RANGE = (-4.0, 4.0)
+__all__ = ["layer_names", "sheet"]
 
 
 def layer_names(task: str) -> list[str]:
@@ -20,114 +18,133 @@ def layer_names(task: str) -> list[str]:
     return ["conv 1", "conv 2", "conv 3"] if task == "vision" else ["LSTM output"]
 
 
-def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-    """All figures for what the log holds, with the cursor at ``step``."""
-    arms = arm_names(knobs)
-    trained = [arm for arm in arms if arm != REFERENCE]
-    last = knobs.steps
-    figures = {
-        "loss": line_figure(
-            log,
-            "loss",
-            title="Training loss",
-            y="cross-entropy (nats)",
-            look_for="Which norm learns fastest, and does any line jump or stop (diverge)?",
-            arms=trained,
-            step=step,
-            last=last,
-        ),
-        "validation": line_figure(
-            log,
-            "validation_loss",
-            title="Validation loss in eval mode",
-            y="cross-entropy (nats)",
-            look_for="Running statistics are used here: a norm that they mislead is worse than its training loss.",
-            arms=trained,
-            step=step,
-            last=last,
-        ),
-        "fluctuation": line_figure(
-            log,
-            ["gap/var", "gap/quadratic_mean"],
-            title="Batch against running statistics: second moment",
-            y="distance |batch − running|",
-            look_for="Variance for BatchNorm, quadratic mean for PowerNorm: lower and flatter is safer. Log scale.",
-            arms=arms,
-            log_scale=True,
-            step=step,
-            last=last,
-        ),
-        "train_eval": line_figure(
-            log,
-            "train_minus_eval",
-            title="Training mode minus eval mode",
-            y="validation loss, difference (nats)",
-            look_for="Zero means: what was trained is what is used. LayerNorm stays at zero by construction.",
-            arms=trained,
-            zero_line=True,
-            step=step,
-            last=last,
-        ),
-        "activations": ridge_figure(
-            log,
+def _trained(board: Board) -> Board:
+    """Without the ConvNet that only shows how far batch statistics stray in vision."""
+    return board.only(arm for arm in board.arms if arm != REFERENCE)
+
+
+def _loss(board: Board) -> Figure:
+    return _trained(board).lines(
+        "loss",
+        title="Training loss",
+        y="cross-entropy (nats)",
+        look_for="Which norm learns fastest, and does any line jump or stop?",
+    )
+
+
+def _validation(board: Board) -> Figure:
+    return _trained(board).lines(
+        "validation_loss",
+        title="Validation loss in eval mode",
+        y="cross-entropy (nats)",
+        look_for="Running statistics are used here. Which norm do they mislead?",
+    )
+
+
+def _fluctuation(board: Board) -> Figure:
+    return board.lines(
+        ["relative_gap/var", "relative_gap/quadratic_mean"],
+        title="Batch against running statistic",
+        y="|batch − running| / running",
+        look_for="Variance, or quadratic mean for PowerNorm: lower and flatter is safer.",
+        log_scale=True,
+    )
+
+
+def _train_eval(board: Board) -> Figure:
+    return _trained(board).lines(
+        "train_minus_eval",
+        title="Training mode minus eval mode",
+        y="validation loss, difference (nats)",
+        look_for="Zero: what was trained is what is used. LayerNorm is exactly there.",
+        zero_line=True,
+    )
+
+
+def _mean_fluctuation(board: Board) -> Figure:
+    return board.lines(
+        "relative_gap/mean",
+        title="Batch against running mean",
+        y="|batch − running| / deviation",
+        look_for="Only norms that subtract a batch mean have this line.",
+        log_scale=True,
+    )
+
+
+def _absolute(board: Board) -> Figure:
+    return board.lines(
+        ["gap/var", "gap/quadratic_mean"],
+        title="The same in absolute units",
+        y="|batch − running|",
+        look_for="The paper draws this. It grows with the size of the activations.",
+        log_scale=True,
+    )
+
+
+def _gradients(board: Board) -> Figure:
+    return _trained(board).lines(
+        "grad_norm",
+        title="Gradient norm",
+        y="Euclidean norm",
+        look_for="Spikes announce instability. Does PowerNorm keep them bounded?",
+        log_scale=True,
+    )
+
+
+def sheet(knobs: Knobs) -> Sheet:
+    """The charts of a setting."""
+
+    def activations(board: Board) -> Figure:
+        return _trained(board).ridges(
             "activations",
             low=HISTOGRAM_RANGE[0],
             high=HISTOGRAM_RANGE[1],
             title="Activations after each norm",
             x="value",
-            look_for="Does every layer keep a similar spread, from the input (bottom) to the output (top)?",
+            look_for="Does every layer keep a similar spread, from input to output?",
             layer_names=layer_names(knobs.task),
-            arms=trained,
-            step=step,
-        ),
-        "mean_fluctuation": line_figure(
-            log,
-            "gap/mean",
-            title="Batch against running statistics: mean",
-            y="distance |batch − running|",
-            look_for="Only norms that subtract a batch mean have this line; PowerNorm has none to mispredict.",
-            arms=arms,
-            log_scale=True,
-            step=step,
-            last=last,
-        ),
-        "gradients": line_figure(
-            log,
-            "grad_norm",
-            title="Gradient norm",
-            y="Euclidean norm",
-            look_for="Spikes announce instability; PowerNorm's approximate backward pass should keep them bounded.",
-            arms=trained,
-            log_scale=True,
-            step=step,
-            last=last,
-        ),
-    }
-    tested = [arm_name(n) for n in ("unified_filtered", "unified") if n in knobs.norms]
-    if tested:
-        figures["filtration"] = filtration_figure(log, tested[0], last=last, step=step)
-        figures["smoothing"] = line_figure(
-            log,
-            {"filter/batch_distance": ", one batch", "filter/smoothed_distance": ", window"},
-            title="UnifiedNorm against its running statistic",
-            y="distance |quadratic mean − running|",
-            look_for="The geometric mean over the window should stay closer than one batch does. Log scale.",
-            arms=tested[:1],
-            log_scale=True,
-            step=step,
-            last=last,
         )
-    if "layer" in knobs.norms:
-        figures["invariances"] = invariance_figure(log)
-    if knobs.task == "recurrent":
-        figures["state"] = profile_figure(
-            log,
+
+    def state(board: Board) -> Figure:
+        return _trained(board).profile(
             "cell_std_by_time",
             title="Spread of the LSTM cell along a sequence",
             x="time step",
             y="standard deviation of c",
-            look_for="Does the hidden dynamics stay at a constant scale along the sequence, and while training?",
-            arms=trained,
-            step=step,
+            look_for="Does the hidden state keep its scale along the sequence?",
         )
-    return figures
+
+    tested = [arm_name(n) for n in ("unified_filtered", "unified") if n in knobs.norms]
+
+    def filtration(board: Board) -> Figure:
+        return filtration_figure(board.log, tested[0], last=board.last, step=board.step)
+
+    def smoothing(board: Board) -> Figure:
+        return board.only(tested[:1]).lines(
+            {"filter/batch_distance": ", one batch", "filter/smoothed_distance": ", window"},
+            title="UnifiedNorm against its running statistic",
+            y="|quadratic mean − running|",
+            look_for="The mean over the window should stay closer than one batch.",
+            log_scale=True,
+        )
+
+    keeps_statistics = any(n in knobs.norms for n in ("batch", "power", "power_v", "power_v_plain"))
+    stage: dict[str, Drawer] = {"activations": activations, "loss": _loss}
+    if keeps_statistics or knobs.shows_reference():
+        stage["fluctuation"] = _fluctuation
+    stage |= {"validation": _validation, "train_eval": _train_eval}
+    more: dict[str, dict[str, Drawer]] = {"Gradients": {"gradients": _gradients}}
+    if keeps_statistics or knobs.shows_reference():
+        more["Statistics"] = {"mean_fluctuation": _mean_fluctuation, "absolute_fluctuation": _absolute}
+    if tested and knobs.task == "vision" and knobs.outlier_every:
+        stage["filtration"] = filtration
+        more["UnifiedNorm"] = {"smoothing": smoothing}
+    elif tested:
+        more["UnifiedNorm"] = {"filtration": filtration, "smoothing": smoothing}
+    if knobs.task == "recurrent":
+        stage["state"] = state
+    if len(stage) < 6 and keeps_statistics:
+        stage["mean_fluctuation"] = more["Statistics"].pop("mean_fluctuation")
+    if "layer" in knobs.norms:
+        more["Invariance lab"] = {"invariances": lambda board: invariance_figure(board.log)}
+    return Sheet(stage, more)

@@ -9,6 +9,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.arms import Arms
 from normviz.figures import Figure, colours
 from normviz.figures.vega import specification
 from normviz.frame import Log
@@ -57,13 +58,17 @@ def _values(log: Log, name: str, arm: str) -> pd.DataFrame:
     return lowest
 
 
+LINES = Arms.of({GAP: 0, THRESHOLD: 6, FILTERED: 7})
+"""The lines of this chart; they are no arms, and their colours are theirs alone."""
+
+
 @lru_cache(maxsize=16)
 def _spec(last: int) -> dict[str, Any]:
-    domain = [GAP, THRESHOLD, FILTERED]
+    domain = list(LINES)
     colour = alt.Color(
         "line:N",
         title=None,
-        scale=alt.Scale(domain=domain, range=colours(["LayerNorm", "No norm", "UnifiedNorm"])),
+        scale=alt.Scale(domain=domain, range=colours(LINES)),
         legend=alt.Legend(orient="top", columns=1, labelLimit=300),
     )
     x = alt.X(

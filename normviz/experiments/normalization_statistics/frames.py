@@ -5,7 +5,8 @@ ConvNet of three convolutions on scikit-learn's 8 x 8 digits; each norm once wit
 with the small one. Recurrent: an LSTM (width 64, context 48) on the same text; LayerNorm inside the cell as in its
 paper, any other norm on the output of a plain LSTM. All with Adam.
 
-Both PowerNorm arms keep the paper's per-token group scaling in front.
+PowerNorm and PowerNorm-V keep the paper's per-token group scaling in front; PowerNorm-V plain has none, so that it
+differs from batch norm in the quadratic mean alone.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from torch.nn.functional import cross_entropy
 from models import GPT, ConvNet, RNNLanguageModel, SelfAttention
 from normviz.data import SupervisedData, TextCorpus, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
-from normviz.experiments.normalization_statistics.figures import HISTOGRAM_RANGE
-from normviz.experiments.normalization_statistics.invariance import FACTORS, SHIFTS
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
+from normviz.experiments.normalization_statistics.recorded import FACTORS, HISTOGRAM_RANGE, SHIFTS
 from normviz.frame import Frame, Value
 from normviz.norms import (
     ChannelsLast,
@@ -214,10 +214,10 @@ def _options(norm: str, knobs: Knobs) -> dict[str, object]:
             "groups": int(knobs.groups),
             "batch_first": True,
         }
-    if norm == "power_v":
+    if norm in ("power_v", "power_v_plain"):
         return {
             "momentum": 1 - knobs.alpha_forward,
-            "group_scaling": True,
+            "group_scaling": norm == "power_v",
             "groups": int(knobs.groups),
             "batch_first": True,
         }
@@ -234,7 +234,7 @@ def _options(norm: str, knobs: Knobs) -> dict[str, object]:
     return {}
 
 
-_LIBRARY_NAMES = {"unified_filtered": "unified", "ema": "unified"}
+_LIBRARY_NAMES = {"unified_filtered": "unified", "ema": "unified", "power_v_plain": "power_v"}
 
 
 def _make(norm: str, channels: int, knobs: Knobs) -> nn.Module:

@@ -10,17 +10,15 @@ from functools import lru_cache
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
-from normviz.figures import Figure
+from normviz.experiments.normalization_statistics.recorded import FACTORS, SHIFTS
+from normviz.figures.figure import Figure
 from normviz.figures.vega import specification
 from normviz.frame import Log
 
-__all__ = ["FACTORS", "NORMALISERS", "SHIFTS", "TOLERANCE", "TRANSFORMATIONS", "invariance_figure"]
+__all__ = ["NORMALISERS", "TOLERANCE", "TRANSFORMATIONS", "invariance_figure"]
 
-FACTORS = tuple(float(f) for f in np.geomspace(1.0, 10.0, 21))
-SHIFTS = tuple(float(s) for s in np.linspace(0.0, 2.0, 21))
 TOLERANCE = 1e-8
 
 NORMALISERS = ("batch norm", "weight norm", "layer norm")

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import Arms
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
-__all__ = ["REFERENCE", "Knobs", "NormName", "arm_name", "arm_names"]
+__all__ = ["REFERENCE", "Knobs", "NormName", "arm_name"]
 
 Task = Literal["language", "vision", "recurrent"]
 NormName = Literal[
-    "layer", "batch", "power", "power_v", "unified", "unified_filtered", "ema", "rms", "group", "none"
+    "layer",
+    "batch",
+    "power",
+    "power_v",
+    "power_v_plain",
+    "unified",
+    "unified_filtered",
+    "ema",
+    "rms",
+    "group",
+    "none",
 ]
 
 NORMS: dict[str, str] = {
@@ -19,12 +31,27 @@ NORMS: dict[str, str] = {
     "batch": "BatchNorm",
     "power": "PowerNorm",
     "power_v": "PowerNorm-V",
+    "power_v_plain": "PowerNorm-V plain",
     "unified": "UnifiedNorm",
     "unified_filtered": "Filtered UnifiedNorm",
     "ema": "Offline EMA",
     "rms": "RMSNorm",
     "group": "GroupNorm",
     "none": "No norm",
+}
+
+COLOURS: dict[str, int] = {
+    "layer": 0,
+    "batch": 1,
+    "power": 2,
+    "power_v": 3,
+    "power_v_plain": 4,
+    "unified": 7,
+    "unified_filtered": 9,
+    "ema": 5,
+    "rms": 8,
+    "group": 5,
+    "none": 6,
 }
 
 REFERENCE = "BatchNorm in vision"
@@ -53,22 +80,14 @@ class Knobs(Base):
         labels=NORMS,
         section="Experiment",
     )
-    learning_rate: float = knob(
+    learning_rate: float = knob_fields.learning_rate(
         2e-3,
         1e-4,
         1e-1,
-        label="Learning rate",
         help="Step size of Adam. The papers use 1e-3 and below; raise it to see which norm stays stable.",
-        log=True,
-        section="Training",
     )
-    batch_size: int = knob(
-        16,
-        2,
-        128,
-        label="Batch size",
-        help="Sequences or images per step. The fewer, the noisier the statistics of a batch.",
-        section="Training",
+    batch_size: int = knob_fields.batch_size(
+        16, 128, help="Sequences or images per step. The fewer, the noisier the statistics of a batch."
     )
     small_batch: int = knob(
         4,
@@ -84,23 +103,8 @@ class Knobs(Base):
         help="Consecutive batches come from one topic (one digit in vision) at a time, so that batch statistics jump.",
         section="Training",
     )
-    steps: int = knob(
-        120,
-        10,
-        1000,
-        label="Steps",
-        help="Updates of every network.",
-        step=10,
-        section="Training",
-    )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
+    steps: int = knob_fields.steps(120, 1000)
+    seeds: int = knob_fields.seeds()
     warmup: int = knob(
         30,
         0,
@@ -174,17 +178,23 @@ class Knobs(Base):
         "stray.",
         section="Experiment",
     )
-    corpus: str = knob(
-        "python-docs",
-        high=40,
-        label="Text",
-        help="python-docs, or the key of a text file that was uploaded here.",
-        section="Data",
-    )
+    corpus: str = knob_fields.corpus()
 
-    def members(self) -> int:
-        """Networks that are trained."""
-        return len(arm_names(self)) * self.seeds
+    def shows_reference(self) -> bool:
+        """Whether a ConvNet is trained beside the language models."""
+        return self.task == "language" and self.reference
+
+    def shown_arms(self) -> Arms:
+        """Every norm, in vision also with the small batch, and the ConvNet beside a language run."""
+        bases = {NORMS[norm]: COLOURS[norm] for norm in self.norms}
+        endings = {"": ""}
+        if self.task == "vision" and self.small_batch < self.batch_size:
+            endings = {
+                "": f"batch {self.batch_size}",
+                f", batch {self.small_batch}": f"batch {self.small_batch}",
+            }
+        arms = Arms.product(bases, endings) if len(endings) > 1 else Arms.of(bases)
+        return arms + Arms.of({REFERENCE: 4}) if self.shows_reference() else arms
 
     def work(self) -> float:
         """Rough floating-point operations: parameters x values x 6 for each step."""
@@ -193,22 +203,7 @@ class Knobs(Base):
 
     work_limit = 6e12
 
-    def work_advice(self) -> str:
-        """The number of steps that fits."""
-        fits = int(self.steps * self.work_limit / self.work())
-        return f"With these norms, seeds and batch size at most {fits} steps fit."
-
 
 def arm_name(norm: str, batch: int | None = None) -> str:
     """The arm's name on all charts; ``batch`` for the small-batch arms."""
     return NORMS[norm] if batch is None else f"{NORMS[norm]}, batch {batch}"
-
-
-def arm_names(knobs: Knobs) -> list[str]:
-    """All arms of a setting, in the order of the legend."""
-    names = [arm_name(norm) for norm in knobs.norms]
-    if knobs.task == "vision" and knobs.small_batch < knobs.batch_size:
-        names += [arm_name(norm, knobs.small_batch) for norm in knobs.norms]
-    if knobs.task == "language" and knobs.reference:
-        names.append(REFERENCE)
-    return names

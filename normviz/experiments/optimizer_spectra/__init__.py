@@ -9,12 +9,17 @@ In a notebook::
     run.verdicts()
 """
 
+from functools import partial
+
 from normviz.experiments.experiment import Experiment
 from normviz.experiments.optimizer_spectra.claims import CLAIMS
-from normviz.experiments.optimizer_spectra.figures import draw
 from normviz.experiments.optimizer_spectra.knobs import Knobs
+from normviz.experiments.optimizer_spectra.presets import PRESETS
+from normviz.experiments.run import run_experiment
 
-__all__ = ["EXPERIMENT", "Knobs", "run"]
+__all__ = ["EXPERIMENT", "PRESETS", "Knobs", "run"]
 
-EXPERIMENT = Experiment.for_page("optimizer-spectra", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS)
-run = EXPERIMENT.run
+EXPERIMENT = Experiment.for_page(
+    "optimizer-spectra", knobs=Knobs, package=__name__, presets=PRESETS, claims=CLAIMS
+)
+run = partial(run_experiment, EXPERIMENT)

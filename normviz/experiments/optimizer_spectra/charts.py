@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import altair as alt
 import pandas as pd
 
+from normviz.arms import Arms
 from normviz.experiments.optimizer_spectra.knobs import PLANS
-from normviz.figures import Figure
+from normviz.figures import Board, Figure
+from normviz.figures.encodings import arm_colour, arm_symbol, faded, focus_param
 from normviz.figures.legends import height_below, legend_above
-from normviz.figures.palette import colours
+from normviz.figures.palette import MUTED
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
-from normviz.frame import Log
 
 __all__ = ["factors_figure", "geometry_figure", "plan_figure"]
 
-SHAPES = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "cross",
-    "triangle-down",
-    "triangle-right",
-    "triangle-left",
-    "stroke",
-    "wedge",
-    "arrow",
-    "circle",
-)
-PLAN_COLOURS = ("#8a8a8a", "#d55e00", "#069e73")
+PLAN_ARMS = Arms.of({PLANS["everywhere"]: 6, PLANS["in order"]: 1, PLANS["sorted"]: 2})
 
 
-def geometry_figure(log: Log, *, arms: Sequence[str], step: int | None = None) -> Figure:
+def geometry_figure(board: Board) -> Figure:
     """Condition number of the update against the spread of its row norms, each arm with the way it came."""
+    log, step = board.log, board.step
     table, spreads = log.scalars("condition"), log.scalars("row_cv")["value"].tolist()  # measured together
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for arm, at, condition, spread in zip(
@@ -55,52 +43,40 @@ def geometry_figure(log: Log, *, arms: Sequence[str], step: int | None = None) -
         [(*row, row[1] == last[row[0]]) for row in rows],
         columns=["arm", "step", "condition", "spread", "newest"],
     )
-    title = "Conditioning against row balance"
     if drawn.empty:
-        text = "Scatter chart of condition number and row spread; nothing is measured yet."
+        moment, text = "", "Scatter chart of condition number and row spread; nothing is measured yet."
     else:
         newest = [row for row in rows if row[1] == last[row[0]]]
         listed = ", ".join(f"{arm} {condition:.3g} and {spread:.2g}" for arm, _, condition, spread in newest)
-        shown = max(last.values())
-        text = f"Scatter chart of condition number and row spread at step {shown}: {listed}."
-        title = f"{title} (step {shown})"
-    look_for = (
-        "Left: flat spectrum. Low: all neurons move alike. The thin line is the way from the first step."
+        moment = board.progress.at(max(last.values()))
+        text = f"Scatter chart of condition number and row spread at {moment}: {listed}."
+    width, height = Span.of(drawn["condition"], log=True), Span.of(drawn["spread"], zero=True)
+    return Figure(
+        "Conditioning against row balance",
+        "Left: flat spectrum. Low: all neurons move alike. Who is both?",
+        text,
+        spec=_geometry_spec(board.arms, width, height),
+        data=drawn,
+        moment=moment,
     )
-    return Figure(title, look_for, text, spec=_geometry_spec(tuple(arms)), data=drawn)
 
 
 @lru_cache(maxsize=64)
-def _geometry_spec(arms: tuple[str, ...]) -> dict[str, Any]:
-    scale = alt.Scale(domain=list(arms), range=colours(arms))
-    legend = legend_above(arms, lines=False)
-    colour = alt.Color("arm:N", title=None, scale=scale, legend=legend)
-    pick = alt.selection_point(name="pick", fields=["arm"], bind="legend")
-    shown = alt.when(pick)
+def _geometry_spec(arms: Arms, width: Span, height: Span) -> dict[str, Any]:
     base = alt.Chart().encode(
-        x=alt.X(
-            "condition:Q",
-            title="condition number of the update",
-            scale=alt.Scale(type="log"),
-            axis=alt.Axis(format="~e", tickCount=6),
-        ),
-        y=alt.Y("spread:Q", title="row norms: standard deviation / mean", scale=alt.Scale(zero=True)),
-        color=colour,
+        x=across("condition", "condition number of the update", width),
+        y=up("spread", "row norms: standard deviation / mean", height),
+        color=arm_colour(arms),
     )
     trail = base.mark_line(strokeWidth=1, interpolate="monotone").encode(
-        order="step:Q", opacity=shown.then(alt.value(0.45)).otherwise(alt.value(0.05))
+        order="step:Q", opacity=faded(0.45, 0.05)
     )
     points = (
         base.transform_filter("datum.newest")
-        .mark_point(filled=True, size=130)
+        .mark_point(filled=True, size=110)
         .encode(
-            shape=alt.Shape(
-                "arm:N",
-                title=None,
-                scale=alt.Scale(domain=list(arms), range=list(SHAPES[: len(arms)])),
-                legend=legend,
-            ),
-            opacity=shown.then(alt.value(1.0)).otherwise(alt.value(0.1)),
+            shape=arm_symbol(arms),
+            opacity=faded(),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("step:Q", format="d"),
@@ -109,13 +85,12 @@ def _geometry_spec(arms: tuple[str, ...]) -> dict[str, Any]:
             ],
         )
     )
-    layers = alt.layer(trail, points).properties(width="container", height=height_below(arms))
-    return specification(layers.add_params(pick))
+    return specification(alt.layer(trail, points).add_params(focus_param()))
 
 
-def factors_figure(log: Log, *, arms: Sequence[str], step: int | None = None) -> Figure:
+def factors_figure(board: Board) -> Figure:
     """Fira's scaling factors against those of full-rank Adam, one dot per column (row, if tall) of the matrix."""
-    entries = [entry for entry in log.arrays("phi", step) if entry.arm in arms]
+    entries = [entry for entry in board.log.arrays("phi", board.step) if entry.arm in board.arms]
     rows = [
         (entry.arm, low, full)
         for entry in entries
@@ -123,40 +98,36 @@ def factors_figure(log: Log, *, arms: Sequence[str], step: int | None = None) ->
         if low > 0 and full > 0 and math.isfinite(low) and math.isfinite(full)
     ]
     data = pd.DataFrame(rows, columns=["arm", "low", "full"])
-    title, text = "Fira's scaling factors", "Scatter chart of scaling factors; nothing is measured yet."
-    look_for = "Parallel to the diagonal: up to a factor Adam rescales a row (column) alike in r directions and in all."
+    moment, text = "", "Scatter chart of scaling factors; nothing is measured yet."
     if entries:
         shown = max(entry.step for entry in entries)
-        table = log.scalars("phi_spearman")
-        at = table[(table["step"] == shown) & table["arm"].isin(arms)]["value"]
-        title = f"{title} (step {shown})"
-        text = (
-            f"Scatter chart of {len(rows)} scaling factors at step {shown}: rank correlation {at.mean():.3f}."
-        )
-        look_for = f"{look_for} Here their rank correlation is {at.mean():.2f}."
-    return Figure(title, look_for, text, spec=_factors_spec(tuple(arms)), data=data)
+        table = board.log.scalars("phi_spearman")
+        at = table[(table["step"] == shown) & table["arm"].isin(board.arms.names)]["value"]
+        moment = board.progress.at(shown)
+        text = f"Scatter chart of {len(rows)} scaling factors at {moment}: rank correlation {at.mean():.3f}."
+    full, low = (Span.of(data[name], log=True) for name in ("full", "low"))
+    return Figure(
+        "Fira's scaling factors",
+        "On a line along the diagonal: both Adams rescale alike.",
+        text,
+        spec=_factors_spec(board.arms, full, low),
+        data=data,
+        moment=moment,
+    )
 
 
 @lru_cache(maxsize=64)
-def _factors_spec(arms: tuple[str, ...]) -> dict[str, Any]:
-    log_scale = alt.Scale(type="log", nice=False)
-    axis = alt.Axis(format="~e", tickCount=5)
-    legend = legend_above(arms, lines=False) if len(arms) > 1 else None
+def _factors_spec(arms: Arms, full: Span, low: Span) -> dict[str, Any]:
+    x, y = across("full", "factor of full-rank Adam", full), up("low", "factor in Fira's subspace", low)
     points = (
         alt.Chart()
-        .mark_point(filled=True, size=28, opacity=0.7)
+        .mark_point(filled=True, size=28)
         .encode(
-            x=alt.X("full:Q", title="factor of full-rank Adam", scale=log_scale, axis=axis),
-            y=alt.Y("low:Q", title="factor in Fira's subspace", scale=log_scale, axis=axis),
-            color=alt.Color(
-                "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=colours(arms)), legend=legend
-            ),
-            shape=alt.Shape(
-                "arm:N",
-                title=None,
-                scale=alt.Scale(domain=list(arms), range=list(SHAPES[: len(arms)])),
-                legend=legend,
-            ),
+            x=x,
+            y=y,
+            color=arm_colour(arms),
+            shape=arm_symbol(arms),
+            opacity=faded(0.7),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("full:Q", title="full rank", format=".4~g"),
@@ -166,18 +137,18 @@ def _factors_spec(arms: tuple[str, ...]) -> dict[str, Any]:
     )
     diagonal = (
         alt.Chart()
-        .mark_line(color="#888888", strokeDash=[3, 3])
-        .encode(x=alt.X("full:Q", scale=log_scale), y=alt.Y("full:Q", scale=log_scale))
+        .mark_line(color=MUTED, strokeDash=[3, 3], clip=True)
+        .encode(x=x, y=alt.Y("full:Q", scale=low.scale))
     )
-    return specification(alt.layer(diagonal, points).properties(width="container", height=340))
+    return specification(alt.layer(diagonal, points).add_params(focus_param()))
 
 
-def plan_figure(log: Log) -> Figure:
+def plan_figure(board: Board) -> Figure:
     """Newton-Schulz work of each machine on GPT-2 small under three plans."""
     rows = [
         (plan, rank + 1, work)
-        for plan in PLANS.values()
-        for entry in log.arrays(f"plan/{plan}")[:1]
+        for plan in PLAN_ARMS
+        for entry in board.log.arrays(f"plan/{plan}")[:1]
         for rank, work in enumerate(entry.value.astype(float).tolist())
     ]
     data = pd.DataFrame(rows, columns=["plan", "machine", "work"])
@@ -187,34 +158,32 @@ def plan_figure(log: Log) -> Figure:
         text = f"Bars of operations per machine. GFLOP of the busiest one: {listed}."
     else:
         text = "Bars of operations per machine; nothing is measured yet."
-    look_for = (
-        "Newton–Schulz work, counted, not timed. Everyone waits for the busiest machine: the tallest bar."
+    return Figure(
+        "GPT-2 small's matrices on several machines",
+        "All wait for the busiest machine: which plan's tallest bar is lowest?",
+        text,
+        spec=_plan_spec(Span.of(data["work"], zero=True)),
+        data=data,
     )
-    return Figure("GPT-2 small's matrices on several machines", look_for, text, spec=_plan_spec(), data=data)
 
 
-@lru_cache(maxsize=1)
-def _plan_spec() -> dict[str, Any]:
-    plans = list(PLANS.values())
+@lru_cache(maxsize=8)
+def _plan_spec(height: Span) -> dict[str, Any]:
+    plans = PLAN_ARMS.names
     chart = (
         alt.Chart()
         .mark_bar()
         .encode(
             x=alt.X("machine:O", title="machine", axis=alt.Axis(labelAngle=0)),
-            xOffset=alt.XOffset("plan:N", sort=plans),
-            y=alt.Y("work:Q", title="GFLOP per step"),
-            color=alt.Color(
-                "plan:N",
-                title=None,
-                scale=alt.Scale(domain=plans, range=list(PLAN_COLOURS)),
-                legend=alt.Legend(orient="top", columns=1, labelLimit=260),
-            ),
+            xOffset=alt.XOffset("plan:N", sort=list(plans)),
+            y=up("work", "GFLOP per step, counted", height),
+            color=arm_colour(PLAN_ARMS, field="plan", legend=legend_above(plans, lines=False)),
             tooltip=[
                 alt.Tooltip("plan:N"),
                 alt.Tooltip("machine:O"),
                 alt.Tooltip("work:Q", title="GFLOP", format=".4~g"),
             ],
         )
-        .properties(width="container", height=340)
+        .properties(height=height_below(plans))
     )
     return specification(chart)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -14,13 +16,12 @@ from normviz.experiments.optimizer_spectra.best import (
     members_by_arm,
 )
 from normviz.experiments.optimizer_spectra.charts import factors_figure, geometry_figure, plan_figure
-from normviz.experiments.optimizer_spectra.knobs import HISTOGRAM_RANGE, Knobs, arm_names, split_member
-from normviz.figures import Figure, line_figure, profile_figure, ridge_figure, seed_bands
+from normviz.experiments.optimizer_spectra.knobs import NAMES, Knobs, split_member
+from normviz.experiments.optimizer_spectra.recorded import HISTOGRAM_RANGE
+from normviz.figures import Board, Drawer, Figure, Sheet, seed_bands
 from normviz.figures.bars import bar_figure
-from normviz.figures.curves import curve_figure
-from normviz.frame import Log
 
-__all__ = ["draw"]
+__all__ = ["sheet"]
 
 FLOOR = 1e-4
 """Singular values below this share of the root mean square are not drawn."""
@@ -33,97 +34,129 @@ LOSS = {
     "regression": "‖AWB − C‖² / ‖C‖²",
     "language": "cross-entropy (nats)",
 }
+FIRA = (NAMES["fira"], NAMES["fira_free"])
 
 
-def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-    """All figures for what the log holds, with the cursor at ``step``."""
-    best = best_log(log, knobs)
-    arms = arm_names(knobs)
-    figures = {
-        "gradient_spectrum": _spectrum(
-            best,
+def sheet(knobs: Knobs) -> Sheet:
+    """The charts of a setting."""
+    chosen = knobs.optimizers
+    log_scale = knobs.task != "language"
+    held_out = "Loss" if knobs.task == "regression" else "Validation loss"
+
+    def at_best(draw: Drawer) -> Drawer:
+        """The chart for the log in which each optimizer is one arm."""
+        return lambda board: draw(board.of(best_log(board.log, knobs)))
+
+    def gradient(board: Board) -> Figure:
+        return _spectrum(
+            board,
             "gradient_spectrum",
-            knobs,
-            step,
             title="Singular values of the gradient",
-            look_for="What the optimizers are given. A few directions hold almost everything.",
-        ),
-        "update_spectrum": _spectrum(
-            best,
+            look_for="What the optimizers are given. How many directions hold most?",
+        )
+
+    def update(board: Board) -> Figure:
+        return _spectrum(
+            board,
             "update_spectrum",
-            knobs,
-            step,
             title="Singular values of the update",
-            look_for="What they make of it. Flat: every direction of the matrix moves alike.",
-        ),
-        "loss": _loss(best, knobs, step),
-        "geometry": geometry_figure(best, arms=arms, step=step),
-        "time": _time(best, log, knobs),
-        "grid": _grid(log, knobs),
-        "rank": line_figure(
-            best,
+            look_for="Flat: every direction of the matrix moves alike. Who is flat?",
+        )
+
+    def loss(board: Board) -> Figure:
+        return board.lines(
+            "loss",
+            title="Training loss",
+            y=LOSS[knobs.task],
+            look_for="Each at its best learning rate so far. Who falls fastest?",
+            log_scale=log_scale,
+        )
+
+    def rank(board: Board) -> Figure:
+        return board.lines(
             "effective_rank",
             title="Effective rank of the update",
             y="exp(entropy of squared singular values)",
-            look_for="In how many directions does the matrix move? GaLore cannot exceed its rank.",
-            arms=arms,
-            step=step,
-            last=knobs.steps,
-        ),
-        "norms": ridge_figure(
-            best,
+            look_for="In how many directions does the matrix move?",
+        )
+
+    def norms(board: Board) -> Figure:
+        return board.ridges(
             "norms",
             low=HISTOGRAM_RANGE[0],
             high=HISTOGRAM_RANGE[1],
             title="Norms of rows and columns",
             x="norm / mean norm",
-            look_for="A needle at 1: all rows (neurons) or columns (inputs) move by the same length. Click a name.",
+            look_for="A peak at 1: all rows (neurons) or columns move alike.",
             layer_names=["rows", "columns"],
-            arms=arms,
-            step=step,
-        ),
-        "memory": _memory(best, arms),
-    }
-    if "normuon" in knobs.optimizers:
-        figures["plan"] = plan_figure(log)
-    if "sinkgd" in knobs.optimizers:
-        figures["sinkhorn"] = _sinkhorn(best, arms, step)
-    if fira := [arm for arm in arms if arm.startswith("Fira")]:
-        figures["factors"] = factors_figure(best, arms=fira, step=step)
-        figures["limiter"] = line_figure(
-            best,
+            quantity="norms",
+        )
+
+    def time(board: Board) -> Figure:
+        return board.of(best_log(board.log, knobs)).curves(
+            _against_time(board, knobs),
+            title=f"{held_out} against time",
+            x="seconds, measured in this run",
+            y=LOSS[knobs.task],
+            look_for="Steps times a step's median time. Who is fastest on this machine?",
+            log_y=log_scale,
+        )
+
+    def grid(board: Board) -> Figure:
+        return _grid(board, knobs, f"{held_out.lower()}, final")
+
+    def sinkhorn(board: Board) -> Figure:
+        entries = board.log.arrays("sinkhorn_residual", board.step)
+        half_steps = max((len(e.value) for e in entries), default=0)
+        return board.only([NAMES["sinkgd"]]).profile(
+            "sinkhorn_residual",
+            title="SinkGD: how far each half-sweep moves",
+            x="sweeps over rows and columns",
+            y="‖change‖ / ‖X‖",
+            look_for="It never goes up. How small is it after five sweeps?",
+            positions=[1 + k / 2 for k in range(half_steps)],
+            log_scale=True,
+        )
+
+    def factors(board: Board) -> Figure:
+        return factors_figure(board.only(FIRA))
+
+    def limiter(board: Board) -> Figure:
+        return board.only(FIRA).lines(
             {"residual_unlimited": ", before limiter", "residual": ", after"},
             title="Fira's part outside the subspace",
             y="Frobenius norm",
-            look_for="Where the two part, the limiter held a jump back. Log scale.",
-            arms=fira,
+            look_for="Where the two part, the limiter held a jump back.",
             log_scale=True,
-            step=step,
-            last=knobs.steps,
         )
-    return figures
 
-
-def _loss(best: Log, knobs: Knobs, step: int | None) -> Figure:
-    return line_figure(
-        best,
-        "loss",
-        title="Training loss",
-        y=LOSS[knobs.task],
-        look_for="Each optimizer at its best learning rate so far; same network, start and batches. Log scale."
-        if knobs.task != "language"
-        else "Each optimizer at its best learning rate so far; same network, start and batches.",
-        arms=arm_names(knobs),
-        log_scale=knobs.task != "language",
-        step=step,
-        last=knobs.steps,
+    more: dict[str, dict[str, Drawer]] = {
+        "Speed and rank": {"time": time, "rank": at_best(rank)},
+        "Memory and machines": {"memory": at_best(_memory)},
+    }
+    if "normuon" in chosen:
+        more["Memory and machines"]["plan"] = plan_figure
+    if "sinkgd" in chosen:
+        more["SinkGD"] = {"sinkhorn": at_best(sinkhorn)}
+    if {"fira", "fira_free"} & set(chosen):
+        more["Fira"] = {"factors": at_best(factors), "limiter": at_best(limiter)}
+    return Sheet(
+        stage={
+            "update_spectrum": at_best(update),
+            "gradient_spectrum": at_best(gradient),
+            "loss": at_best(loss),
+            "geometry": at_best(geometry_figure),
+            "norms": at_best(norms),
+            "grid": grid,
+        },
+        more=more,
     )
 
 
-def _spectrum(best: Log, name: str, knobs: Knobs, step: int | None, *, title: str, look_for: str) -> Figure:
-    entries = best.arrays(name, step)
+def _spectrum(board: Board, name: str, *, title: str, look_for: str) -> Figure:
+    entries = board.log.arrays(name, board.step)
     parts: list[tuple[str, NDArray[np.float64]]] = []
-    for arm in arm_names(knobs):
+    for arm in board.arms:
         values = [e.value.astype(float) for e in entries if e.arm == arm]
         if values:
             stack = np.stack(values)  # (seeds, singular values)
@@ -133,103 +166,70 @@ def _spectrum(best: Log, name: str, knobs: Knobs, step: int | None, *, title: st
     table = np.concatenate([rows for _, rows in parts]) if parts else np.zeros((0, 4))
     data = pd.DataFrame(table, columns=["x", "mean", "low", "high"])
     data["arm"] = [arm for arm, rows in parts for _ in range(len(rows))]
-    when = f" (step {max(e.step for e in entries)})" if entries else ""
-    return curve_figure(
+    figure = board.curves(
         data,
-        title=title + when,
+        title=title,
         x="singular value, largest first",
         y="singular value / root mean square",
         look_for=look_for,
-        arms=arm_names(knobs),
         log_y=True,
     )
+    moment = board.progress.at(max(e.step for e in entries)) if entries else ""
+    return replace(figure, moment=moment)
 
 
-def _time(best: Log, log: Log, knobs: Knobs) -> Figure:
+def _against_time(board: Board, knobs: Knobs) -> pd.DataFrame:
     """The criterion against seconds: steps times the median time of a step of that optimizer, at any rate."""
-    bands = seed_bands(best.scalars(criterion(knobs)))
-    times = log.scalars("step_ms")
+    bands = seed_bands(best_log(board.log, knobs).scalars(criterion(knobs)))
+    times = board.log.scalars("step_ms")
     by_arm: dict[str, list[float]] = {}
     for member, value in zip(times["arm"].tolist(), times["value"].tolist(), strict=True):
         by_arm.setdefault(split_member(member)[0], []).append(value)
     medians = {arm: float(np.median(values)) for arm, values in by_arm.items()}
-    bands = bands[bands["arm"].isin(medians)]
+    bands = bands[bands["arm"].isin(list(medians))]
     per_step = np.array([medians[arm] for arm in bands["arm"].tolist()])
-    return curve_figure(
-        bands.assign(x=bands["step"].to_numpy() * per_step / 1e3),
-        title=f"{_criterion_name(knobs)} against time",
-        x="seconds, measured in this run",
-        y=LOSS[knobs.task],
-        look_for="Steps times the median time of a step on this machine. Cheap optimizers look better than at scale.",
-        arms=arm_names(knobs),
-        log_y=knobs.task != "language",
-    )
+    return bands.assign(x=bands["step"].to_numpy() * per_step / 1e3)
 
 
-def _criterion_name(knobs: Knobs) -> str:
-    return "Loss" if knobs.task == "regression" else "Validation loss"
-
-
-def _grid(log: Log, knobs: Knobs) -> Figure:
-    losses, members_chosen = final_losses(log, knobs), chosen_members(log, knobs)
-    rows, edges = [], set()
-    for arm, members in members_by_arm(log).items():
-        if len(members) > 1 and members_chosen[arm] in (members[0], members[-1]):
-            edges.add(arm)
+def _grid(board: Board, knobs: Knobs, y: str) -> Figure:
+    losses, chosen = final_losses(board.log, knobs), chosen_members(board.log, knobs)
+    rows, rates = [], []
+    for arm, members in members_by_arm(board.log).items():
+        at_edge = len(members) > 1 and chosen[arm] in (members[0], members[-1])
+        rates.append(
+            f"{arm} {split_member(chosen[arm])[1]:g}{' (at the end of its grid)' if at_edge else ''}"
+        )
         for member in members:
             values = [v for v in losses.get(member, {}).values() if v < DIVERGED]
             if values:
                 rate = split_member(member)[1]
                 rows.append((arm, rate, sum(values) / len(values), min(values), max(values)))
-    chosen = {arm: split_member(member)[1] for arm, member in members_chosen.items()}
-    rates = ", ".join(
-        f"{arm} {chosen[arm]:g}{'†' if arm in edges else ''}" for arm in arm_names(knobs) if arm in chosen
-    )
-    note = " † At the end of its grid: a better one may lie beyond." if edges else ""
-    return curve_figure(
+    figure = board.curves(
         pd.DataFrame(rows, columns=["arm", "x", "mean", "low", "high"]),
         title="Every learning rate that was trained",
         x="learning rate",
-        y=f"{_criterion_name(knobs).lower()}, final",
-        look_for=f"The other charts show each line's lowest point. Best so far: {rates}.{note}",
-        arms=arm_names(knobs),
+        y=y,
+        look_for="The other charts show each lowest point. Is it inside its grid?",
         log_x=True,
         log_y=True,
         points=True,
     )
+    return replace(figure, alt=f"{figure.alt} Best so far: {', '.join(rates)}.") if rows else figure
 
 
-def _memory(best: Log, arms: list[str]) -> Figure:
+def _memory(board: Board) -> Figure:
     def by_arm(name: str) -> dict[str, float]:
-        table = best.scalars(name)
+        table = board.log.scalars(name)
         return dict(zip(table["arm"].tolist(), table["value"].tolist(), strict=True))
 
     held, numbers, formula = (by_arm(n) for n in ("state_bytes", "state_numbers", "state_formula"))
     per_number = {arm: held[arm] / numbers[arm] for arm in held if numbers[arm] > 0}
-    expected = {arm: formula[arm] * per_number.get(arm, 0.0) for arm in formula}
     return bar_figure(
         held,
         title="Memory of the optimizer",
         x="bytes per matrix parameter (float32)",
-        look_for="Counted in the storage; the grey mark is the paper's formula. The weight itself takes 4 bytes.",
-        arms=arms,
-        expected=expected,
+        look_for="Counted in the storage. Does it meet the formula's grey mark?",
+        arms=board.arms,
+        expected={arm: formula[arm] * per_number.get(arm, 0.0) for arm in formula},
         expected_label="formula",
-    )
-
-
-def _sinkhorn(best: Log, arms: list[str], step: int | None) -> Figure:
-    entries = best.arrays("sinkhorn_residual", step)
-    half_steps = max((len(e.value) for e in entries), default=0)
-    return profile_figure(
-        best,
-        "sinkhorn_residual",
-        title="SinkGD: how far each half-sweep moves",
-        x="sweeps over rows and columns",
-        y="‖change‖ / ‖X‖",
-        look_for="After five sweeps (the default) hardly anything changes. It never goes up.",
-        arms=[arm for arm in arms if arm == "SinkGD"],
-        positions=[1 + k / 2 for k in range(half_steps)],
-        log_scale=True,
-        step=step,
     )

@@ -30,7 +30,6 @@ from normviz.data import chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.optimizer_spectra.fira import Shadow
 from normviz.experiments.optimizer_spectra.knobs import (
-    HISTOGRAM_RANGE,
     PLANS,
     SPIKE_AT,
     Knobs,
@@ -43,15 +42,19 @@ from normviz.experiments.optimizer_spectra.optimizers import (
     matrix_optimizer,
     state_formula,
 )
+from normviz.experiments.optimizer_spectra.recorded import HISTOGRAM_RANGE
 from normviz.frame import Frame, Value
 from normviz.optim import (
     ColumnNorm,
     FiraAdamW,
     RowNorm,
+    SpectralNorm,
     assign_owners,
     multi_normalize,
+    multi_normalize_fixed_point,
     simulate_sharded_step,
     split_matrix_params,
+    swan_update,
 )
 from normviz.probes import (
     UpdateRecord,
@@ -133,8 +136,12 @@ def _frames(knobs: Knobs, where: torch.device) -> Iterator[Frame]:
         yield from (Frame(0, name, seed) for seed in knobs.seed_range())
     task = {"digits": _digits, "regression": _regression, "language": _language}[knobs.task](knobs, where)
     yield from _memory(knobs, task, names)
-    if "normuon" in knobs.optimizers:
-        yield from _distributed_plan(knobs)
+    for chosen, check in {"normuon": _distributed_plan, "sinkgd": _multi_normalization}.items():
+        if chosen in knobs.optimizers:
+            members = [name for name, (own, _) in names.items() if own == chosen]
+            for seed in knobs.seed_range():
+                values = check(knobs, seed)
+                yield from (Frame(0, name, seed, values) for name in members)
 
     builds = {name: _Build(*names[name], knobs, task) for name in names}
     arms = [
@@ -285,7 +292,7 @@ def _language(knobs: Knobs, device: torch.device) -> Task:
         tokens, targets = batch
         return cross_entropy(call(tokens).flatten(0, 1), targets.flatten())
 
-    held_out = corpus.windows("val", CONTEXT, limit=128)
+    held_out = corpus.windows("val", CONTEXT, limit=64)
     model = partial(GPT, corpus.vocab_size, dim=WIDTH, num_layers=2, num_heads=4, max_length=CONTEXT)
     batches = corpus.batches(CONTEXT, knobs.windows())
     return Task(model, loss, batches, list(chunks((held_out.tokens, held_out.targets), 64)))
@@ -372,18 +379,30 @@ def _memory(knobs: Knobs, task: Task, names: Mapping[str, tuple[str, float]]) ->
             yield Frame(0, name, seed, counted[optimizer])
 
 
-def _distributed_plan(knobs: Knobs) -> Iterator[Frame]:
+def _multi_normalization(knobs: Knobs, seed: int) -> dict[str, Value]:  # noqa: ARG001
+    """On a random matrix: how far the fixed point of rows and columns is from both norms, and SWAN from an instance."""
+    X = torch.randn(24, 40, generator=seeded_generator(seed, 8), dtype=torch.float64)
+    m, n = X.shape
+    fixed, _, _ = multi_normalize_fixed_point(X, (RowNorm(), ColumnNorm()), tol=1e-14)
+    lengths = torch.cat([fixed.norm(dim=1) / math.sqrt(n), fixed.norm(dim=0) / math.sqrt(m)])
+    swan = swan_update(X, steps=60, beta=0.5, center=False)  # at this beta the iteration converges
+    instance = multi_normalize(X, (RowNorm(), SpectralNorm()), 1)
+    return {
+        "fixed_point_error": float((lengths - 1).abs().max()),
+        "swan_difference": float((swan - instance).abs().max()),
+    }
+
+
+def _distributed_plan(knobs: Knobs, seed: int) -> dict[str, Value]:
     """Newton-Schulz operations per machine for GPT-2 small, and how far a sharded step is from a whole one."""
     world, steps = knobs.world, knobs.ns_steps
     shapes = GPT2_SMALL * 12
     flops = [newton_schulz_flops(m, n, steps) for m, n in shapes]
+    owners = assign_owners(shapes, world)
     plans = {
         "everywhere": [list(range(len(shapes)))] * world,
         "in order": [list(range(rank, len(shapes), world)) for rank in range(world)],
-        "sorted": [
-            [i for i, owner in enumerate(assign_owners(shapes, world)) if owner == rank]
-            for rank in range(world)
-        ],
+        "sorted": [[i for i, owner in enumerate(owners) if owner == rank] for rank in range(world)],
     }
     values: dict[str, Value] = {
         f"plan/{PLANS[name]}": np.array(
@@ -391,10 +410,7 @@ def _distributed_plan(knobs: Knobs) -> Iterator[Frame]:
         )
         for name, plan in plans.items()
     }
-    for rate in learning_rates(knobs, "normuon"):
-        for seed in knobs.seed_range():
-            values["sharded_difference"] = _sharded_difference(knobs, seed)
-            yield Frame(0, member_name("normuon", rate), seed, values)
+    return {**values, "sharded_difference": _sharded_difference(knobs, seed)}
 
 
 def newton_schulz_flops(m: int, n: int, steps: int) -> float:

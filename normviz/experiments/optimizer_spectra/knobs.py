@@ -1,20 +1,20 @@
-"""What can be set on the page *Optimizer spectra*, and the names of the arms that follow from it."""
+"""What can be set on the page *Optimizer spectra*, and the arms and learning rates that follow from it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import Arms, Look
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
 __all__ = [
     "CENTRES",
-    "HISTOGRAM_RANGE",
     "NAMES",
     "PLANS",
     "SPIKE_AT",
     "Knobs",
-    "arm_names",
     "learning_rates",
     "member_name",
     "split_member",
@@ -33,6 +33,8 @@ OptimizerName = Literal[
     "fira_free",
     "gradnorm",
     "whitening",
+    "adafactor",
+    "conda_once",
 ]
 
 NAMES: dict[str, str] = {
@@ -48,7 +50,35 @@ NAMES: dict[str, str] = {
     "fira_free": "Fira, no limiter",
     "gradnorm": "GradNorm",
     "whitening": "Whitening",
+    "adafactor": "Adafactor",
+    "conda_once": "Conda, one basis",
 }
+
+ARMS = Arms(
+    tuple(
+        Look(NAMES[name], colour, dash, symbol)
+        for name, colour, dash, symbol in (
+            ("adamw", 0, 0, 0),
+            ("sgd", 6, 0, 6),
+            ("muon", 1, 1, 1),
+            ("normuon", 2, 2, 2),
+            ("sinkgd", 3, 3, 3),
+            ("swan", 4, 4, 4),
+            ("conda", 5, 5, 5),
+            ("galore", 8, 2, 0),
+            ("fira", 7, 1, 7),
+            ("fira_free", 7, 2, 7),
+            ("gradnorm", 9, 3, 1),
+            ("whitening", 8, 1, 2),
+            ("adafactor", 9, 5, 3),
+            ("conda_once", 5, 0, 5),
+        )
+    )
+)
+"""How every optimizer is drawn; variants of Fira and Conda have their colour."""
+
+SAME_RATES = {"fira_free": "fira", "conda_once": "conda"}
+"""Variants that have the learning rates of the optimizer that they vary."""
 
 PLANS = {
     "everywhere": "all on every machine",
@@ -56,9 +86,6 @@ PLANS = {
     "sorted": "sorted by size, then dealt",
 }
 """Ways to spread Newton-Schulz over machines; the last one is NorMuon's."""
-
-HISTOGRAM_RANGE = (0.0, 2.5)
-"""Norms of rows and columns over their mean that a histogram shows."""
 
 SPIKE_AT = 0.6
 """Share of the steps after which the bad batch comes."""
@@ -79,6 +106,7 @@ CENTRES: dict[str, dict[str, float]] = {
         "fira": 0.06,
         "gradnorm": 0.15,
         "whitening": 0.15,
+        "adafactor": 0.09,
     },
     "regression": {
         "adamw": 0.3,
@@ -92,6 +120,7 @@ CENTRES: dict[str, dict[str, float]] = {
         "fira": 0.7,
         "gradnorm": 0.5,
         "whitening": 3.0,
+        "adafactor": 0.9,
     },
     "language": {
         "adamw": 3e-3,
@@ -105,6 +134,7 @@ CENTRES: dict[str, dict[str, float]] = {
         "fira": 0.01,
         "gradnorm": 0.06,
         "whitening": 0.18,
+        "adafactor": 0.09,
     },
 }
 """The middle of each grid: the best of a coarse sweep of 80 to 100 steps with seeds that the page does not use."""
@@ -126,13 +156,13 @@ class Knobs(Base):
         label="Optimizers",
         help="The arms: the same network, each weight matrix inside it stepped by one of these. Everything that is no "
         "such matrix (embeddings, output layer, biases) is stepped by the same AdamW in every arm. GradNorm and "
-        "Whitening are the two halves of SWAN, each alone.",
+        "Whitening are the two halves of SWAN, each alone. Conda with one basis never renews it.",
         labels=NAMES,
         section="Experiment",
     )
     matrix: Literal["tall", "square", "wide"] = knob(
         "tall",
-        label="Matrix under the microscope",
+        label="Matrix that is measured",
         help="Whose gradient and update are taken apart: one with more rows (neurons) than columns, as many, or fewer.",
         labels={"tall": "Tall", "square": "Square", "wide": "Wide"},
         section="Experiment",
@@ -161,31 +191,19 @@ class Knobs(Base):
         labels={"linear": "Linear fall", "constant": "Constant"},
         section="Training",
     )
-    batch_size: int = knob(
+    batch_size: int = knob_fields.batch_size(
         128,
-        8,
         256,
-        label="Batch size",
+        low=8,
         help="Images per step; of text, an eighth as many windows of 64 characters. Fewer mean noisier gradients of "
         "lower rank. The matrix equation has no batches.",
-        step=8,
-        section="Training",
     )
-    steps: int = knob(
-        80, 20, 600, label="Steps", help="Updates of every network.", step=10, section="Training"
-    )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
+    steps: int = knob_fields.steps(80, 600, low=20)
+    seeds: int = knob_fields.seeds()
     spike: bool = knob(
         False,
         label="One bad batch",
-        help="After 60 % of the steps one gradient is multiplied by 20. See who jumps and who hardly notices.",
+        help="After 60 % of the steps one gradient is multiplied by 20: see whose loss jumps.",
         section="Training",
     )
     momentum: float = knob(
@@ -274,17 +292,15 @@ class Knobs(Base):
         step=0.01,
         section="Conda, GaLore, Fira",
     )
-    corpus: str = knob(
-        "python-docs",
-        high=40,
-        label="Text",
-        help="python-docs, or the key of a text file that was uploaded here.",
-        section="Data",
-    )
+    corpus: str = knob_fields.corpus()
+
+    def shown_arms(self) -> Arms:
+        """The optimizers; each is trained with every rate of its grid and shown at its best."""
+        return ARMS.ordered(NAMES[optimizer] for optimizer in self.optimizers)
 
     def members(self) -> int:
         """Networks that are trained."""
-        return len(self.optimizers) * int(self.grid) * self.seeds
+        return super().members() * int(self.grid)
 
     def windows(self) -> int:
         """Windows of text per step."""
@@ -299,17 +315,12 @@ class Knobs(Base):
         }[self.task]
         return self.members() * self.steps * (per_step + 5e7)
 
-    work_limit = 1e13
-
-    def work_advice(self) -> str:
-        """The number of steps that fits."""
-        fits = int(self.steps * self.work_limit / self.work())
-        return f"With these optimizers, learning rates, seeds and batches at most {fits} steps fit."
+    work_limit = 3e13
 
 
 def learning_rates(knobs: Knobs, optimizer: str) -> list[float]:
     """The grid of one optimizer, ascending: its centre times powers of 3."""
-    centre = CENTRES[knobs.task]["fira" if optimizer == "fira_free" else optimizer] * knobs.lr_factor
+    centre = CENTRES[knobs.task][SAME_RATES.get(optimizer, optimizer)] * knobs.lr_factor
     half = int(knobs.grid) // 2
     return [float(f"{centre * FACTOR**k:.2g}") for k in range(-half, half + 1)]
 
@@ -323,8 +334,3 @@ def split_member(name: str) -> tuple[str, float]:
     """Optimizer and learning rate of a member's name."""
     arm, _, rate = name.rpartition(", lr ")
     return arm, float(rate)
-
-
-def arm_names(knobs: Knobs) -> list[str]:
-    """The optimizers' names, in the order of the legend."""
-    return [NAMES[optimizer] for optimizer in knobs.optimizers]

@@ -12,8 +12,12 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from normviz.experiments.optimizer_spectra.knobs import ARMS as ALL
 from normviz.figures import Figure
-from normviz.figures.palette import colours
+from normviz.figures.encodings import arm_colour, arm_dash
+from normviz.figures.legends import height_below, legend_above
+from normviz.figures.palette import MUTED
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 
 __all__ = ["map_figure", "map_figures"]
@@ -24,7 +28,7 @@ A, B, C = 3.4445, -4.7750, 2.0315
 MOST = 15
 POINTS = 400
 LOWEST = 1e-5
-ARMS = ("Muon", "SWAN")
+ARMS = ALL.only(("Muon", "SWAN"))
 
 
 def map_figures() -> dict[str, Figure]:
@@ -37,7 +41,7 @@ def map_figure() -> Figure:
     data = pd.DataFrame({"x": [LOWEST ** (1 - i / (POINTS - 1)) for i in range(POINTS)]})
     return Figure(
         "One singular value, before and after",
-        "Flat means equalised. More steps lift smaller values, but Muon's never settle at 1; SWAN's only if β < 2/3.",
+        "Flat means equalised. Do more steps settle at 1, for which β?",
         "Singular value after the iteration against before, for Muon and SWAN. With five steps of Muon values from "
         "0.003 to 1 land between 0.68 and 1.2. With SWAN's ten steps at beta 0.8 they wander between 0.56 and 1.6.",
         spec=_map_spec(),
@@ -70,32 +74,19 @@ def _map_spec() -> dict[str, Any]:
         name: "[" + ", ".join(f"datum.{letter}{k}" for k in range(MOST + 1)) + f"][{steps}]"
         for name, letter, steps in (("Muon", "m", "muonsteps"), ("SWAN", "s", "swansteps"))
     }
-    chart = chart.transform_calculate(**chosen).transform_fold(list(ARMS), as_=["arm", "y"])
-    colour = alt.Color(
-        "arm:N",
-        title=None,
-        scale=alt.Scale(domain=list(ARMS), range=colours(ARMS)),
-        legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, symbolOpacity=1),
-    )
-    y = alt.Scale(domain=[0, 1.8], nice=False)
+    chart = chart.transform_calculate(**chosen).transform_fold(list(ARMS.names), as_=["arm", "y"])
+    height = Span(0.0, 1.8)
     line = chart.mark_line(strokeWidth=2.5, clip=True).encode(
-        x=alt.X(
-            "x:Q",
-            title="singular value before, scaled",
-            scale=alt.Scale(type="log", domain=[LOWEST, 1]),
-            axis=alt.Axis(format="~g", tickCount=6),
-        ),
-        y=alt.Y("y:Q", title="after", scale=y),
-        color=colour,
-        strokeDash=alt.StrokeDash(
-            "arm:N", title=None, scale=alt.Scale(domain=list(ARMS), range=[[1, 0], [7, 3]])
-        ),
+        x=across("x", "singular value before, scaled", Span(LOWEST, 1.0, log=True)),
+        y=up("y", "after", height),
+        color=arm_colour(ARMS, legend=legend_above(ARMS.names)),
+        strokeDash=arm_dash(ARMS),
         tooltip=[
             alt.Tooltip("arm:N"),
             alt.Tooltip("x:Q", title="before", format=".3~g"),
             alt.Tooltip("y:Q", title="after", format=".4~f"),
         ],
     )
-    one = alt.Chart().mark_rule(color="#888888", strokeDash=[3, 3]).encode(y=alt.datum(1.0, scale=y))
-    layered = alt.layer(one, line).properties(width="container", height=340)
+    one = alt.Chart().mark_rule(color=MUTED, strokeDash=[3, 3]).encode(y=alt.datum(1.0, scale=height.scale))
+    layered = alt.layer(one, line).properties(height=height_below(ARMS.names) + 80)
     return specification(layered.add_params(muon, swan, beta))

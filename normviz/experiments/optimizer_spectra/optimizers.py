@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from normviz.experiments.optimizer_spectra.knobs import Knobs
 from normviz.frame import Value
@@ -40,6 +40,9 @@ REST_RATE = 3e-3
 ALPHA = 0.05
 """SinkGD's and SWAN's factor on the learning rate of matrices, also for SWAN's two operators alone."""
 
+ONCE = 1_000_000
+"""Steps between two bases of the Conda that never renews its own: more than any run has."""
+
 SPIKE = 20.0
 """What a bad batch's gradient is multiplied with."""
 
@@ -55,6 +58,10 @@ def matrix_optimizer(name: str, matrices: Sequence[Tensor], rate: float, knobs: 
             "alpha": knobs.alpha,
         }
     ]
+
+    def conda(gap: int) -> Optimizer:
+        return Conda([{"params": params, "update_proj_gap": gap, "scale": knobs.alpha}], rate)
+
     builders: dict[str, Callable[[], Optimizer]] = {
         "sgd": lambda: SGD(params, rate),
         "adamw": lambda: AdamW(params, rate, weight_decay=0.0),
@@ -77,9 +84,9 @@ def matrix_optimizer(name: str, matrices: Sequence[Tensor], rate: float, knobs: 
         ),
         "sinkgd": lambda: SinkGD(params, rate, iters=knobs.sweeps, alpha=ALPHA),
         "swan": lambda: (SWANFast if knobs.swan_scheme == "diagonal" else SWAN)(params, rate, alpha=ALPHA),
-        "conda": lambda: Conda(
-            [{"params": params, "update_proj_gap": knobs.gap, "scale": knobs.alpha}], rate
-        ),
+        "conda": lambda: conda(knobs.gap),
+        "conda_once": lambda: conda(ONCE),
+        "adafactor": lambda: Adafactor(params, rate, weight_decay=0.0),
         "galore": lambda: GaLoreAdamW(low_rank, rate),
         "fira": lambda: FiraAdamW(low_rank, rate, gamma=knobs.gamma),
         "fira_free": lambda: FiraAdamW(low_rank, rate, gamma=None),
@@ -92,7 +99,7 @@ def matrix_optimizer(name: str, matrices: Sequence[Tensor], rate: float, knobs: 
 def state_formula(name: str, shapes: Sequence[tuple[int, int]], rank: int) -> int:
     """Numbers that an optimizer keeps for matrices of these shapes, by the papers' formulas.
 
-    Torch's AdamW also keeps one counter for each matrix, Fira one norm.
+    Torch's AdamW and Adafactor also keep one counter for each matrix, Fira one norm.
     """
     total = 0
     for m, n in shapes:
@@ -104,6 +111,8 @@ def state_formula(name: str, shapes: Sequence[tuple[int, int]], rank: int) -> in
             "muon": m * n,
             "normuon": m * n + m,
             "conda": 2 * m * n + short * short,
+            "conda_once": 2 * m * n + short * short,
+            "adafactor": m + n + 1,
             "galore": low_rank,
             "fira": low_rank + 1,
             "fira_free": low_rank + 1,

@@ -15,7 +15,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial, reduce
+from functools import lru_cache, partial, reduce
 from typing import cast
 
 import numpy as np
@@ -26,8 +26,8 @@ from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
 from normviz.data import SupervisedData, load_digits, seeded_generator
-from normviz.experiments.residual_depth.figures import SLOPES
-from normviz.experiments.residual_depth.knobs import SMALL, Knobs, arm_name, arm_names, scaled, sweep_name
+from normviz.experiments.residual_depth.knobs import SMALL, Knobs, arm_name, scaled, sweep_name
+from normviz.experiments.residual_depth.recorded import SLOPES
 from normviz.frame import Frame, Value
 from normviz.probes import GradientNorm, ResidualStream
 from normviz.residual import (
@@ -41,7 +41,7 @@ from normviz.residual import (
     level_contributions,
     remainder_slope,
 )
-from normviz.training import Arm, Batch, Member, resolve_device, train
+from normviz.training import Arm, Batch, Member, Trainee, interleave, resolve_device, train
 
 __all__ = ["depths", "frames"]
 
@@ -62,7 +62,7 @@ CHECK_ORDER = SLOPES - 1
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train or take apart every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
-    first = arm_names(knobs)[0]
+    first = knobs.shown_arms().names[0]
     for seed in knobs.seed_range():
         yield Frame(0, first, seed)
     for seed in knobs.seed_range():
@@ -133,9 +133,8 @@ def _arms(knobs: Knobs) -> list[Arm]:
     if knobs.task == "sweep":
         rate = float(knobs.learning_rates[0])
         return [_arm(sweep_name(lam), "plain", rate, knobs, lam) for lam in knobs.lambdas()]
-    several = len(knobs.learning_rates) > 1
     return [
-        _arm(arm_name(method, rate if several else None), method, float(rate), knobs)
+        _arm(arm_name(method, knobs.rate_suffix(rate)), method, float(rate), knobs)
         for rate in knobs.learning_rates
         for method in knobs.methods
     ]
@@ -221,20 +220,42 @@ def depths(depth: int) -> list[int]:
 
 
 def _taken_apart(knobs: Knobs) -> Iterator[Frame]:
-    methods = scaled(knobs)
-    for seed in knobs.seed_range():
-        yield from (Frame(0, arm, seed) for arm in arm_names(knobs))
-    growing = [_Growing(knobs, seed) for seed in knobs.seed_range()]
-    for tower in growing:
-        yield Frame(0, arm_name(methods[0]), tower.seed, tower.module_sizes())
-    for n in depths(knobs.depth):
-        for tower in growing:
-            terms = tower.levels(n)
-            for method in methods:
-                yield Frame(n, arm_name(method), tower.seed, tower.compare(n, method, terms))
-            yield Frame(n, SMALL, tower.seed)
-    for tower in growing:
-        yield Frame(knobs.depth, SMALL, tower.seed, {"slopes": tower.slopes()})
+    seen = [
+        _Seen(tower, method)
+        for tower in (_Growing(knobs, s) for s in knobs.seed_range())
+        for method in (*scaled(knobs), "")
+    ]
+    yield from (Frame(0, one.arm, one.seed) for one in seen)
+    yield from interleave(seen, until=knobs.depth + 1, stride=_stride, progress=knobs.progress())
+
+
+def _stride(trainee: Trainee) -> int:
+    assert isinstance(trainee, _Seen)
+    return trainee.stride
+
+
+class _Seen:
+    """A growing tower seen with the scale of one method: a step looks at it, then stacks modules up to the next depth.
+
+    Args:
+        tower: shared by all methods of a seed.
+        method: a method that is nothing but a scale; "" for the arm of the scale that goes to 0.
+    """
+
+    def __init__(self, tower: _Growing, method: str) -> None:
+        self.arm, self.seed = arm_name(method) if method else SMALL, tower.seed
+        self.stride = 1
+        self._tower, self._method = tower, method
+
+    def step(self, at: int) -> Mapping[str, Value]:
+        """What the tower of ``at`` modules is made of; before the first, how large its modules are."""
+        tower, knobs = self._tower, self._tower.knobs
+        self.stride = next((n for n in depths(knobs.depth) if n > at), at + 1) - at
+        if not self._method:
+            return {"slopes": tower.slopes()} if at == knobs.depth else {}
+        if at == 0:
+            return tower.module_sizes() if self._method == scaled(knobs)[0] else {}
+        return tower.compare(at, self._method, tower.levels(at))
 
 
 class _Growing:
@@ -250,6 +271,7 @@ class _Growing:
             self.x = torch.randn(PROBED, knobs.width, dtype=torch.float64)
         self.growth: dict[str, list[float]] = {}
         self.seed = seed
+        self.levels = lru_cache(maxsize=1)(self._levels)
 
     def _module(self) -> nn.Module:
         width = self.knobs.width
@@ -270,7 +292,7 @@ class _Growing:
             gains.append(float((moved.detach().square().sum(1) / v.square().sum(1)).mean()))
         return {"module/power": float(np.mean(powers)), "module/gain": float(np.mean(gains))}
 
-    def levels(self, n: int) -> Tensor:
+    def _levels(self, n: int) -> Tensor:
         """T_0..T_K of the first n modules, (K+1, B, d)."""
         method = "linear" if self.knobs.modules == "linear" else "jet"
         with torch.no_grad(), _kinks_known():

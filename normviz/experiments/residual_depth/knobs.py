@@ -1,4 +1,4 @@
-"""What can be set on the page *Residual depth*, and the names of the arms that follow from it."""
+"""What can be set on the page *Residual depth*, and the arms that follow from it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Literal
 
 import numpy as np
 
+from normviz import knob_fields
+from normviz.arms import Arms
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
+from normviz.progress import STEPS, Progress
 from normviz.residual.counting import residual_scale
 
-__all__ = ["SMALL", "Knobs", "MethodName", "Rate", "arm_name", "arm_names", "scaled", "sweep_name"]
+__all__ = ["RATES", "SCALED", "SMALL", "Knobs", "MethodName", "Rate", "arm_name", "scaled", "sweep_name"]
 
 MethodName = Literal["plain", "inv_sqrt", "inv", "skipinit", "fixup", "batchnorm", "layernorm", "custom"]
 Rate = Literal["0.003", "0.01", "0.03", "0.1"]
@@ -25,11 +28,25 @@ METHODS: dict[str, str] = {
     "layernorm": "LayerNorm",
     "custom": "λ as set",
 }
+COLOURS: dict[str, int] = {
+    "plain": 6,
+    "inv_sqrt": 5,
+    "inv": 2,
+    "skipinit": 3,
+    "fixup": 4,
+    "batchnorm": 1,
+    "layernorm": 0,
+    "custom": 8,
+}
 SCALED = ("plain", "inv_sqrt", "inv", "custom")
 """Methods that are nothing but a scale."""
 
 SMALL = "λ → 0"
 """The arm that shows how the remainder of the expansion falls as the scale goes to 0."""
+
+RATES: tuple[Rate, ...] = ("0.003", "0.01", "0.03", "0.1")
+
+DEPTHS = Progress("depth", "modules", "depth n: modules stacked")
 
 
 class Knobs(Base):
@@ -92,20 +109,9 @@ class Knobs(Base):
         "the rate. The sweep uses the first.",
         section="Training",
     )
-    batch_size: int = knob(
-        64, 8, 256, label="Batch size", help="Digits per step.", step=8, section="Training"
-    )
-    steps: int = knob(
-        100, 10, 1000, label="Steps", help="Updates of every network.", step=10, section="Training"
-    )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
+    batch_size: int = knob_fields.batch_size(64, 256, low=8, help="Digits per step.")
+    steps: int = knob_fields.steps(100, 1000)
+    seeds: int = knob_fields.seeds()
     order: int = knob(
         6,
         1,
@@ -148,9 +154,28 @@ class Knobs(Base):
             return self.scale
         return residual_scale(depth or self.depth, "one" if method == "plain" else method)
 
+    def rate_suffix(self, rate: str) -> str | None:
+        """The rate where it is part of an arm's name: when several are trained."""
+        return rate if len(self.learning_rates) > 1 else None
+
+    def shown_arms(self) -> Arms:
+        """Methods, with the rate as a dash where there are several; the scales of a sweep."""
+        if self.task == "sweep":
+            return Arms.of([sweep_name(lam) for lam in self.lambdas()])
+        if self.task == "expansion":
+            return Arms.of({METHODS[method]: COLOURS[method] for method in scaled(self)} | {SMALL: 7})
+        bases = {METHODS[method]: COLOURS[method] for method in self.methods}
+        if len(self.learning_rates) == 1:
+            return Arms.of(bases)
+        return Arms.product(bases, {f", rate {rate}": f"rate {rate}" for rate in self.learning_rates})
+
     def total_steps(self) -> int:
         """Updates, or modules stacked when towers are taken apart."""
         return self.depth if self.task == "expansion" else self.steps
+
+    def progress(self) -> Progress:
+        """Training steps, or the depth when towers are taken apart."""
+        return DEPTHS if self.task == "expansion" else STEPS
 
     def work(self) -> float:
         """Rough floating-point operations; a branch this small costs its calls, not its products."""
@@ -158,9 +183,8 @@ class Knobs(Base):
 
     def _per_module(self) -> float:
         branch = 5e6 + 12.0 * self.batch_size * self.width**2
-        if self.task == "expansion":
-            return len(arm_names(self)) * self.seeds * 40 * branch * (self.order + 1)
-        return len(arm_names(self)) * self.seeds * self.steps * branch
+        times = 40 * (self.order + 1) if self.task == "expansion" else self.steps
+        return self.members() * times * branch
 
     work_limit = 6e12
 
@@ -186,17 +210,3 @@ def arm_name(method: str, rate: str | None = None) -> str:
 def sweep_name(lam: float) -> str:
     """The arm of one scale of the sweep."""
     return f"λ = {lam:.3g}"
-
-
-def arm_names(knobs: Knobs) -> list[str]:
-    """All arms of a setting, in the order of the legend."""
-    if knobs.task == "sweep":
-        return [sweep_name(lam) for lam in knobs.lambdas()]
-    if knobs.task == "expansion":
-        return [*(arm_name(method) for method in scaled(knobs)), SMALL]
-    several = len(knobs.learning_rates) > 1
-    return [
-        arm_name(method, rate if several else None)
-        for rate in knobs.learning_rates
-        for method in knobs.methods
-    ]

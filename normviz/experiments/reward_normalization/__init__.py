@@ -8,14 +8,17 @@ In a notebook::
     run.to_dataframe()
 """
 
+from functools import partial
+
 from normviz.experiments.experiment import Experiment
 from normviz.experiments.reward_normalization.claims import CLAIMS
-from normviz.experiments.reward_normalization.figures import draw
 from normviz.experiments.reward_normalization.knobs import Knobs
+from normviz.experiments.reward_normalization.presets import PRESETS
+from normviz.experiments.run import run_experiment
 
-__all__ = ["EXPERIMENT", "Knobs", "run"]
+__all__ = ["EXPERIMENT", "PRESETS", "Knobs", "run"]
 
 EXPERIMENT = Experiment.for_page(
-    "reward-normalization", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS
+    "reward-normalization", knobs=Knobs, package=__name__, presets=PRESETS, claims=CLAIMS
 )
-run = EXPERIMENT.run
+run = partial(run_experiment, EXPERIMENT)

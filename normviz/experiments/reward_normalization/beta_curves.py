@@ -11,9 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normviz.experiments.reward_normalization.knobs import ESTIMATOR_NAMES, Knobs, arm_names, reference_arm
-from normviz.figures import Figure, colours, dashes
+from normviz.arms import Arms, Look
+from normviz.experiments.reward_normalization.knobs import ARMS, ESTIMATOR_NAMES
+from normviz.figures import Board, Figure, colours
+from normviz.figures.encodings import arm_colour, arm_dash, focus_param
 from normviz.figures.expressions import log_beta
+from normviz.figures.legends import height_below, legend_above
+from normviz.figures.palette import MUTED
+from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 from normviz.frame import Log
 
@@ -29,9 +34,12 @@ Array = NDArray[np.float64]
 
 BNPO, GRPO, BASELINE = (ESTIMATOR_NAMES[name] for name in ("bnpo", "grpo", "reinforce_baseline"))
 FITTED = "BNPO, fitted to the run"
+CURVES = ARMS.only((BNPO, GRPO, BASELINE)) + Arms((Look(FITTED, 0, 1, 0),))
 GRID = np.linspace(0.01, 0.99, 50)
 BINS = 20
-BAR, FIT, NORMALISER = "accuracies", "Beta(a, b) fitted to them", "normaliser f of BNPO"
+BAR, FIT, NORMALISER = "accuracies", "Beta(a, b)", "normaliser f"
+KINDS = Arms((Look(BAR, 6, 0, 0), Look(FIT, 2, 1, 0), Look(NORMALISER, 0, 0, 0)))
+P = Span(0.0, 1.0)
 NEAR, FAR = (0.5, 2.5), (0.5, 4.5)
 """alpha and beta on the map of V, and where BNPO's lie further out."""
 CELLS = 26
@@ -67,9 +75,9 @@ def newest_fits(log: Log, step: int | None) -> dict[str, Fit]:
     return fits
 
 
-def normaliser_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
+def normaliser_figure(board: Board, reference: str) -> Figure:
     """1/f(p) of BNPO for a and b that are dragged, beside GRPO's and none, and BNPO's for the run's present fit."""
-    fit = newest_fits(log, step).get(reference_arm(knobs))
+    fit = newest_fits(board.log, board.step).get(reference)
     shapes = {BNPO: (1.0, 1.0), GRPO: (1.5, 1.5), BASELINE: (1.0, 1.0)}
     if fit:
         shapes[FITTED] = (fit.alpha, fit.beta)
@@ -80,7 +88,8 @@ def normaliser_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
         for name, shape in shapes.items()
     ]
     data = pd.concat(parts, ignore_index=True).round({"p": 3, "weight": 4})
-    now = f" In the run, a = {fit.a:.2g} and b = {fit.b:.2g} at step {fit.step}." if fit else ""
+    moment = board.progress.at(fit.step) if fit else ""
+    now = f" In the run, a = {fit.a:.2g} and b = {fit.b:.2g} at {moment}." if fit else ""
     text = (
         "Curves of the weight 1/f(p) against the accuracy p of a question: 1 without normaliser, lowest in the middle "
         "and rising to both ends for GRPO. Sliders for a and b move BNPO's: flat at a = b = 0, GRPO's at a = b = 1.5, "
@@ -88,10 +97,11 @@ def normaliser_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
     )
     return Figure(
         "What R − p is multiplied by",
-        "Drag a and b, the Beta distribution of the accuracies: the weight is lowest where most questions lie.",
+        "Drag a and b: is the weight lowest where most questions lie?",
         text,
         spec=_normaliser_spec(),
         data=data,
+        moment=moment,
     )
 
 
@@ -101,13 +111,11 @@ def _normaliser_spec() -> dict[str, Any]:
         bind = alt.binding_range(min=0.1, max=10, step=0.1, name=f"{name} of the accuracies: ")
         return alt.param(name=name, value=value, bind=bind)
 
-    names = [BNPO, FITTED, GRPO, BASELINE]
     alpha = alt.param(name="alpha", expr="1 + a / 3")
     beta = alt.param(name="beta", expr="1 + b / 3")
     log_norm = alt.param(name="lognorm", expr=log_beta("alpha", "beta"))
     best = alt.param(name="best", expr=f"exp(3 * lognorm - {log_beta('a', 'b')})")
     none = alt.param(name="none", expr="a * b / ((a + b) * (a + b + 1))")
-    axis = alt.Axis(values=[0.2, 0.5, 1, 2, 5, 10, 20, 50], format="~g", minExtent=30)
     line = (
         alt.Chart()
         .transform_calculate(
@@ -116,24 +124,10 @@ def _normaliser_spec() -> dict[str, Any]:
         )
         .mark_line(strokeWidth=2, clip=True)
         .encode(
-            x=alt.X("p:Q", title="accuracy p of a question", scale=alt.Scale(domain=[0, 1])),
-            y=alt.Y(
-                "shown:Q",
-                title="weight 1/f(p)",
-                scale=alt.Scale(type="log", domain=[0.2, 50], clamp=False),
-                axis=axis,
-            ),
-            color=alt.Color(
-                "arm:N",
-                title=None,
-                scale=alt.Scale(domain=names, range=colours(names)),
-                legend=alt.Legend(
-                    orient="top", symbolType="stroke", symbolSize=240, columns=2, labelLimit=170, offset=40
-                ),
-            ),
-            strokeDash=alt.StrokeDash(
-                "arm:N", title=None, scale=alt.Scale(domain=names, range=dashes(names))
-            ),
+            x=across("p", "accuracy p of a question", P),
+            y=up("shown", "weight 1/f(p)", Span(0.2, 50.0, log=True)),
+            color=arm_colour(CURVES, legend=legend_above(CURVES.names)),
+            strokeDash=arm_dash(CURVES),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("p:Q", format=".2f"),
@@ -147,24 +141,27 @@ def _normaliser_spec() -> dict[str, Any]:
             alt.Chart()
             .transform_aggregate(rows="count()")
             .transform_calculate(text=expression)
-            .mark_text(align="left", baseline="bottom", color="#888888", fontSize=12)
-            .encode(x=alt.value(0), y=alt.value(y), text="text:N")
+            .mark_text(align="center", baseline="top", color=MUTED, fontSize=11)
+            .encode(x=alt.value({"expr": "width / 2"}), y=alt.value(y), text="text:N")
         )
 
-    shape = note("'α = ' + format(alpha, '.2f') + ', β = ' + format(beta, '.2f') + '; second moment V:'", -21)
+    shape = note("'α = ' + format(alpha, '.2f') + ', β = ' + format(beta, '.2f') + '; second moment V:'", 2)
     moment = note(
         "'BNPO ' + format(best, '.3f') + ', GRPO ' + format(PI * PI / 64, '.3f') + ', none ' + format(none, '.3f')",
-        -6,
+        17,
     )
-    chart = alt.layer(line, shape, moment).properties(width="container", height=360)
+    chart = alt.layer(line, shape, moment).properties(height=height_below(CURVES.names) + 60)
     return specification(
         chart.add_params(slider("a", 4.0), slider("b", 2.0), alpha, beta, log_norm, best, none)
     )
 
 
-def accuracy_distribution_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
-    """Histogram of the exact accuracies of the 300 questions with both Beta densities; radio buttons choose the arm."""
-    arms = arm_names(knobs)
+def accuracy_distribution_figure(board: Board, reference: str) -> Figure:
+    """Histogram of the exact accuracies of the 300 questions with both Beta densities, first seed.
+
+    Shown is the policy of one arm: of the first that is in focus, else of the reference.
+    """
+    log, step, arms = board.log, board.step, board.arms
     rows: list[tuple[str, str, Array, Array, Array]] = []  # arm, kind, x, x2, density
     shown = None
     texts = []
@@ -195,77 +192,65 @@ def accuracy_distribution_figure(log: Log, knobs: Knobs, step: int | None) -> Fi
             },
         }
     )
-    when = "" if shown is None else f" (step {shown})"
+    moment = "" if shown is None else board.progress.at(shown)
     text = (
         "Histogram of the accuracy of 300 questions; nothing is measured yet."
         if shown is None
-        else f"Histogram of the accuracy of 300 questions at step {shown}, first seed. {'; '.join(texts)}."
+        else f"Histogram of the accuracy of 300 questions at {moment}, first seed. {'; '.join(texts)}."
     )
     return Figure(
-        f"How accurate on which question?{when}",
-        "Exact probability of a right answer, all 300 questions. Does the Beta follow as the policy learns?",
+        "Accuracies of the 300 questions",
+        f"{reference}'s policy. Does the Beta follow as it learns?",
         text,
-        spec=_distribution_spec(tuple(arms)),
+        spec=_distribution_spec(reference, Span.of(data["density"], zero=True)),
         data=data,
+        moment=moment,
     )
 
 
 @lru_cache(maxsize=64)
-def _distribution_spec(arms: tuple[str, ...]) -> dict[str, Any]:
-    shown = alt.param(
-        name="shown", value=arms[0], bind=alt.binding_radio(options=list(arms), name="Policy of: ")
+def _distribution_spec(reference: str, height: Span) -> dict[str, Any]:
+    base = (
+        alt.Chart()
+        .transform_filter(f"datum.arm == (length(focus) ? focus[0] : '{reference}')")
+        .encode(color=arm_colour(KINDS, field="kind", legend=legend_above(KINDS.names, columns=3)))
     )
-    kinds, range_of = [BAR, FIT, NORMALISER], ["#8a8a8a", "#069e73", colours([BNPO])[0]]
-    base = alt.Chart().transform_filter("datum.arm == shown")
-    colour = alt.Color(
-        "kind:N",
-        title=None,
-        scale=alt.Scale(domain=kinds, range=range_of),
-        legend=alt.Legend(
-            orient="top", columns=1, labelLimit=220, symbolType="stroke", symbolSize=240, symbolOpacity=1
-        ),
-    )
-    y = alt.Y("density:Q", title="density", axis=alt.Axis(format="~g", tickCount=6))
+    x, y = across("x", "accuracy p of a question", P), up("density", "density", height)
     bars = (
         base.transform_filter(f"datum.kind == '{BAR}'")
         .transform_calculate(floor="0")
         .mark_rect(opacity=0.5)
         .encode(
-            x=alt.X("x:Q", title="accuracy p of a question", scale=alt.Scale(domain=[0, 1])),
+            x=x,
             x2="x2:Q",
             y=y,
             y2="floor:Q",
-            color=colour,
             tooltip=[alt.Tooltip("x:Q", title="from", format=".2f"), alt.Tooltip("density:Q", format=".2f")],
         )
     )
     lines = (
         base.transform_filter(f"datum.kind != '{BAR}'")
         .mark_line(strokeWidth=2)
-        .encode(
-            x="x:Q",
-            y=y,
-            color=colour,
-            strokeDash=alt.StrokeDash(
-                "kind:N", title=None, scale=alt.Scale(domain=kinds, range=[[1, 0], [6, 3], [1, 0]])
-            ),
-        )
+        .encode(x=x, y=y, strokeDash=arm_dash(KINDS, field="kind"))
     )
-    return specification(alt.layer(bars, lines).properties(width="container", height=340).add_params(shown))
+    chart = alt.layer(bars, lines).properties(height=height_below(KINDS.names, columns=3))
+    return specification(chart.add_params(focus_param()))
 
 
-def moment_map_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
+def moment_map_figure(board: Board, reference: str) -> Figure:
     """V(alpha, beta) for the a and b of the moment, with the three methods as points; hatched where it is infinite."""
-    fit = newest_fits(log, step).get(reference_arm(knobs))
-    return _moment_map(fit if fit and fit.proper else None)
+    fit = newest_fits(board.log, board.step).get(reference)
+    if fit is None or not fit.proper:
+        return _moment_map(None, "")
+    return _moment_map(fit, board.progress.at(fit.step))
 
 
 @lru_cache(maxsize=64)
-def _moment_map(fit: Fit | None) -> Figure:
+def _moment_map(fit: Fit | None, moment: str) -> Figure:
     import plotly.graph_objects as go
 
-    title = "The theory: second moment V over α and β"
-    look_for = "BNPO's point should lie in the valley. Hatched: V is infinite. Colour: log10 V."
+    title = "Second moment V over α and β"
+    look_for = "Does BNPO's star lie in the valley? Hatched: V is infinite."
     span = NEAR if fit is None or max(fit.alpha, fit.beta) < NEAR[1] else FAR
     layout: dict[str, Any] = {
         "height": 400,
@@ -290,7 +275,14 @@ def _moment_map(fit: Fit | None) -> Figure:
     figure = go.Figure(
         layout=layout,
         data=[
-            go.Heatmap(x=axis, y=axis, z=z, colorscale="Viridis", hoverongaps=False),
+            go.Heatmap(
+                x=axis,
+                y=axis,
+                z=z,
+                colorscale="Viridis",
+                hoverongaps=False,
+                colorbar={"title": {"text": "log10 V"}, "thickness": 12},
+            ),
             go.Scatter(
                 x=axis[columns],
                 y=axis[rows],
@@ -307,7 +299,7 @@ def _moment_map(fit: Fit | None) -> Figure:
                     name=f"{name} {values[name]:.3f}",
                     marker={
                         "size": 13,
-                        "color": colours(list(points))[i],
+                        "color": colours(ARMS.ordered(points))[i],
                         "symbol": ("star", "square", "circle")[i],
                         "line": {"width": 1.5, "color": "#ffffff"},
                     },
@@ -317,8 +309,8 @@ def _moment_map(fit: Fit | None) -> Figure:
         ],
     )
     listed = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-    text = f"Map of V over alpha and beta for a = {fit.a:.3g}, b = {fit.b:.3g} at step {fit.step}. V of {listed}."
-    return Figure(f"{title} (step {fit.step})", look_for, text, plotly=figure)
+    text = f"Map of V over alpha and beta for a = {fit.a:.3g}, b = {fit.b:.3g} at {moment}. V of {listed}."
+    return Figure(title, look_for, text, plotly=figure, moment=moment)
 
 
 def second_moment(alpha: Array, beta: Array, a: float, b: float) -> Array:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
-from statistics import fmean, stdev
 
-from normviz.claims import Claim
+import numpy as np
+from numpy.typing import NDArray
+
+from normviz.claims import Claim, Effect, Identity
 from normviz.experiments.reward_normalization.knobs import ESTIMATOR_NAMES, UNDECOMPOSED, Knobs
 from normviz.frame import Log
+from normviz.measures import Measure, constant, derived, scalar
 
 __all__ = ["CLAIMS"]
 
@@ -21,89 +23,70 @@ RIVALS = (REINFORCE, REMAX, GRPO, PLUS)
 """What the paper compares BNPO with."""
 TAIL = 3
 """Evaluations that are averaged for a final accuracy."""
-MOST = 2 / 3
-"""Share of the training in which BNPO's gradient is to be the least noisy."""
+POINTS = 0.01
+"""Least difference of a probability that counts: one question in a hundred."""
+ORDERS = 0.05
+"""Least difference of a variance that counts, in orders of magnitude: 12 %."""
 
-Curves = dict[tuple[str, int], list[tuple[int, float]]]
+Array = NDArray[np.float64]
 
 
-def _curves(log: Log, name: str) -> Curves:
-    """(step, value) of a scalar in order, by arm and seed."""
+def _by_seed(log: Log, name: str, arm: str, knobs: Knobs) -> dict[int, Array]:
+    """The values of a scalar of an arm in order of the steps, by seed; nothing before the run has ended."""
     table = log.scalars(name)
-    curves: Curves = {}
-    columns = (table[c].tolist() for c in ("arm", "seed", "step", "value"))
-    for arm, seed, step, value in zip(*columns, strict=True):
-        curves.setdefault((arm, seed), []).append((step, value))
-    return curves
-
-
-def _against(
-    log: Log, name: str, arm: str, others: tuple[str, ...], summary: Callable[[list[float]], float]
-) -> dict[int, float]:
-    """A summary of a scalar of an arm minus the largest among others, for each seed that has all of them."""
-    values = {key: summary([v for _, v in curve]) for key, curve in _curves(log, name).items()}
-    return {
-        seed: values[arm, seed] - max(values[other, seed] for other in others)
-        for seed in log.seeds
-        if all((a, seed) in values for a in (arm, *others))
-    }
-
-
-def _final(values: list[float]) -> float:
-    return fmean(values[-TAIL:])
-
-
-def _jitter(values: list[float]) -> float:
-    """Standard deviation of the step-to-step change of the logarithm, with the sign turned: larger is steadier."""
-    logs = [math.log(v) for v in values if 0 < v < math.inf]
-    changes = [b - a for a, b in pairwise(logs)]
-    return -stdev(changes) if len(changes) > 1 else math.nan
-
-
-def _best_accuracy(log: Log, knobs: Knobs) -> dict[int, float]:
-    return _against(log, "accuracy", BNPO, RIVALS, _final) if knobs.rewards == "accuracy" else {}
-
-
-def _steadiest(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-    return {s: -v for s, v in _against(log, "grad_norm", BNPO, RIVALS, _jitter).items()}
-
-
-def _least_noisy(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-    """Share of the measurements in which BNPO's noise is at most GRPO's and the baseline's."""
-    curves = _curves(log, "noise")
-    shares: dict[int, float] = {}
-    for seed in log.seeds:
-        if all((arm, seed) in curves for arm in (BNPO, GRPO, BASELINE)):
-            rows = zip(*([v for _, v in curves[arm, seed]] for arm in (BNPO, GRPO, BASELINE)), strict=False)
-            shares[seed] = fmean(float(own <= min(others)) for own, *others in rows)
-    return shares
-
-
-def _least_moment(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-    """log10 of BNPO's measured second moment over the smaller of the other two, mean over the training."""
-    curves = _curves(log, "moment_gradient")
-    orders: dict[int, float] = {}
-    for seed in log.seeds:
-        if all((arm, seed) in curves for arm in (BNPO, GRPO, BASELINE)):
-            rows = zip(*([v for _, v in curves[arm, seed]] for arm in (BNPO, GRPO, BASELINE)), strict=False)
-            orders[seed] = fmean(math.log10(own / min(others)) for own, *others in rows if own > 0)
-    return orders
-
-
-def _worst(name: str, of: Callable[[list[float]], float]) -> Callable[[Log, Knobs], dict[int, float]]:
-    def measure(log: Log, knobs: Knobs) -> dict[int, float]:  # noqa: ARG001
-        return {seed: of([v for _, v in c]) for (arm, seed), c in _curves(log, name).items() if arm == BNPO}
-
-    return measure
-
-
-def _decomposition(log: Log, knobs: Knobs) -> dict[int, float]:
-    """Mean of accuracy and format at the end, decomposed minus summed."""
-    if knobs.rewards != "accuracy_and_format":
+    if log.last_step < knobs.steps:
         return {}
-    parts = [_against(log, name, BNPO, (UNDECOMPOSED,), _final) for name in ("accuracy", "format")]
-    return {seed: fmean(part[seed] for part in parts) for seed in parts[0].keys() & parts[1].keys()}
+    table = table[table["arm"] == arm]
+    seeds, values = table["seed"].to_numpy(), table["value"].to_numpy(dtype=float)
+    return {int(seed): values[seeds == seed] for seed in np.unique(seeds)}
 
+
+def _beside(name: str, rival: str, of: Callable[[Array, Array], float]) -> Measure:
+    """A number of BNPO's and a rival's values of a scalar that is measured for both at the same moments."""
+
+    def compute(log: Log, knobs: Knobs) -> dict[int, float]:
+        ours, theirs = (_by_seed(log, name, arm, knobs) for arm in (BNPO, rival))
+        return {
+            seed: of(ours[seed], theirs[seed])
+            for seed in ours.keys() & theirs.keys()
+            if len(ours[seed]) == len(theirs[seed]) and not np.isnan([*ours[seed], *theirs[seed]]).any()
+        }
+
+    return derived(compute, arms=(BNPO, rival))
+
+
+def _orders(ours: Array, theirs: Array) -> float:
+    """Mean over the moments of log10 of the ratio."""
+    return float(np.mean(np.log10(ours / theirs)))
+
+
+def _share(ours: Array, theirs: Array) -> float:
+    """Share of the moments in which ours is at most theirs."""
+    return float(np.mean(ours <= theirs))
+
+
+def _jitter(arm: str) -> Measure:
+    """Standard deviation of the step-to-step change of log |gradient|; infinite where it diverged."""
+
+    def compute(log: Log, knobs: Knobs) -> dict[int, float]:
+        found = {}
+        for seed, values in _by_seed(log, "grad_norm", arm, knobs).items():
+            logs = np.log(values[(values > 0) & np.isfinite(values)])
+            found[seed] = float(np.diff(logs).std(ddof=1)) if len(logs) > 2 else math.nan
+        return {**found, **{seed: math.inf for name, seed in log.diverged if name == arm}}
+
+    return derived(compute, arms=(arm,))
+
+
+def _final(name: str, arm: str) -> Measure:
+    return scalar(name, arm, window=TAIL, bad=-math.inf)
+
+
+def _both(arm: str) -> Measure:
+    return (_final("accuracy", arm) + _final("format", arm)) * 0.5
+
+
+ACCURACY = {"rewards": "accuracy"}
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -112,10 +95,9 @@ CLAIMS: tuple[Claim, ...] = (
         statement="BNPO contains REINFORCE with baseline (α = β = 1) and, up to the factor π/8, GRPO (α = β = 3/2).",
         paper_figure="Exact, for 0/1 rewards.",
         measured="largest difference of the advantages from R − p and from π/8 · (R − p)/√(p(1 − p))",
-        measure=_worst("special_case_error", max),
-        threshold=1e-6,
-        exact=True,
-        needs="BNPO",
+        measure=constant("special_case_error", BNPO, reduce="max"),
+        rule=Identity("below", 1e-6),
+        preset="accuracy",
     ),
     Claim(
         id="minimal-by-theory",
@@ -123,33 +105,43 @@ CLAIMS: tuple[Claim, ...] = (
         statement="α = 1 + a/3, β = 1 + b/3 gives the smallest second moment V.",
         paper_figure="Theorem.",
         measured="log10 of the smaller V of GRPO and no normaliser over BNPO's, at the worst moment of the run",
-        measure=_worst("theory_margin", min),
-        threshold=-1e-6,
-        side="above",
+        measure=constant("theory_margin", BNPO, reduce="min"),
+        rule=Identity("above", -1e-6),
+        preset="accuracy",
         unit="orders of magnitude",
-        exact=True,
-        needs="BNPO",
     ),
     Claim(
         id="smallest-moment",
         paper="bnpo",
         statement="The second moment that is really measured is smallest for BNPO too.",
         paper_figure="Follows from the theorem if gradient size and squared advantage are uncorrelated.",
-        measured="log10 of E[A²|∇ log π|²] of BNPO over the smaller of GRPO's and the baseline's, mean over the run",
-        measure=_least_moment,
+        measured="log10 of E[A²|∇ log π|²] of BNPO over each rival's, mean over the run",
+        measure={rival: _beside("moment_gradient", rival, _orders) for rival in (GRPO, BASELINE)},
+        rule=Effect("below", ORDERS),
+        preset="accuracy",
         unit="orders of magnitude",
-        needs="BNPO, GRPO and REINFORCE-b",
+    ),
+    Claim(
+        id="less-noise-than-grpo",
+        paper="bnpo",
+        statement="BNPO's gradient has less variance than GRPO's.",
+        paper_figure="Lowest gradient variance (theorem and gradient norms, qualitative).",
+        measured="log10 of variance ÷ squared mean of BNPO's gradient over GRPO's, mean over the run",
+        measure=_beside("noise", GRPO, _orders),
+        rule=Effect("below", ORDERS),
+        preset="accuracy",
+        unit="orders of magnitude",
+        caveat="The theorem minimises the second moment with f normalised to one, not its ratio to the mean.",
     ),
     Claim(
         id="least-noise",
         paper="bnpo",
         statement="BNPO's gradient is the least noisy throughout training.",
         paper_figure="Lowest gradient variance (theorem and gradient norms, qualitative).",
-        measured="share of the training in which variance ÷ squared mean is at most GRPO's and the baseline's",
-        measure=_least_noisy,
-        threshold=MOST,
-        side="above",
-        needs="BNPO, GRPO and REINFORCE-b",
+        measured="share of the training in which variance ÷ squared mean is at most the rival's; 2/3 is asked for",
+        measure={rival: _beside("noise", rival, _share) for rival in (GRPO, BASELINE)},
+        rule=Effect("above", floor=0.1, bar=2 / 3 - 0.5, null=0.5),
+        preset="accuracy",
         caveat="The theorem minimises the second moment with f normalised to one, not its ratio to the mean.",
     ),
     Claim(
@@ -157,20 +149,22 @@ CLAIMS: tuple[Claim, ...] = (
         paper="bnpo",
         statement="BNPO has the most stable gradient norms.",
         paper_figure="Qwen2.5-Math 1.5B and 7B, against REINFORCE, ReMax, GRPO, REINFORCE++ (curves).",
-        measured="standard deviation of the change of log |gradient| per step, BNPO minus the steadiest of the four",
-        measure=_steadiest,
-        needs="BNPO, REINFORCE, ReMax, GRPO and REINFORCE++",
+        measured="standard deviation of the change of log |gradient| per step, BNPO minus each rival",
+        measure={rival: _jitter(BNPO) - _jitter(rival) for rival in RIVALS},
+        rule=Effect("below", 0.02),
+        preset="accuracy",
     ),
     Claim(
         id="best-accuracy",
         paper="bnpo",
         statement="BNPO reaches the best accuracy.",
         paper_figure="Best average on MATH500, AMC23, AIME24, AIME25; the values are not quoted here.",
-        measured="final accuracy of BNPO minus the best of REINFORCE, ReMax, GRPO and REINFORCE++",
-        measure=_best_accuracy,
-        side="above",
-        needs="the accuracy reward alone with BNPO, REINFORCE, ReMax, GRPO and REINFORCE++",
-        caveat="All arms share one learning rate; none is tuned for any of them.",
+        measured="final accuracy of BNPO minus each rival's, a probability computed exactly",
+        measure={rival: _final("accuracy", BNPO) - _final("accuracy", rival) for rival in RIVALS},
+        rule=Effect("above", POINTS),
+        preset="best-rates",
+        given=ACCURACY,
+        caveat="Decided with every estimator at its own best learning rate.",
     ),
     Claim(
         id="decomposition-helps",
@@ -178,8 +172,10 @@ CLAIMS: tuple[Claim, ...] = (
         statement="With two rewards it helps to normalise each by itself.",
         paper_figure="Accuracy and format rewards on base models; the values are not quoted here.",
         measured="mean of accuracy and format at the end, decomposed BNPO minus BNPO on the sum",
-        measure=_decomposition,
-        side="above",
-        needs="accuracy and format as rewards, with BNPO",
+        measure=_both(BNPO) - _both(UNDECOMPOSED),
+        rule=Effect("above", POINTS),
+        preset="two-rewards",
+        given={"rewards": "accuracy_and_format"},
+        caveat="Both have the same learning rate; Adam makes up for the size of the advantages.",
     ),
 )

@@ -15,111 +15,120 @@ from normviz.experiments.reward_normalization.knobs import (
     SUM,
     UNDECOMPOSED,
     Knobs,
-    arm_names,
     reference_arm,
 )
-from normviz.figures import Figure, dot_figure, line_figure
-from normviz.frame import Log
+from normviz.experiments.reward_normalization.question_map import question_map_figure
+from normviz.figures import Board, Drawer, Figure, Sheet
 
-__all__ = ["draw"]
+__all__ = ["sheet"]
 
 
-def draw(log: Log, knobs: Knobs, step: int | None = None) -> dict[str, Figure]:
-    """All figures for what the log holds, with the cursor at ``step``."""
-    arms = arm_names(knobs)
-    last = knobs.steps
+def sheet(knobs: Knobs) -> Sheet:
+    """The charts of a setting; with two rewards the stage shows both."""
     several = knobs.rewards == "accuracy_and_format"
-    figures = {
-        "accuracy": line_figure(
-            log,
+    reference = reference_arm(knobs)
+
+    def questions(board: Board) -> Figure:
+        return question_map_figure(board, reference)
+
+    def accuracy(board: Board) -> Figure:
+        return board.lines(
             "accuracy",
             title="Accuracy over all questions",
             y="probability of a right answer",
-            look_for="Does a better normaliser learn faster? Compare distances with the bands over seeds.",
-            arms=arms,
-            step=step,
-            last=last,
-        ),
-        "normaliser": normaliser_figure(log, knobs, step),
-        "distribution": accuracy_distribution_figure(log, knobs, step),
-        "noise": line_figure(
-            log,
+            look_for="Who learns fastest? Compare distances with the bands over seeds.",
+        )
+
+    def distribution(board: Board) -> Figure:
+        return accuracy_distribution_figure(board, reference)
+
+    def noise(board: Board) -> Figure:
+        return board.lines(
             "relative_noise",
             title="Noise of the gradient at one policy",
-            y=f"noise ÷ that of {BASELINE}",
-            look_for="Variance ÷ squared mean, all at the policy of "
-            f"{reference_arm(knobs)}: below 1 is less noisy than R − p alone.",
-            arms=arms,
-            step=step,
-            last=last,
-        ),
-        "moments": line_figure(
-            log,
+            y=f"variance ÷ squared mean, over that of {BASELINE}",
+            look_for=f"All at the policy of {reference}: who is below 1?",
+        )
+
+    def moments(board: Board) -> Figure:
+        return board.only((BNPO, GRPO, BASELINE)).lines(
             {"moment_gradient": "", "moment_theory": ", V"},
             title="Second moment: measured, and V of theory",
             y="second moment",
-            look_for="They part where the theorem's assumption fails: large gradients on questions of large advantage.",
-            arms=[arm for arm in (BNPO, GRPO, BASELINE) if arm in arms],
+            look_for="Where do measurement and theory part?",
             log_scale=True,
-            step=step,
-            last=last,
-        ),
-        "parameters": line_figure(
-            log,
+        )
+
+    def parameters(board: Board) -> Figure:
+        return board.only((BNPO, UNDECOMPOSED) if several else (BNPO,)).lines(
             {"alpha": ", α", "beta": ", β"},
             title="BNPO's normaliser, refitted to every batch",
             y="α and β",
-            look_for="BNPO: for the accuracy. Summed: for both rewards in one, where large α and β mean a narrow spike."
+            look_for="Large α and β: a narrow spike. Who has one?"
             if several
-            else "At 1 and 1 nothing is divided, at 1.5 and 1.5 it is GRPO. Which way does learning move them?",
-            arms=[BNPO, UNDECOMPOSED] if several else [BNPO],
+            else "At 1 nothing is divided, at 1.5 it is GRPO. Which way?",
             log_scale=several,
-            step=step,
-            last=last,
-        ),
-        "operations": dot_figure(
-            log,
+        )
+
+    def normaliser(board: Board) -> Figure:
+        return normaliser_figure(board, reference)
+
+    def theory(board: Board) -> Figure:
+        return moment_map_figure(board, reference)
+
+    def operations(board: Board) -> Figure:
+        return board.dots(
             {name: f"accuracy/{name}" for name in OPERATIONS},
             title="Accuracy by kind of question",
             x="probability of a right answer",
             look_for="Is some kind of question left behind?",
-            arms=arms,
-            step=step,
-        ),
-        "gradients": line_figure(
-            log,
+        )
+
+    def gradients(board: Board) -> Figure:
+        return board.lines(
             "grad_norm",
             title="Gradient norm in training",
             y="Euclidean norm",
-            look_for="The level depends on the scale of the advantages; how much a line jitters does not.",
-            arms=arms,
+            look_for="The level depends on the advantages' scale. Who jitters least?",
             log_scale=True,
-            step=step,
-            last=last,
-        ),
-        "map": moment_map_figure(log, knobs, step),
-    }
-    if several:
-        form = line_figure(
-            log,
+        )
+
+    def form(board: Board) -> Figure:
+        return board.lines(
             "format",
             title="Format: two digits, over all questions",
             y="probability of two digits",
-            look_for="Taken apart, each reward has its own Beta. Does the second one come at the cost of the first?",
-            arms=arms,
-            step=step,
-            last=last,
+            look_for="Does the second reward come at the cost of the first?",
         )
-        parts = line_figure(
-            log,
+
+    def parts(board: Board) -> Figure:
+        return board.only((BNPO, UNDECOMPOSED)).lines(
             {"part/accuracy": ", accuracy", "part/format": ", format", f"part/{SUM}": ""},
             title="The advantage taken apart",
             y="mean |advantage|",
-            look_for="What each reward adds to BNPO's. A line ends once all earn a reward: nothing is left.",
-            arms=[BNPO, UNDECOMPOSED],
+            look_for="What does each reward add? A line ends where nothing is left.",
             log_scale=True,
-            step=step,
-            last=last,
         )
-        figures = {"accuracy": figures.pop("accuracy"), "format": form, "parts": parts, **figures}
-    return figures
+
+    shown: dict[str, Drawer] = {"questions": questions, "accuracy": accuracy}
+    noisy: dict[str, Drawer] = {"noise": noise, "moments": moments}
+    if several:
+        stage = {
+            **shown,
+            "format": form,
+            "parts": parts,
+            "distribution": distribution,
+            "parameters": parameters,
+        }
+        more = {"Noise": {**noisy, "gradients": gradients}}
+    else:
+        stage = {**shown, "distribution": distribution, **noisy, "parameters": parameters}
+        more = {"Gradients": {"gradients": gradients}}
+    return Sheet(
+        stage=stage,
+        more={
+            **more,
+            "The normaliser": {"normaliser": normaliser, "map": theory},
+            "Kinds of questions": {"operations": operations},
+        },
+    )

@@ -1,9 +1,11 @@
-"""What can be set on the page *Reward normalization*, and the names of the arms that follow from it."""
+"""What can be set on the page *Reward normalization*, and the arms that follow from it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import Arms
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -14,7 +16,6 @@ __all__ = [
     "UNDECOMPOSED",
     "EstimatorName",
     "Knobs",
-    "arm_names",
     "reference_arm",
 ]
 
@@ -43,6 +44,21 @@ ESTIMATOR_NAMES: dict[str, str] = {
 
 UNDECOMPOSED = "Summed BNPO"
 """BNPO on the sum of the rewards, beside the decomposed one."""
+
+ARMS = Arms.of(
+    {
+        "BNPO": 0,
+        UNDECOMPOSED: 7,
+        "GRPO": 1,
+        "REINFORCE-b": 2,
+        "REINFORCE": 6,
+        "ReMax": 3,
+        "REINFORCE++": 4,
+        "RLOO": 5,
+        "REINFORCE++b": 8,
+    }
+)
+"""How every arm is drawn."""
 
 SUM = "sum"
 """Name of the only reward that this arm gets."""
@@ -103,58 +119,27 @@ class Knobs(Base):
         labels={"adam": "Adam", "sgd": "SGD"},
         section="Training",
     )
-    learning_rate: float = knob(
-        3e-3,
-        1e-4,
-        1.0,
-        label="Learning rate",
-        help="Step size. SGD needs about a hundred times more than Adam.",
-        log=True,
-        section="Training",
+    learning_rate: float = knob_fields.learning_rate(
+        3e-3, 1e-4, 1.0, help="Step size. SGD needs about a hundred times more than Adam."
     )
-    steps: int = knob(
-        150,
-        10,
-        1000,
-        label="Steps",
-        help="Batches, each with one update of every policy.",
-        step=10,
-        section="Training",
-    )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
+    steps: int = knob_fields.steps(150, 1000, help="Batches, each with one update of every policy.")
+    seeds: int = knob_fields.seeds()
 
-    def members(self) -> int:
-        """Policies that are trained."""
-        return len(arm_names(self)) * self.seeds
+    def shown_arms(self) -> Arms:
+        """The estimators, with two rewards also BNPO on their sum, in the order of the legend."""
+        names = [ESTIMATOR_NAMES[estimator] for estimator in self.estimators]
+        if self.rewards == "accuracy_and_format" and "bnpo" in self.estimators:
+            names.insert(names.index(ESTIMATOR_NAMES["bnpo"]) + 1, UNDECOMPOSED)
+        return ARMS.ordered(names)
 
     def work(self) -> float:
         """Rough floating-point operations: 8 passes over 10,000 parameters for each of the answers' two tokens."""
         return self.members() * self.steps * (self.questions * self.group * 2 * 8e4 + 3e8)
 
-    work_limit = 4e12
-
-    def work_advice(self) -> str:
-        """The number of steps that fits."""
-        fits = int(self.steps * self.work_limit / self.work())
-        return f"With these estimators, seeds and batches at most {fits} steps fit."
-
-
-def arm_names(knobs: Knobs) -> list[str]:
-    """All arms of a setting, in the order of the legend."""
-    names = [ESTIMATOR_NAMES[estimator] for estimator in knobs.estimators]
-    if knobs.rewards == "accuracy_and_format" and "bnpo" in knobs.estimators:
-        names.insert(names.index(ESTIMATOR_NAMES["bnpo"]) + 1, UNDECOMPOSED)
-    return names
+    work_limit = 8e12
 
 
 def reference_arm(knobs: Knobs) -> str:
     """The arm at whose policy all estimators are compared: BNPO's, or the first one."""
-    names = arm_names(knobs)
+    names = knobs.shown_arms().names
     return ESTIMATOR_NAMES["bnpo"] if ESTIMATOR_NAMES["bnpo"] in names else names[0]

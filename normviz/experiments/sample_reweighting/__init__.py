@@ -8,14 +8,17 @@ In a notebook::
     run.to_dataframe()
 """
 
-from normviz.experiments.experiment import Experiment
-from normviz.experiments.sample_reweighting.claims import CLAIMS
-from normviz.experiments.sample_reweighting.figures import draw
-from normviz.experiments.sample_reweighting.knobs import Knobs
+from functools import partial
 
-__all__ = ["EXPERIMENT", "Knobs", "run"]
+from normviz.experiments.experiment import Experiment
+from normviz.experiments.run import run_experiment
+from normviz.experiments.sample_reweighting.claims import CLAIMS
+from normviz.experiments.sample_reweighting.knobs import Knobs
+from normviz.experiments.sample_reweighting.presets import PRESETS
+
+__all__ = ["EXPERIMENT", "PRESETS", "Knobs", "run"]
 
 EXPERIMENT = Experiment.for_page(
-    "sample-reweighting", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS
+    "sample-reweighting", knobs=Knobs, package=__name__, presets=PRESETS, claims=CLAIMS
 )
-run = EXPERIMENT.run
+run = partial(run_experiment, EXPERIMENT)

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from models import GPT, SelfAttention
 from normviz.data.corpora import load_corpus
 from normviz.experiments.sample_reweighting.devices import device_values
-from normviz.experiments.sample_reweighting.knobs import CONTEXT, STRATEGY_NAMES, TEXT_SOURCES, Knobs
+from normviz.experiments.sample_reweighting.knobs import CONTEXT, TEXT_SOURCES, Knobs, arm_name
 from normviz.experiments.sample_reweighting.regression import make_reweighter, regression_frames
 from normviz.experiments.sample_reweighting.text_mixture import TextMixture
 from normviz.frame import Frame, Value
@@ -43,13 +43,18 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
 
 
 def _language_frames(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
-    arms = [STRATEGY_NAMES[strategy] for strategy in knobs.strategies]
-    yield from (Frame(0, arms[0], seed) for seed in knobs.seed_range())
+    first = knobs.shown_arms().names[0]
+    yield from (Frame(0, first, seed) for seed in knobs.seed_range())
     corpus = load_corpus(knobs.corpus).to(device)
-    bad = (knobs.redundant, knobs.shuffled, knobs.foreign)
-    mixture = TextMixture(corpus, CONTEXT, knobs.batch_size, (max(0.0, 1 - sum(bad)), *bad), knobs.duplicates)
 
-    def arm(strategy: str) -> Arm:
+    def mixture_of(redundant: float) -> TextMixture:
+        bad = (redundant, knobs.shuffled, knobs.foreign)
+        shares = (max(0.0, 1 - sum(bad)), *bad)
+        return TextMixture(corpus, CONTEXT, knobs.batch_size, shares, knobs.duplicates)
+
+    mixture = mixture_of(knobs.redundant)
+
+    def arm(strategy: str, batches: TextMixture) -> Arm:
         def build() -> nn.Module:
             network = GPT(
                 corpus.vocab_size,
@@ -61,7 +66,8 @@ def _language_frames(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
             )
             return ReweightedLM(network, make_reweighter(strategy, knobs))
 
-        return Arm(STRATEGY_NAMES[strategy], build, optimizer, lambda call, batch: call(*batch))
+        name = arm_name(strategy, repeats=batches is mixture)
+        return Arm(name, build, optimizer, lambda call, batch: call(*batch), batches=batches)
 
     optimizer = partial(torch.optim.AdamW, lr=knobs.learning_rate, weight_decay=0.01)
     held_out = {seed: mixture.held_out(seed, HELD_OUT) for seed in knobs.seed_range()}
@@ -69,8 +75,9 @@ def _language_frames(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     probes: list[Probe] = [WeightShares(), DeviceSplit(knobs, every=5), Samples(codes, every=10)]
     if device.type == "cpu":  # elsewhere kernels run on after the call has returned
         probes.insert(0, ReweightingCost(every=5))
+    mixtures = [mixture, mixture_of(0.0)] if knobs.has_twins() else [mixture]
     yield from train(
-        [arm(strategy) for strategy in knobs.strategies],
+        [arm(strategy, batches) for batches in mixtures for strategy in knobs.strategies],
         knobs.seed_range(),
         batches=mixture,
         steps=knobs.steps,

@@ -1,9 +1,11 @@
-"""What can be set on the page *Sample reweighting*, and the names of arms and sources that follow from it."""
+"""What can be set on the page *Sample reweighting*, and the arms and sources that follow from it."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import Arms
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -14,8 +16,7 @@ __all__ = [
     "TEXT_SOURCES",
     "Knobs",
     "StrategyName",
-    "arm_names",
-    "sources",
+    "arm_name",
 ]
 
 StrategyName = Literal["uniform", "linupper", "quadratic", "extremes", "upper"]
@@ -28,8 +29,14 @@ STRATEGY_NAMES: dict[str, str] = {
     "upper": "Upper",
 }
 
-TEXT_SOURCES = ("clean", "duplicated", "shuffled", "foreign")
-REGRESSION_SOURCES = ("regular", "redundant", "corrupted")
+COLOURS: dict[str, int] = {"uniform": 6, "linupper": 0, "quadratic": 1, "extremes": 3, "upper": 5}
+
+TEXT_SOURCES = Arms.of({"clean": 2, "duplicated": 4, "shuffled": 7, "foreign": 8})
+REGRESSION_SOURCES = Arms.of({"regular": 2, "redundant": 4, "corrupted": 7})
+"""Where samples come from: the number of a source is its place here."""
+
+NO_REPEATS = ", no repeats"
+"""What is appended to the name of an arm that reads text in which nothing repeats."""
 
 CONTEXT = 48
 """Characters per sample of text."""
@@ -105,6 +112,12 @@ class Knobs(Base):
         help="How many different passages (or input directions) the redundant samples are copies of.",
         section="Samples",
     )
+    without_repeats: bool = knob(
+        False,
+        label="Also without repeats",
+        help="Language: train every strategy also on text in which nothing repeats, to see what repeats change.",
+        section="Samples",
+    )
     shuffled: float = knob(
         0.05,
         0.0,
@@ -133,15 +146,7 @@ class Knobs(Base):
         step=0.01,
         section="Samples",
     )
-    learning_rate: float = knob(
-        3e-3,
-        1e-4,
-        3e-2,
-        label="Learning rate",
-        help="Language: step size of AdamW.",
-        log=True,
-        section="Training",
-    )
+    learning_rate: float = knob_fields.learning_rate(3e-3, 1e-4, 3e-2, help="Language: step size of AdamW.")
     step_size: float = knob(
         1.0,
         0.1,
@@ -152,13 +157,8 @@ class Knobs(Base):
         step=0.1,
         section="Training",
     )
-    batch_size: int = knob(
-        24,
-        8,
-        64,
-        label="Batch size",
-        help="Language: samples per step; weights are shared out among them.",
-        section="Training",
+    batch_size: int = knob_fields.batch_size(
+        24, 64, low=8, help="Language: samples per step; weights are shared out among them."
     )
     samples: int = knob(
         64,
@@ -168,34 +168,29 @@ class Knobs(Base):
         help="Regression: number of samples; all are in every step.",
         section="Training",
     )
-    steps: int = knob(
-        120,
-        10,
-        1000,
-        label="Steps",
-        help="Updates of every network.",
-        step=10,
-        section="Training",
-    )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
-    corpus: str = knob(
-        "python-docs",
-        high=40,
-        label="Text",
-        help="Language: python-docs, or the key of a text file that was uploaded here.",
-        section="Samples",
-    )
+    steps: int = knob_fields.steps(120, 1000)
+    seeds: int = knob_fields.seeds()
+    corpus: str = knob_fields.corpus()
 
-    def members(self) -> int:
-        """Networks that are trained."""
-        return len(self.strategies) * self.seeds
+    def shown_arms(self) -> Arms:
+        """Every strategy, with the twins that read text without repeats; the dash tells the twins apart."""
+        bases = {STRATEGY_NAMES[strategy]: COLOURS[strategy] for strategy in self.strategies}
+        if not self.has_twins():
+            return Arms.of(bases)
+        return Arms.product(bases, {"": f"{self.redundant:.0%} repeats", NO_REPEATS: "no repeats"})
+
+    def has_twins(self) -> bool:
+        """Whether every strategy is also trained without repeats."""
+        return self.task == "language" and self.without_repeats and self.redundant > 0
+
+    def sources(self) -> Arms:
+        """Where samples come from in this task."""
+        return TEXT_SOURCES if self.task == "language" else REGRESSION_SOURCES
+
+    def first_weighted(self) -> str:
+        """The first arm that is not Uniform (Uniform if there is no other): what charts of one arm show at first."""
+        names = self.shown_arms().names
+        return next((name for name in names if not name.startswith(STRATEGY_NAMES["uniform"])), names[0])
 
     def work(self) -> float:
         """Rough floating-point operations: parameters x values x 6 for each step."""
@@ -204,17 +199,7 @@ class Knobs(Base):
 
     work_limit = 6e12
 
-    def work_advice(self) -> str:
-        """The number of steps that fits."""
-        fits = int(self.steps * self.work_limit / self.work())
-        return f"With these strategies, seeds and batch size at most {fits} steps fit."
 
-
-def arm_names(knobs: Knobs) -> list[str]:
-    """All arms of a setting, in the order of the legend."""
-    return [STRATEGY_NAMES[strategy] for strategy in knobs.strategies]
-
-
-def sources(knobs: Knobs) -> tuple[str, ...]:
-    """Where samples come from: the number of a source is its place here."""
-    return TEXT_SOURCES if knobs.task == "language" else REGRESSION_SOURCES
+def arm_name(strategy: str, *, repeats: bool = True) -> str:
+    """The arm's name on all charts."""
+    return STRATEGY_NAMES[strategy] + ("" if repeats else NO_REPEATS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from normviz.data import seeded_generator
 from normviz.experiments.sample_reweighting.devices import device_values
-from normviz.experiments.sample_reweighting.knobs import REGRESSION_SOURCES, STRATEGY_NAMES, Knobs
+from normviz.experiments.sample_reweighting.knobs import REGRESSION_SOURCES, Knobs, arm_name
 from normviz.frame import Frame, Value
+from normviz.training import Diverged, Trainee, interleave
 from normviz.weighting import AnnealedR, ConstantR, DynamicLossReweighter, weighted_gap_bound
 
 __all__ = ["make_reweighter", "regression_frames"]
@@ -85,19 +85,22 @@ def make_reweighter(strategy: str, knobs: Knobs) -> DynamicLossReweighter:
     return DynamicLossReweighter(strategy, r_schedule=falling)
 
 
-@dataclass(eq=False)
 class Learner:
-    """One strategy on one problem."""
+    """One strategy on one problem, as :func:`interleave` sees it.
 
-    arm: str
-    seed: int
-    problem: Problem
-    reweight: DynamicLossReweighter
-    step_size: float
-    theta: Tensor
-    gaps: list[Tensor] = field(default_factory=list)  # Delta before each step, (M,) each
-    weights: list[Tensor] = field(default_factory=list)
-    diverged: bool = False
+    Args:
+        strategy: key of the arm.
+        seed: the problem's.
+        problem: the samples.
+        knobs: the setting.
+    """
+
+    def __init__(self, strategy: str, seed: int, problem: Problem, knobs: Knobs) -> None:
+        self.arm, self.seed, self.problem, self.knobs = arm_name(strategy), seed, problem, knobs
+        self.reweight = make_reweighter(strategy, knobs)
+        self.theta = torch.zeros(DIMENSIONS, dtype=torch.float64)
+        self.gaps: list[Tensor] = []  # Delta before each step, (M,) each
+        self.weights: list[Tensor] = []
 
     def losses(self, theta: Tensor) -> Tensor:
         """f_i(theta), (M,)."""
@@ -108,12 +111,34 @@ class Learner:
         error = self.problem.held_out @ (self.theta - self.problem.theta)
         return float(0.5 * error.square().mean())
 
-    def update(self) -> tuple[Tensor, Tensor]:
-        """One weighted gradient step; returns the losses and the weights it used."""
+    def step(self, at: int) -> dict[str, Value]:
+        """One weighted gradient step: the losses before it, and what the weights were."""
+        held_out = self.held_out_loss()
+        if not math.isfinite(held_out) or held_out > 1e12:
+            raise Diverged(f"the held-out loss is {held_out:.3g}", lost=("loss", "heldout_loss"))
+        losses, weights = self._update()
+        source = self.problem.source
+        values: dict[str, Value] = {"loss": float(losses.mean()), "heldout_loss": held_out}
+        values |= {
+            f"share/{name}": float(weights[source == number].sum())
+            for number, name in enumerate(REGRESSION_SOURCES)
+        }
+        values["weight_log_ratio"] = float((weights.max() / weights.min()).log())
+        if at % BOUND_EVERY == 0:
+            values |= device_values(losses, self.reweight.strategy, self.knobs.r, self.knobs.devices)
+            if not self.knobs.corrupted:
+                values |= self.bound()
+        if at % ARRAYS_EVERY == 0:
+            values |= {"sample_loss": losses.numpy(), "sample_weight": weights.numpy()}
+            values["sample_source"] = source.numpy()
+        return values
+
+    def _update(self) -> tuple[Tensor, Tensor]:
+        """Take the step; returns the losses and the weights it used."""
         theta = self.theta.clone().requires_grad_(True)
         losses = self.losses(theta)
         (gradient,) = torch.autograd.grad(self.reweight(losses), theta)
-        self.theta = self.theta - self.step_size / self.problem.smoothness * gradient
+        self.theta = self.theta - self.knobs.step_size / self.problem.smoothness * gradient
         assert self.reweight.weights is not None
         self.gaps.append(losses.detach())
         self.weights.append(self.reweight.weights)
@@ -122,7 +147,7 @@ class Learner:
     def bound(self) -> dict[str, Value]:
         """Both sides of the bound after the steps so far, and what the weights take off the right side."""
         gaps, weights = torch.stack(self.gaps), torch.stack(self.weights)  # (T, M)
-        eta = self.step_size / self.problem.smoothness
+        eta = self.knobs.step_size / self.problem.smoothness
         distance = float(self.problem.theta.square().sum())
         lhs, rhs = weighted_gap_bound(gaps, weights, eta, distance)
         _, uniform = weighted_gap_bound(gaps, torch.full_like(weights, 1 / gaps.shape[1]), eta, distance)
@@ -131,42 +156,17 @@ class Learner:
 
 def regression_frames(knobs: Knobs) -> Iterator[Frame]:
     """A frame per strategy, seed and step; see the module."""
-    learners = []
+    learners: list[Learner] = []
     for seed in knobs.seed_range():
         problem = make_problem(knobs, seed)
         for strategy in knobs.strategies:
-            reweight = make_reweighter(strategy, knobs)
-            zero = torch.zeros(DIMENSIONS, dtype=torch.float64)
-            learners.append(Learner(STRATEGY_NAMES[strategy], seed, problem, reweight, knobs.step_size, zero))
+            learners.append(Learner(strategy, seed, problem, knobs))
             yield Frame(0, learners[-1].arm, seed)
-    for step in range(knobs.steps):
-        for learner in learners:
-            if not learner.diverged:
-                yield _step(learner, step, knobs)
-    for learner in learners:
-        if not learner.diverged:
-            yield Frame(knobs.steps, learner.arm, learner.seed, {"heldout_loss": learner.held_out_loss()})
 
+    def at_end(trainee: Trainee, at: int) -> dict[str, Value] | None:
+        assert isinstance(trainee, Learner)
+        return {"heldout_loss": trainee.held_out_loss()} if at == knobs.steps else None
 
-def _step(learner: Learner, step: int, knobs: Knobs) -> Frame:
-    held_out = learner.held_out_loss()
-    if not math.isfinite(held_out) or held_out > 1e12:
-        learner.diverged = True
-        why = f"the held-out loss is {held_out:.3g}"
-        return Frame.diverged(step, learner.arm, learner.seed, why, lost=["loss", "heldout_loss"])
-    losses, weights = learner.update()
-    source = learner.problem.source
-    values: dict[str, Value] = {"loss": float(losses.mean()), "heldout_loss": held_out}
-    values |= {
-        f"share/{name}": float(weights[source == number].sum())
-        for number, name in enumerate(REGRESSION_SOURCES)
-    }
-    values["weight_log_ratio"] = float((weights.max() / weights.min()).log())
-    if step % BOUND_EVERY == 0:
-        values |= device_values(losses, learner.reweight.strategy, knobs.r, knobs.devices)
-        if not knobs.corrupted:
-            values |= learner.bound()
-    if step % ARRAYS_EVERY == 0:
-        values |= {"sample_loss": losses.numpy(), "sample_weight": weights.numpy()}
-        values["sample_source"] = source.numpy()
-    return Frame(step, learner.arm, learner.seed, values)
+    yield from interleave(
+        learners, until=knobs.steps, evaluate=at_end, eval_every=knobs.steps, evaluate_all_first=True
+    )

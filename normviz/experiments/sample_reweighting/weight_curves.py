@@ -15,10 +15,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normviz.experiments.sample_reweighting.knobs import STRATEGY_NAMES, Knobs, arm_names, sources
-from normviz.figures import Figure, colours, dashes
+from normviz.arms import Arms
+from normviz.experiments.sample_reweighting.knobs import NO_REPEATS, Knobs
+from normviz.experiments.sample_reweighting.sample_rows import chosen_arm
+from normviz.figures import Board, Figure, colours
+from normviz.figures.encodings import arm_colour, arm_dash, faded, focus_param
+from normviz.figures.legends import height_below, legend_above
+from normviz.figures.palette import MUTED
 from normviz.figures.vega import specification
-from normviz.frame import Log
 
 __all__ = ["SCORES", "normalized_losses", "weight_curve_figure"]
 
@@ -43,19 +47,20 @@ def normalized_losses(losses: Array) -> Array:
     return np.zeros_like(losses) if high - low < 1e-6 else (2 * losses - high - low) / (high - low)
 
 
-def weight_curve_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
-    """Weight over uniform weight against normalised loss, with the samples of the newest batch on the curve."""
-    arms = arm_names(knobs)
-    losses = {e.arm: e for e in reversed(log.arrays("sample_loss", step)) if e.arm in arms}
-    source_of = {(e.arm, e.seed): e.value for e in log.arrays("sample_source", step)}
-    names = sources(knobs)
+def weight_curve_figure(board: Board, knobs: Knobs) -> Figure:
+    """Weight over uniform weight against normalised loss, with a batch of the first seed on the curve."""
+    names = knobs.sources()
+    losses, source_of = (
+        {e.arm: e for e in board.log.arrays(name, board.step) if e.seed == knobs.first_seed}
+        for name in ("sample_loss", "sample_source")
+    )
     parts = []
-    for arm in arms:
-        score = SCORES[arm]
+    for arm in board.arms:
+        score = SCORES[arm.removesuffix(NO_REPEATS)]
         parts.append(pd.DataFrame({"arm": arm, "kind": "curve", "h": GRID, "s": score(GRID)}))
         if (entry := losses.get(arm)) is not None:
             h = normalized_losses(entry.value.astype(float))
-            of = [names[int(i)] for i in source_of[arm, entry.seed]]
+            of = [names.names[int(i)] for i in source_of[arm].value]
             loss = entry.value.round(3)
         else:
             h = np.linspace(-1, 1, 25)
@@ -64,32 +69,32 @@ def weight_curve_figure(log: Log, knobs: Knobs, step: int | None) -> Figure:
             pd.DataFrame({"arm": arm, "kind": "sample", "h": h, "s": score(h), "source": of, "loss": loss})
         )
     data = pd.concat(parts, ignore_index=True).round({"h": 4, "s": 4})
-    shown = max((entry.step for entry in losses.values()), default=None)
-    when = "before the first batch" if shown is None else f"batch of step {shown}"
+    moment = max((entry.step for entry in losses.values()), default=None)
     text = (
         "Curves of weight against loss within a batch. LinUpper rises up to the middle of the range and stays level, "
         "Quadratic is highest in the middle, Extremes at both ends, Upper rises throughout, Uniform is level at 1. "
         f"A slider sets the temperature r, at first {knobs.r:g}, where the largest weight can be "
         f"{np.exp(1 / knobs.r):.3g} times the smallest."
     )
-    first = next((a for a in arms if a != STRATEGY_NAMES["uniform"]), arms[0])
     return Figure(
-        f"Weight against loss ({when})",
-        "Drag r. Left: the easiest sample of the batch, right: the hardest. Dots: the batch as the chosen arm sees it.",
+        "Weight against loss",
+        "Drag r. Who gets more: the easy sample or the hard one?",
         text,
-        spec=_curve_spec(tuple(arms), names, first, knobs.r),
+        spec=_curve_spec(board.arms, names, knobs.first_weighted(), knobs.r),
         data=data,
+        moment="" if moment is None else f"batch of {board.progress.at(moment)}",
     )
 
 
 @lru_cache(maxsize=64)
-def _curve_spec(arms: tuple[str, ...], names: tuple[str, ...], first: str, r: float) -> dict[str, Any]:
+def _curve_spec(arms: Arms, names: Arms, first: str, r: float) -> dict[str, Any]:
     temperature = alt.param(
         name="r",
         value=r,
         bind=alt.binding_range(min=0.05, max=max(3.0, r), step=0.05, name="Temperature r: "),
     )
-    shown = alt.param(name="shown", value=first, bind=alt.binding_radio(options=list(arms), name="Dots of: "))
+    choice = alt.binding_select(options=list(arms.names), name="Dots of: ")
+    shown = alt.param(name="shown", value=first, bind=choice)
     base = (
         alt.Chart()
         .transform_calculate(e="exp((datum.s - 1) / r)")
@@ -100,38 +105,25 @@ def _curve_spec(arms: tuple[str, ...], names: tuple[str, ...], first: str, r: fl
         .transform_calculate(weight="datum.M * datum.e / datum.total")
     )
     x = alt.X("h:Q", title="normalised loss h", scale=alt.Scale(domain=[-1.03, 1.03], nice=False))
-    y = alt.Y(
-        "weight:Q", title="weight ÷ uniform weight", axis=alt.Axis(format="~g", tickCount=6, minExtent=34)
-    )
+    y = alt.Y("weight:Q", title="weight ÷ uniform", axis=alt.Axis(format="~g", tickCount=5))
     curve = (
         base.transform_filter("datum.kind == 'curve'")
         .mark_line(strokeWidth=2)
-        .encode(
-            x=x,
-            y=y,
-            color=alt.Color(
-                "arm:N",
-                title=None,
-                scale=alt.Scale(domain=list(arms), range=colours(arms)),
-                legend=alt.Legend(orient="top", symbolType="stroke", symbolSize=240, columns=2, offset=26),
-            ),
-            strokeDash=alt.StrokeDash(
-                "arm:N", title=None, scale=alt.Scale(domain=list(arms), range=dashes(arms))
-            ),
-        )
+        .encode(x=x, y=y, color=arm_colour(arms), strokeDash=arm_dash(arms), opacity=faded())
     )
-    kinds = [*names, EVEN]
+    legend = legend_above(names.names, lines=False)
+    legend.values, legend.symbolType = list(names.names), "circle"
     dots = (
-        base.transform_filter("datum.kind == 'sample' && datum.arm == shown")
-        .mark_point(filled=True, size=55, opacity=0.9)
+        base.transform_filter(f"datum.kind == 'sample' && datum.arm == {chosen_arm(arms)}")
+        .mark_point(filled=True, size=45, opacity=0.9)
         .encode(
             x=x,
             y=y,
             fill=alt.Fill(
                 "source:N",
                 title=None,
-                scale=alt.Scale(domain=kinds, range=[*colours(names), "#888888"]),
-                legend=alt.Legend(orient="bottom", columns=2, values=list(names), symbolType="circle"),
+                scale=alt.Scale(domain=[*names.names, EVEN], range=[*colours(names), MUTED]),
+                legend=legend,
             ),
             tooltip=[
                 alt.Tooltip("source:N"),
@@ -143,9 +135,9 @@ def _curve_spec(arms: tuple[str, ...], names: tuple[str, ...], first: str, r: fl
     limit = (
         alt.Chart()
         .transform_aggregate(rows="count()")
-        .transform_calculate(text="'largest ÷ smallest at most e^(1/r) = ' + format(exp(1 / r), '.3~g')")
-        .mark_text(align="left", baseline="bottom", color="#888888", fontSize=12)
-        .encode(x=alt.value(0), y=alt.value(-6), text="text:N")
+        .transform_calculate(text="'max ÷ min ≤ e^(1/r) = ' + format(exp(1 / r), '.3~g')")
+        .mark_text(align="right", baseline="bottom", color=MUTED, fontSize=11)
+        .encode(x=alt.value("width"), y=alt.value(-6), text="text:N")
     )
-    chart = alt.layer(curve, dots, limit).properties(width="container", height=460)
-    return specification(chart.add_params(temperature, shown))
+    chart = alt.layer(curve, dots, limit).properties(height=height_below(names.names))
+    return specification(chart.add_params(temperature, shown, focus_param()))

@@ -8,12 +8,17 @@ In a notebook::
     run.to_dataframe()
 """
 
+from functools import partial
+
 from normviz.experiments.experiment import Experiment
+from normviz.experiments.run import run_experiment
 from normviz.experiments.self_normalizing.claims import CLAIMS
-from normviz.experiments.self_normalizing.figures import draw
 from normviz.experiments.self_normalizing.knobs import Knobs
+from normviz.experiments.self_normalizing.presets import PRESETS
 
-__all__ = ["EXPERIMENT", "Knobs", "run"]
+__all__ = ["EXPERIMENT", "PRESETS", "Knobs", "run"]
 
-EXPERIMENT = Experiment.for_page("self-normalizing", knobs=Knobs, package=__name__, draw=draw, claims=CLAIMS)
-run = EXPERIMENT.run
+EXPERIMENT = Experiment.for_page(
+    "self-normalizing", knobs=Knobs, package=__name__, presets=PRESETS, claims=CLAIMS
+)
+run = partial(run_experiment, EXPERIMENT)

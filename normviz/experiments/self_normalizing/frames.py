@@ -19,8 +19,8 @@ from torch.nn.functional import cross_entropy
 
 from models import MLP
 from normviz.data import SupervisedData, load_digits, load_table, seeded_generator
-from normviz.experiments.self_normalizing.figures import HISTOGRAM_RANGE, drawn_layers
-from normviz.experiments.self_normalizing.knobs import Knobs, arm_name, arm_names
+from normviz.experiments.self_normalizing.knobs import Knobs, arm_name
+from normviz.experiments.self_normalizing.recorded import HISTOGRAM_RANGE, drawn_layers
 from normviz.experiments.self_normalizing.theorems import theorem_values
 from normviz.frame import Frame, Value
 from normviz.norms import SELU, AlphaDropout, lecun_normal_, make_norm, selu
@@ -38,7 +38,7 @@ FRESH_LAYERS, FRESH_WIDTH, FRESH_VARIANCE = 64, 256, 1.44
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every arm and yield what the page shows; see :class:`Knobs` for what can be set."""
     where = resolve_device(device)
-    first = arm_names(knobs)[0]
+    first = knobs.shown_arms().names[0]
     for seed in knobs.seed_range():
         yield Frame(0, first, seed)
     exact = theorem_values()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from normviz import knob_fields
+from normviz.arms import Arms
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.norms.selu_moments import selu_parameters
 
-__all__ = ["ALPHA_DROPOUT", "SNN", "ArmKind", "Knobs", "arm_name", "arm_names"]
+__all__ = ["ALPHA_DROPOUT", "SNN", "ArmKind", "Knobs", "arm_name"]
 
 ArmKind = Literal[
     "snn", "snn_alpha", "snn_dropout", "snn_he", "relu_bn", "relu_ln", "relu", "relu_lecun", "tanh"
@@ -24,6 +26,17 @@ ARMS: dict[str, str] = {
     "relu": "ReLU",
     "relu_lecun": "ReLU, LeCun init",
     "tanh": "Tanh",
+}
+COLOURS: dict[str, int] = {
+    "snn": 0,
+    "snn_alpha": 2,
+    "snn_dropout": 3,
+    "snn_he": 4,
+    "relu_bn": 1,
+    "relu_ln": 8,
+    "relu": 6,
+    "relu_lecun": 7,
+    "tanh": 5,
 }
 SNN, ALPHA_DROPOUT = ARMS["snn"], ARMS["snn_alpha"]
 
@@ -110,40 +123,16 @@ class Knobs(Base):
         step=0.05,
         section="SELU",
     )
-    learning_rate: float = knob(
-        1e-2,
-        1e-4,
-        1.0,
-        label="Learning rate",
-        help="Step size of plain gradient descent (SGD without momentum), as in the paper.",
-        log=True,
-        section="Training",
+    learning_rate: float = knob_fields.learning_rate(
+        1e-2, 1e-4, 1.0, help="Step size of plain gradient descent (SGD without momentum), as in the paper."
     )
-    batch_size: int = knob(
-        64,
-        4,
-        256,
-        label="Batch size",
-        help="Examples per step; at most as many as there are.",
-        section="Training",
+    batch_size: int = knob_fields.batch_size(
+        64, 256, low=4, help="Examples per step; at most as many as there are."
     )
-    steps: int = knob(
-        320,
-        10,
-        2000,
-        label="Steps",
-        help="Updates of every network; 320 steps are about 15 passes over the digits.",
-        step=10,
-        section="Training",
+    steps: int = knob_fields.steps(
+        320, 2000, help="Updates of every network; 320 steps are about 15 passes over the digits."
     )
-    seeds: int = knob(
-        2,
-        1,
-        5,
-        label="Seeds",
-        help="Independent repetitions: they become bands on the charts and intervals in the verdicts.",
-        section="Training",
-    )
+    seeds: int = knob_fields.seeds()
 
     def selu(self) -> tuple[float, float]:
         """SELU's (alpha, lambda) for the fixed point that is set."""
@@ -153,6 +142,12 @@ class Knobs(Base):
         """The depths that are trained, the main one first."""
         return (self.depth,) if self.second_depth in (0, self.depth) else (self.depth, self.second_depth)
 
+    def shown_arms(self) -> Arms:
+        """Every network at its main depth, then at the second; the colour says the network, the dash the depth."""
+        endings = {"": f"depth {self.depth}" if len(self.depths()) > 1 else ""}
+        endings |= {f", depth {depth}": f"depth {depth}" for depth in self.depths()[1:]}
+        return Arms.product({ARMS[kind]: COLOURS[kind] for kind in self.arms}, endings)
+
     def work(self) -> float:
         """Rough floating-point operations; a layer of small width costs its calls, not its products."""
         per_layer = 5e6 + 6.0 * self.batch_size * self.width**2
@@ -160,18 +155,7 @@ class Knobs(Base):
 
     work_limit = 6e12
 
-    def work_advice(self) -> str:
-        """The number of steps that fits."""
-        fits = int(self.steps * self.work_limit / self.work())
-        return f"With these networks and seeds at most {fits} steps fit."
-
 
 def arm_name(kind: str, depth: int | None = None) -> str:
     """The arm's name on all charts; ``depth`` for the arms of the second depth."""
     return ARMS[kind] if depth is None else f"{ARMS[kind]}, depth {depth}"
-
-
-def arm_names(knobs: Knobs) -> list[str]:
-    """All arms of a setting, in the order of the legend."""
-    names = [arm_name(kind) for kind in knobs.arms]
-    return names + [arm_name(kind, depth) for depth in knobs.depths()[1:] for kind in knobs.arms]

@@ -33,5 +33,4 @@ EXPERIMENT = Experiment(
     papers=(),
     knobs=ToyKnobs,
     package="tests.engine.toy",
-    draw=lambda log, knobs, step: {},
 )

@@ -1,7 +1,7 @@
 """The moment map of self-normalizing networks as a picture to play with (Klambauer et al., arXiv 1706.02515).
 
 It reacts in the browser while a slider or the start of the path is dragged, computed there by the Vega expressions of
-:mod:`normviz.figures.selu_expressions`. What the paper's theorems say is in :mod:`normviz.figures.moment_bounds`.
+``selu_expressions``. What the paper's theorems say is in ``moment_bounds``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,14 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.experiments.self_normalizing.moment_bounds import BOX, CONTRACTS, EXPANDS
+from normviz.experiments.self_normalizing.selu_expressions import (
+    Calculation,
+    jacobian_steps,
+    map_steps,
+    solved_selu,
+)
 from normviz.figures.figure import Figure
-from normviz.figures.moment_bounds import BOX, CONTRACTS, EXPANDS
-from normviz.figures.selu_expressions import Calculation, jacobian_steps, map_steps, solved_selu
 from normviz.figures.vega import specification
 
 __all__ = ["moment_map_figure"]

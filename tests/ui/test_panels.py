@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from normviz.experiments.effective_learning_rate import Knobs
 from normviz.frame import Frame, FrameLog
-from normviz.ui.implicit_schedule import felt_rates
+from normviz.ui.panels.effective_learning_rate import felt_rates
 
 OpenPage = Callable[..., AppTest]
 SLUG = "effective-learning-rate"
@@ -31,11 +31,11 @@ def test_felt_rates_are_the_last_of_the_norm_only_network_up_to_the_step() -> No
 
 def test_button_adds_the_replayed_network(open_page: OpenPage) -> None:
     app = open_page(SLUG, phases="1", period="20", seeds="1")
-    before = app.session_state[f"run:{SLUG}"]["id"]
+    before = app.session_state[f"{SLUG}/run"]["id"]
     app.button(key="implicit-schedule/replay").click().run()
     assert not app.exception
-    assert app.session_state[f"{SLUG}/replay"] is True
-    assert app.session_state[f"run:{SLUG}"]["id"] != before
+    assert app.session_state[f"{SLUG}/knob/replay"] is True
+    assert app.session_state[f"{SLUG}/run"]["id"] != before
     assert "implicit-schedule/replay" not in [button.key for button in app.button]
 
 

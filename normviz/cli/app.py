@@ -1,7 +1,8 @@
-"""Start the app: ``streamlit run app.py`` from the checkout, on a port that is free."""
+"""``normviz app``: ``streamlit run app.py`` from the checkout, on a port that is free."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import socket
@@ -10,12 +11,19 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from normviz._cli_flags import UsageError
+from normviz.cli.errors import UsageError
 
-__all__ = ["check_port", "start_app"]
+__all__ = ["check_port", "open_app", "start_app"]
 
 _TRIED = 200
 """Ports above the one that is taken that are tried before giving up on a suggestion."""
+
+
+def open_app(arguments: argparse.Namespace) -> int:
+    """Serve the app at the address and port that were asked for."""
+    if not arguments.port.isdecimal() or not 1 <= int(arguments.port) <= 65535:
+        raise UsageError(f"--port takes 1 to 65535, got {arguments.port!r}.")
+    return start_app(arguments.address, int(arguments.port))
 
 
 def start_app(address: str, port: int) -> int:
@@ -33,7 +41,7 @@ def start_app(address: str, port: int) -> int:
     """
     if find_spec("streamlit") is None:
         raise UsageError("The app needs Streamlit: pip install 'normviz[app]'.")
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / "app.py").is_file():
         raise UsageError(
             "The pages are not part of the installed package: run this from a checkout of normviz."

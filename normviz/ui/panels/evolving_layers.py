@@ -6,10 +6,20 @@ import streamlit as st
 
 from normviz.experiments import Run
 from normviz.experiments.evolving_layers import Knobs
-from normviz.experiments.evolving_layers.candidates import Trial, best, from_code, to_code, trials
-from normviz.experiments.evolving_layers.expression import simplified_latex
+from normviz.experiments.evolving_layers.candidates import (
+    MOST_OPERATIONS,
+    WRITTEN_OUT,
+    Trial,
+    best,
+    formula,
+    from_code,
+    operations,
+    to_code,
+    trials,
+)
+from normviz.experiments.evolving_layers.expression import layer_latex, simplified_latex
 from normviz.experiments.evolving_layers.figures import VERDICT_NAMES
-from normviz.norms import graph_to_latex, graph_to_python
+from normviz.norms import graph_to_python
 from normviz.ui.widgets import set_knobs
 
 __all__ = ["found_layer_panel"]
@@ -27,7 +37,7 @@ def found_layer_panel(run: Run, step: int | None) -> None:
         if knobs.found:
             with st.container(border=True, key="found-layer"):
                 st.markdown("**The found layer** in this comparison")
-                st.latex("y = " + graph_to_latex(from_code(knobs.found), affine=True))
+                st.latex(layer_latex(from_code(knobs.found)))
         return
     winner = best(run.log, step)
     left, right = st.columns(2)
@@ -43,10 +53,15 @@ def _best(winner: Trial | None, knobs: Knobs) -> None:
         st.caption("No candidate has passed all tests yet.")
         return
     st.caption("As it was found, with γ and β per channel:")
-    st.latex("y = " + graph_to_latex(winner.graph, affine=True))
-    st.caption("What sympy makes of the part between γ and β, guards against zero left out:")
-    st.latex(simplified_latex(winner.graph))
+    st.latex(layer_latex(winner.graph))
+    written_out = operations(winner.graph)
+    if written_out <= WRITTEN_OUT:
+        st.caption("What sympy makes of the part between γ and β, guards against zero left out:")
+        st.latex(simplified_latex(winner.graph))
     code = to_code(winner.graph)
+    longest = Knobs.controls()["found"].high
+    assert longest is not None
+    fits = written_out <= MOST_OPERATIONS and len(code) <= longest
     with st.container(horizontal=True):
         trained = st.button(
             "Train it against the published layers",
@@ -54,6 +69,8 @@ def _best(winner: Trial | None, knobs: Knobs) -> None:
             on_click=_compare,
             args=(code, knobs.seeds),
             key="found/train",
+            disabled=not fits,
+            help=None if fits else "This layer is too long to be given to the comparison.",
         )
         st.download_button(
             "Layer as Python",
@@ -77,8 +94,8 @@ def _latest(latest: list[Trial]) -> None:
     if not latest:
         st.caption("The first one is being trained.")
     for trial in reversed(latest):
-        formula = trial.graph.to_formula()
-        shown = formula if len(formula) <= LONGEST else f"{formula[:LONGEST]}…"
+        text = formula(trial.graph)
+        shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
         score = f", {100 * trial.mean:.0f} %" if trial.scores else ""
         colour = "green" if trial.scores else "gray"
         st.markdown(

@@ -1,4 +1,4 @@
-"""What the page and the frames share: norms at which entropy is measured, lengths that are timed."""
+"""What training and charts share: norms at which entropy is measured, lengths that are timed."""
 
 from __future__ import annotations
 

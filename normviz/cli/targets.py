@@ -1,0 +1,46 @@
+"""Files that a command writes: checked before anything runs, and written whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from normviz.cli.errors import UsageError
+
+__all__ = ["check_target", "write_whole"]
+
+
+def check_target(name: str | None, *suffixes: str) -> Path | None:
+    """The file to write; None where none is wanted.
+
+    Raises:
+        UsageError: it has another ending, or could not be written.
+    """
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if path.suffix not in suffixes:
+        raise UsageError(f"{name} must end in {' or '.join(suffixes)}.")
+    if path.is_dir():
+        raise UsageError(f"{name} is a folder.")
+    if not path.parent.is_dir():
+        raise UsageError(f"{name} cannot be written: there is no folder {str(path.parent)!r}.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        raise UsageError(f"{name} cannot be written: {error.strerror or error}.") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8", newline="")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""The story of the page *Normalization statistics*, and the settings at which its claims are decided."""
+
+from normviz.presets import Grid, Preset, Presets
+
+__all__ = ["PRESETS"]
+
+RATES = Grid("learning_rate", (5e-4, 1e-3, 2e-3, 5e-3, 1e-2), criterion="validation_loss", arms="norms")
+"""The rates that every norm is trained with on tuning seeds; each is judged at its own best."""
+
+PRESETS = Presets(
+    [
+        Preset(
+            "language",
+            "Language",
+            "A small transformer reads text: which statistics can be trusted at test time?",
+        ),
+        Preset(
+            "sorted",
+            "Batches by topic",
+            "Sort the batches by topic: every batch statistic jumps when the topic changes.",
+            {"sorted_batches": True},
+        ),
+        Preset(
+            "best-rates",
+            "Language, best rates",
+            "Every norm at its own best learning rate, 240 steps: who ends lowest? About two minutes.",
+            {
+                "norms": ("layer", "batch", "power", "power_v", "power_v_plain", "unified"),
+                "steps": 240,
+                "reference": False,
+            },
+            grid=RATES,
+        ),
+        Preset(
+            "small-batches",
+            "Vision, small batches",
+            "Digits with batches of 64 and of 4: whose statistics survive the small batch? About 40 seconds.",
+            {
+                "task": "vision",
+                "norms": ("layer", "batch", "none"),
+                "batch_size": 64,
+                "small_batch": 4,
+                "steps": 240,
+            },
+            grid=Grid(
+                "learning_rate", (5e-4, 2e-3, 5e-3, 1e-2, 2e-2), criterion="validation_loss", arms="norms"
+            ),
+        ),
+        Preset(
+            "outliers",
+            "One image far too bright",
+            "Every tenth batch holds one image that is far too bright: which running statistic forgives it?",
+            {
+                "task": "vision",
+                "norms": ("batch", "unified", "unified_filtered", "ema"),
+                "outlier_every": 10,
+                "steps": 200,
+            },
+        ),
+        Preset(
+            "recurrent",
+            "Recurrent network",
+            "An LSTM with and without LayerNorm inside its cell: who needs fewer updates?",
+            {"task": "recurrent", "norms": ("layer", "none"), "steps": 200},
+        ),
+        Preset(
+            "folded",
+            "Folded for inference",
+            "UnifiedNorm is folded into the next linear layer after training: is the network then faster?",
+            {"norms": ("layer", "unified", "unified_filtered"), "reference": False},
+        ),
+    ]
+)

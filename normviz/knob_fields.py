@@ -1,0 +1,58 @@
+"""Fields that most experiments have, with one name, one help text and one section each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from normviz.knobs import knob
+
+__all__ = ["batch_size", "corpus", "learning_rate", "seeds", "steps"]
+
+MOST_SEEDS = 10
+"""Most seeds of a run: what a page adds them up to, one by one."""
+
+
+def steps(default: int, high: int, *, low: int = 10, help: str = "Updates of every network.") -> Any:
+    """How long every member trains.
+
+    Args:
+        default: steps of the default run.
+        high: most steps.
+        low: fewest.
+        help: what the reader sees.
+    """
+    return knob(default, low, high, label="Steps", help=help, step=10, section="Training")
+
+
+def seeds(default: int = 2, high: int = MOST_SEEDS) -> Any:
+    """Independent repetitions."""
+    return knob(
+        default,
+        1,
+        high,
+        label="Seeds",
+        help="Independent repetitions: they become bands on the charts and intervals in the verdicts. A verdict that "
+        "counts needs five.",
+        section="Training",
+    )
+
+
+def batch_size(default: int, high: int, *, low: int = 2, help: str = "Examples per step.") -> Any:
+    """Examples of one step."""
+    return knob(default, low, high, label="Batch size", help=help, section="Training")
+
+
+def learning_rate(default: float, low: float, high: float, *, help: str) -> Any:
+    """Step size of the optimizer, on a logarithmic slider."""
+    return knob(default, low, high, label="Learning rate", help=help, log=True, section="Training")
+
+
+def corpus() -> Any:
+    """The text that language models read."""
+    return knob(
+        "python-docs",
+        high=40,
+        label="Text",
+        help="python-docs, or the key of a text file that was uploaded here.",
+        section="Data",
+    )
