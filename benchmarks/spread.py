@@ -27,7 +27,7 @@ def work(engine: WorkerEngine) -> dict[int, float]:
 
 
 def timed(engine: WorkerEngine, experiment: Experiment) -> tuple[float, float, float]:
-    """A run of the default knobs with two seeds: seconds to its end and to its first frame, CPU of the busier worker."""
+    """A run of two seeds: seconds to its end and to its first frame, CPU seconds of the busier worker."""
     before, start = work(engine), time.perf_counter()
     run = engine.submit(experiment, experiment.knobs(seeds=2), owner="benchmark", device="cpu")  # type: ignore[call-arg]
     engine.wait_for_frames(run.id, 0, 60.0)
