@@ -368,8 +368,9 @@ def test_vmap_and_compile(causal: bool) -> None:
 
 
 def test_names() -> None:
-    assert package.__all__ == nalaformer.__all__
-    for name in package.__all__:
+    assert set(package.__all__) == {*nalaformer.__all__, "orthogonal_projection"}
+    assert package.__all__ == sorted(package.__all__)
+    for name in nalaformer.__all__:
         assert getattr(package, name) is getattr(nalaformer, name)
 
 
