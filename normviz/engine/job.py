@@ -58,6 +58,7 @@ class Job:
         merge: joins the parts' frames; used by one thread at a time (``merging``), in the order of the store.
         merging: lock; taken before the engine's lock, never while that is held.
         kept: the store knows of it.
+        shown: a frame has come.
         cancelling: it was cancelled.
         outcome: how it will end when the last part has, if not as done.
         ending: it is being ended.
@@ -74,6 +75,7 @@ class Job:
     merge: FrameMerge = field(init=False)
     merging: threading.Lock = field(default_factory=threading.Lock)
     kept: bool = False
+    shown: bool = False
     cancelling: bool = False
     outcome: tuple[Ending, str | None] | None = None
     ending: bool = False
@@ -88,13 +90,13 @@ class Job:
         """These seeds are to be trained."""
         self.pending = tuple(seeds)
         self.merge = FrameMerge(self.pending[0], self.run.log.arms)
-        self.kept = self.cancelling = self.ending = False
+        self.kept = self.shown = self.cancelling = self.ending = False
         self.outcome = None
 
     @property
     def takes_workers(self) -> bool:
-        """Whether a worker that nobody waits for can be of use."""
-        return bool(self.pending) and bool(self.parts) and self.run.status == "running"
+        """Whether a worker that nobody waits for can be of use now; before the first frame it would delay that."""
+        return self.shown and bool(self.pending) and bool(self.parts) and self.run.status == "running"
 
 
 def split_seeds(seeds: Sequence[int], count: int) -> list[tuple[int, ...]]:

@@ -327,9 +327,9 @@ class WorkerEngine:
     def _dispatch(self) -> None:
         """Give waiting runs and seeds to idle workers; the caller holds the lock.
 
-        Each waiting run gets one worker. What is left goes to the runs that have seeds left, also to those that have
-        only just begun: their seeds are split for the workers that are idle now and for those that will be soon
-        (still starting, or ending a cancelled part), which take what is left for them when they are.
+        Each waiting run gets one worker; what is left goes to the runs that have shown a frame and have seeds left.
+        Seeds are split for the workers that can be had now and for those that will be soon: still starting, ending a
+        cancelled part, or held back from a run that has shown nothing yet, so that nothing delays its first frame.
         """
         idle = [worker for worker, part in self._workers.items() if worker.ready and part is None]
         given: dict[Job, int] = {}
@@ -338,11 +338,12 @@ class WorkerEngine:
         spare = len(idle) - len(given)
         ending = sum(part is not None and self._is_ending(part) for part in self._workers.values())
         starting = sum(not worker.ready for worker in self._workers)
-        takers = [*given, *(job for job in self._jobs.values() if job.takes_workers)]
-        room = [(job, len(job.pending) if self._is_divisible(job) else 1) for job in takers]
-        share_out(room, spare, given)
+        under_way = [(job, len(job.pending)) for job in self._jobs.values() if job.takes_workers]
+        beginning = [(job, len(job.pending) if self._is_divisible(job) else 1) for job in given]
+        spare = share_out(under_way, spare, given)
         expected = dict(given)
-        share_out(room, max(0, ending + starting - len(self._queue)), expected)
+        soon = spare + max(0, ending + starting - len(self._queue))
+        share_out([*under_way, *beginning], soon, expected)
         for job, count in given.items():
             groups = split_seeds(job.pending, expected[job])
             job.pending = tuple(seed for group in groups[count:] for seed in group)
@@ -406,6 +407,10 @@ class WorkerEngine:
                 frames = decode_frames(payload)
                 with part.job.merging:
                     self._add(part.job, part.job.merge.add(part.seeds, part.seen, frames))
+                if not part.job.shown:
+                    with self._lock:
+                        part.job.shown = True
+                        self._dispatch()
             case "end" if part is not None:
                 if header["traceback"]:
                     logger.error("run %s failed:\n%s", part.job.run.id, header["traceback"])

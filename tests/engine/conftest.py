@@ -23,6 +23,11 @@ class Gate:
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
+        self.allow(0)
+
+    def close(self) -> None:
+        """Not even the first frame may come."""
+        Path(self.path).unlink()
 
     def allow(self, steps: int) -> None:
         """Every step up to this one may be made."""

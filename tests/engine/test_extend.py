@@ -60,7 +60,7 @@ class TestWorkers:
         run = wait_for_end(engine, submit(engine, seeds=1, steps=20, gate=gate.path))
         gate.allow(0)
         engine.extend(run.id, 4)
-        assert list(engine.worker_pids().values()) == [run.id, run.id]
+        wait_until(lambda: list(engine.worker_pids().values()) == [run.id, run.id])
         assert run.progress == pytest.approx(1 / 5)
         gate.allow(20)
         assert wait_for_end(engine, run).status == "done"
@@ -172,7 +172,7 @@ class TestInline:
         run = run_experiment(EXPERIMENT, ToyKnobs(seeds=6, steps=1))
         with pytest.raises(KnobError, match="it takes 1 to 6"):
             run.extend(1)
-        together = dataclasses.replace(EXPERIMENT, divisible=False).run(ToyKnobs(steps=1))
+        together = run_experiment(dataclasses.replace(EXPERIMENT, divisible=False), ToyKnobs(steps=1))
         with pytest.raises(ValueError, match="seeds of 'toy' are trained together"):
             together.extend(1)
 

@@ -46,7 +46,6 @@ def wide(engine: WorkerEngine) -> Run:
     """A run that has both workers and has sent frames from both; cancelled when the test ends."""
     run = submit(engine, owner="wide", seeds=2, arms=("a", "b"), steps=100_000, delay=5.0)
     wait_until(lambda: run.log.seeds == [0, 1] and min(last_steps(run).values()) >= 2)
-    assert len(workers_of(engine, run)) == 2
     yield run
     engine.cancel(run.id)
     wait_for_end(engine, run)
@@ -54,19 +53,38 @@ def wide(engine: WorkerEngine) -> Run:
 
 class TestSpread:
     @pytest.mark.parametrize("seeds", [2, 3, 5])
-    def test_numbers_are_those_of_one_worker(self, engine: WorkerEngine, store: RunStore, seeds: int) -> None:
-        run = submit(engine, seeds=seeds, arms=("a", "b"), steps=40, delay=2.0, first_seed=7)
-        assert len(workers_of(engine, run)) == 2
+    def test_numbers_are_those_of_one_worker(
+        self, engine: WorkerEngine, store: RunStore, seeds: int, gate: Gate
+    ) -> None:
+        run = submit(engine, seeds=seeds, arms=("a", "b"), steps=40, gate=gate.path, first_seed=7)
+        wait_until(lambda: len(workers_of(engine, run)) == 2)
+        gate.allow(40)
         assert wait_for_end(engine, run).status == "done"
         assert run.progress == 1.0
         assert_like_one_worker(run)
         assert by_member(store.load(run.id).log.frames) == by_member(run.log.frames)
 
-    def test_one_seed_and_seeds_that_cannot_be_parted_have_one_worker(self, engine: WorkerEngine) -> None:
+    def test_second_part_delays_no_first_frame(self, engine: WorkerEngine, gate: Gate) -> None:
+        gate.close()
+        run = submit(engine, seeds=2, steps=3, gate=gate.path)
+        time.sleep(0.2)
+        assert len(workers_of(engine, run)) == 1
+        gate.allow(0)
+        wait_until(lambda: len(workers_of(engine, run)) == 2)
+        gate.allow(3)
+        assert wait_for_end(engine, run).status == "done"
+
+    def test_one_seed_and_seeds_that_cannot_be_parted_have_one_worker(
+        self, engine: WorkerEngine, gate: Gate
+    ) -> None:
         whole = dataclasses.replace(EXPERIMENT, divisible=False)
         for experiment, seeds in ((EXPERIMENT, 1), (whole, 3)):
-            run = engine.submit(experiment, ToyKnobs(seeds=seeds, steps=20, delay=2.0), owner="me")
+            gate.allow(3)
+            setting = ToyKnobs(seeds=seeds, steps=20, gate=gate.path)
+            run = engine.submit(experiment, setting, owner="me")
+            wait_until(lambda run=run, seeds=seeds: len(run.log) == 4 * seeds)
             assert len(workers_of(engine, run)) == 1
+            gate.allow(20)
             assert wait_for_end(engine, run).status == "done"
             assert_like_one_worker(run)
 

@@ -21,7 +21,10 @@ class ToyKnobs(Knobs):
     arms: tuple[Literal["a", "b"], ...] = knob(("a",), label="arms", help="Variants.")
     tag: float = knob(0.0, -1e9, 1e9, label="tag", help="A number that every frame carries.")
     gate: str = knob(
-        "", high=300, label="gate", help="File: as many steps as it has bytes may be made; empty: all."
+        "",
+        high=300,
+        label="gate",
+        help="File: as many steps as it has bytes may be made; not there: not even a first frame.",
     )
     tally: str = knob("", high=300, label="tally", help="File that gets one byte for each step made.")
 

@@ -24,8 +24,8 @@ def _frames(knobs: ToyKnobs) -> Iterator[Frame]:
     try:
         for step in range(knobs.steps + 1):
             for seed in knobs.seed_range():
+                _wait_at(knobs.gate, step)
                 if step:
-                    _wait_at(knobs.gate, step)
                     time.sleep(knobs.delay / 1000)
                     if knobs.tally:
                         with Path(knobs.tally).open("ab") as file:
