@@ -56,6 +56,8 @@ def attention_weights(
             return _softmax_weights(q, k, causal, **kw)
         phi_q, phi_k = FEATURES[kind](q, k, **kw)
         A = phi_q @ phi_k.mT  # (B, h, N, M)
+        if kind == "nala_cosine":  # angles differ by at most a right angle: what is below zero is rounding
+            A = A.clamp_min(0)
         counts: Tensor | int = k.shape[2]
         if causal:
             A = A.tril()

@@ -176,3 +176,13 @@ ONE = torch.ones(1, 1, 3, 4)
 def test_bad_arguments(call, error, message) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_cosine_weights_are_not_negative_where_products_round() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for alpha in (20.0, 100.0):
+        for lam in (2.0, 4.0, 8.0):
+            q, k = torch.randn(2, 1, 2, 64, 8, generator=generator).unbind()
+            weights = attention_weights(4 * q, 4 * k, "nala_cosine", lam=lam, alpha=alpha)
+            assert float(weights.min()) >= 0
+            assert bool(positive_sequence_entropy(weights).isfinite().all())

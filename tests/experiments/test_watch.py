@@ -310,8 +310,8 @@ def test_two_models_in_one_figure() -> None:
         assert figure.data["arm"].unique().tolist() == ["first", "second"]
         assert "first" in figure.alt
     earlier = watching.figures(step=5)["activations"]
-    assert "(step 0)" in earlier.title
-    assert "(step 10)" in figures["activations"].title
+    assert earlier.moment == "step 0"
+    assert figures["activations"].moment == "step 10"
 
 
 def test_spectrum_of_the_updates() -> None:
