@@ -242,6 +242,14 @@ def _with_points(run: Run) -> tuple[Run, str]:
     except StoreError:
         pass  # said at the top of the page; the recorded run does as well
     recorded = recorded_run(run.experiment)
-    if recorded is None or recorded.run.knobs.shown_arms().names != run.knobs.shown_arms().names:
+    if recorded is None or not _look_alike(recorded.run, run):
         return run, ""
     return recorded.run, f"Recorded on {recorded.date}, shown until the first point comes."
+
+
+def _look_alike(one: Run, other: Run) -> bool:
+    """Whether two runs of an experiment have the same arms and charts; a setting may leave some out."""
+    sheets = [run.experiment.sheet(run.knobs) for run in (one, other)]
+    return one.knobs.shown_arms().names == other.knobs.shown_arms().names and list(sheets[0].drawers) == list(
+        sheets[1].drawers
+    )

@@ -35,12 +35,11 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def chart_texts(page: Page) -> list[str]:
-    """Textual alternatives of the charts on the page."""
-    charts = page.locator("[data-testid=stVegaLiteChart], [data-testid=stPlotlyChart]")
-    return [
-        chart.evaluate('e => e.outerHTML.match(/aria-label="([^"]*)"/)?.[1] ?? \'\'')
-        for chart in charts.all()
-    ]
+    """Textual alternatives of the charts on the page, read in one go: charts come and go while a run is live."""
+    texts: list[str] = page.locator(
+        "[data-testid=stVegaLiteChart], [data-testid=stPlotlyChart]"
+    ).evaluate_all("""charts => charts.map(e => e.outerHTML.match(/aria-label="([^"]*)"/)?.[1] ?? '')""")
+    return texts
 
 
 def wait_for_points(page: Page) -> None:
