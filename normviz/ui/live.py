@@ -63,21 +63,20 @@ def live_region(
         if opening and polls > 1 and (has_points(current) or not current.live or polls > PATIENCE):
             st.rerun()
         step = _control_line(control, current, device)
-        focus = _legend(current)
+        focus = _legend(control, current)
         shown, label = _with_points(current)
         sheet = current.experiment.sheet(current.knobs)
         names = list(islice(sheet.stage, IN_SIGHT)) if opening else list(sheet.stage)
         if label:
             st.caption(label)
         figures = shared_figures(shown, step, names)
-        cursor = step
         figure_grid(
             figures,
             key=f"{state.slug}-stage",
             columns=3,
             height=STAGE_HEIGHT,
             focus=focus,
-            cursor=cursor,
+            cursor=step,
             wordy=False,
         )
         if opening:
@@ -94,7 +93,7 @@ def live_region(
                     columns=3,
                     height=STAGE_HEIGHT + 60,
                     focus=focus,
-                    cursor=cursor,
+                    cursor=step,
                 )
         if live and not current.live:
             st.toast(f"{current.experiment.title}: {_WORDS[current.status].lower()}.", icon=":material/flag:")
@@ -119,7 +118,7 @@ def _control_line(control: RunControl, run: Run, device: str) -> int | None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{state.slug}-control"):
         if run.status == "paused":
             if st.button(
-                "", icon=":material/play_arrow:", help="Resume training", key=f"{state.slug}-resume"
+                "Resume", icon=":material/play_arrow:", help="Resume training", key=f"{state.slug}-resume"
             ):
                 engine().resume(run.id)
                 st.rerun(scope="fragment")
@@ -210,13 +209,13 @@ def _status(run: Run) -> None:
         st.warning("  \n".join(lines), icon=":material/warning:")
 
 
-def _legend(run: Run) -> list[str]:
+def _legend(control: RunControl, run: Run) -> list[str]:
     """One legend for all charts: a click lets an arm stand out everywhere; returns the arms that stand out."""
     arms = run.knobs.shown_arms()
     if not len(arms):
         return []
     legend_style(arms)
-    key = f"{run.experiment.slug}/focus"
+    key = control.state.focus
     if key in st.session_state:
         st.session_state[key] = [name for name in st.session_state[key] if name in arms]
     with st.container(key="legend"):

@@ -54,7 +54,6 @@ def verdict_strip(control: RunControl, run: Run) -> None:
             verdicts = {c.id: c.verdict() for c in evidence.claims} if evidence else {}
             when = f"recorded on {evidence.date}" if evidence else "judged when the run has ended"
             left.markdown(f"**Verdicts** :gray[:small[{when}]]  \n{counts(experiment.claims, verdicts)}")
-            place = right
         else:
             verdicts = shared_verdicts(run)
             seeds = len(run.log.seeds)
@@ -62,13 +61,12 @@ def verdict_strip(control: RunControl, run: Run) -> None:
             left.markdown(f"**Verdicts**{note}  \n{counts(experiment.claims, verdicts)}")
             with left:
                 _more_seeds(control, run, verdicts)
-            place = right
         figure = forest_figure(experiment.claims, verdicts).shown(height=104)
         if figure.data is None or figure.data.empty:
-            place.caption("Each claim's interval is drawn here.")
+            right.caption("Each claim's interval is drawn here.")
             return
         spec: Any = figure.spec
-        picked = place.vega_lite_chart(
+        picked = right.vega_lite_chart(
             figure.data,
             spec,
             key=f"{experiment.slug}-forest-{'live' if run.live else run.id}-{len(figure.data)}",
