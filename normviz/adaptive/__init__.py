@@ -1,95 +1,13 @@
-"""Adaptive data analysis and active learning, one file per paper or concept."""
+"""Adaptive data analysis and active learning, one file per paper or concept.
 
-from normviz.adaptive import corruptions
-from normviz.adaptive.active_learning import (
-    ANIMALS,
-    JOKE_TRAITS,
-    JOKES,
-    QUESTIONS,
-    AdversarialTrainer,
-    BanditProblem,
-    GeneralizedBinarySearchPolicy,
-    GradientEstimate,
-    GreedyUncertaintyPolicy,
-    HistoryPolicy,
-    OracleDesignPolicy,
-    RagePolicy,
-    RobustResult,
-    Rollout,
-    RoundRobinPolicy,
-    SuccessiveEliminationPolicy,
-    UniformPolicy,
-    animal_answers,
-    complexity,
-    exact_expected_loss,
-    history_features,
-    joke_features,
-    learn_robust_policy,
-    multi_armed_complexity,
-    project_to_class,
-    recommend,
-    rollout,
-    sample_class,
-)
-from normviz.adaptive.adaptive_batch_size import AdaptiveBatchSize, GrowingBatchSampler, plan_micro_batches
-from normviz.adaptive.batch_size_tests import (
-    BatchTestResult,
-    augmented_inner_product_test,
-    coordinatewise_norm_test,
-    inner_product_test,
-    norm_test,
-    orthogonality_test,
-)
-from normviz.adaptive.continual import (
-    ERACE,
-    DERPlusPlus,
-    ReservoirBuffer,
-    RingBuffer,
-    average_accuracy,
-    er_ace_mask,
-    forgetting,
-)
-from normviz.adaptive.data_analysis import (
-    BudgetExhausted,
-    EmpiricalMechanism,
-    FreedmanParadox,
-    GaussianMechanism,
-    LaplaceMechanism,
-    MedianMechanism,
-    PrivateMultiplicativeWeights,
-    ReusableHoldoutExperiment,
-    SampleSplittingMechanism,
-    SparseValidate,
-    StatisticalQueryMechanism,
-    Thresholdout,
-    ThresholdoutAnswer,
-    expected_attack_accuracy,
-    freedman_paradox,
-    gaussian_privacy,
-    holdout_selection,
-    laplace_privacy,
-    reusable_holdout_experiment,
-    sample_size,
-    sign_aggregation_attack,
-    sparse_privacy,
-    thresholdout_parameters,
-    transfer_sample_size,
-)
-from normviz.adaptive.gradient_moments import GradientMoments, combine_moments, variance_from_microbatches
-from normviz.adaptive.per_sample import per_sample_gradients
-from normviz.adaptive.tta import (
-    CoreLoss,
-    EntropyLoss,
-    OnlineAdapter,
-    adabn,
-    alpha_bn,
-    class_correlation,
-    core,
-    source,
-    tbn,
-    tbn_ema,
-    tent,
-)
+The parts are loaded when they are first asked for (PEP 562): a process that never loads PyTorch can use the mechanisms
+that answer statistical queries.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "ANIMALS",
@@ -177,3 +95,197 @@ __all__ = [
     "transfer_sample_size",
     "variance_from_microbatches",
 ]
+
+_HOME = {
+    "ANIMALS": "active_learning",
+    "ERACE": "continual",
+    "JOKES": "active_learning",
+    "JOKE_TRAITS": "active_learning",
+    "QUESTIONS": "active_learning",
+    "AdaptiveBatchSize": "adaptive_batch_size",
+    "AdversarialTrainer": "active_learning",
+    "BanditProblem": "active_learning",
+    "BatchTestResult": "batch_size_tests",
+    "BudgetExhausted": "data_analysis",
+    "CoreLoss": "tta",
+    "DERPlusPlus": "continual",
+    "EmpiricalMechanism": "data_analysis",
+    "EntropyLoss": "tta",
+    "FreedmanParadox": "data_analysis",
+    "GaussianMechanism": "data_analysis",
+    "GeneralizedBinarySearchPolicy": "active_learning",
+    "GradientEstimate": "active_learning",
+    "GradientMoments": "gradient_moments",
+    "GreedyUncertaintyPolicy": "active_learning",
+    "GrowingBatchSampler": "adaptive_batch_size",
+    "HistoryPolicy": "active_learning",
+    "LaplaceMechanism": "data_analysis",
+    "MedianMechanism": "data_analysis",
+    "OnlineAdapter": "tta",
+    "OracleDesignPolicy": "active_learning",
+    "PrivateMultiplicativeWeights": "data_analysis",
+    "RagePolicy": "active_learning",
+    "ReservoirBuffer": "continual",
+    "ReusableHoldoutExperiment": "data_analysis",
+    "RingBuffer": "continual",
+    "RobustResult": "active_learning",
+    "Rollout": "active_learning",
+    "RoundRobinPolicy": "active_learning",
+    "SampleSplittingMechanism": "data_analysis",
+    "SparseValidate": "data_analysis",
+    "StatisticalQueryMechanism": "data_analysis",
+    "SuccessiveEliminationPolicy": "active_learning",
+    "Thresholdout": "data_analysis",
+    "ThresholdoutAnswer": "data_analysis",
+    "UniformPolicy": "active_learning",
+    "adabn": "tta",
+    "alpha_bn": "tta",
+    "animal_answers": "active_learning",
+    "augmented_inner_product_test": "batch_size_tests",
+    "average_accuracy": "continual",
+    "class_correlation": "tta",
+    "combine_moments": "gradient_moments",
+    "complexity": "active_learning",
+    "coordinatewise_norm_test": "batch_size_tests",
+    "core": "tta",
+    "er_ace_mask": "continual",
+    "exact_expected_loss": "active_learning",
+    "expected_attack_accuracy": "data_analysis",
+    "forgetting": "continual",
+    "freedman_paradox": "data_analysis",
+    "gaussian_privacy": "data_analysis",
+    "history_features": "active_learning",
+    "holdout_selection": "data_analysis",
+    "inner_product_test": "batch_size_tests",
+    "joke_features": "active_learning",
+    "laplace_privacy": "data_analysis",
+    "learn_robust_policy": "active_learning",
+    "multi_armed_complexity": "active_learning",
+    "norm_test": "batch_size_tests",
+    "orthogonality_test": "batch_size_tests",
+    "per_sample_gradients": "per_sample",
+    "plan_micro_batches": "adaptive_batch_size",
+    "project_to_class": "active_learning",
+    "recommend": "active_learning",
+    "reusable_holdout_experiment": "data_analysis",
+    "rollout": "active_learning",
+    "sample_class": "active_learning",
+    "sample_size": "data_analysis",
+    "sign_aggregation_attack": "data_analysis",
+    "source": "tta",
+    "sparse_privacy": "data_analysis",
+    "tbn": "tta",
+    "tbn_ema": "tta",
+    "tent": "tta",
+    "thresholdout_parameters": "data_analysis",
+    "transfer_sample_size": "data_analysis",
+    "variance_from_microbatches": "gradient_moments",
+}
+
+if TYPE_CHECKING:
+    from normviz.adaptive import corruptions
+    from normviz.adaptive.active_learning import (
+        ANIMALS,
+        JOKE_TRAITS,
+        JOKES,
+        QUESTIONS,
+        AdversarialTrainer,
+        BanditProblem,
+        GeneralizedBinarySearchPolicy,
+        GradientEstimate,
+        GreedyUncertaintyPolicy,
+        HistoryPolicy,
+        OracleDesignPolicy,
+        RagePolicy,
+        RobustResult,
+        Rollout,
+        RoundRobinPolicy,
+        SuccessiveEliminationPolicy,
+        UniformPolicy,
+        animal_answers,
+        complexity,
+        exact_expected_loss,
+        history_features,
+        joke_features,
+        learn_robust_policy,
+        multi_armed_complexity,
+        project_to_class,
+        recommend,
+        rollout,
+        sample_class,
+    )
+    from normviz.adaptive.adaptive_batch_size import (
+        AdaptiveBatchSize,
+        GrowingBatchSampler,
+        plan_micro_batches,
+    )
+    from normviz.adaptive.batch_size_tests import (
+        BatchTestResult,
+        augmented_inner_product_test,
+        coordinatewise_norm_test,
+        inner_product_test,
+        norm_test,
+        orthogonality_test,
+    )
+    from normviz.adaptive.continual import (
+        ERACE,
+        DERPlusPlus,
+        ReservoirBuffer,
+        RingBuffer,
+        average_accuracy,
+        er_ace_mask,
+        forgetting,
+    )
+    from normviz.adaptive.data_analysis import (
+        BudgetExhausted,
+        EmpiricalMechanism,
+        FreedmanParadox,
+        GaussianMechanism,
+        LaplaceMechanism,
+        MedianMechanism,
+        PrivateMultiplicativeWeights,
+        ReusableHoldoutExperiment,
+        SampleSplittingMechanism,
+        SparseValidate,
+        StatisticalQueryMechanism,
+        Thresholdout,
+        ThresholdoutAnswer,
+        expected_attack_accuracy,
+        freedman_paradox,
+        gaussian_privacy,
+        holdout_selection,
+        laplace_privacy,
+        reusable_holdout_experiment,
+        sample_size,
+        sign_aggregation_attack,
+        sparse_privacy,
+        thresholdout_parameters,
+        transfer_sample_size,
+    )
+    from normviz.adaptive.gradient_moments import GradientMoments, combine_moments, variance_from_microbatches
+    from normviz.adaptive.per_sample import per_sample_gradients
+    from normviz.adaptive.tta import (
+        CoreLoss,
+        EntropyLoss,
+        OnlineAdapter,
+        adabn,
+        alpha_bn,
+        class_correlation,
+        core,
+        source,
+        tbn,
+        tbn_ema,
+        tent,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"normviz.adaptive.{_HOME[name]}"), name)
+    if name == "corruptions":
+        return import_module("normviz.adaptive.corruptions")
+    raise AttributeError(f"module 'normviz.adaptive' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from normviz.validation import check_real
 
-__all__ = ["Array", "as_float64", "as_generator", "as_rows", "check_range", "data_size", "query_values"]
+__all__ = [
+    "Array",
+    "as_float64",
+    "as_generator",
+    "as_rows",
+    "check_range",
+    "data_size",
+    "is_tensor",
+    "query_values",
+]
 
 Array = NDArray[np.float64]
 
@@ -32,10 +40,16 @@ def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:
     raise ValueError(f"rng must be a numpy.random.Generator, an integer >= 0 or None, got {rng!r}.")
 
 
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a PyTorch tensor; without loading PyTorch, which whoever made a tensor has done."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def as_float64(values: Any) -> Array:
     """An array, tensor or list as a float64 array."""
-    if isinstance(values, Tensor):
-        values = values.detach().to("cpu", torch.float64).numpy()
+    if is_tensor(values):
+        values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=np.float64)
 
 
@@ -45,7 +59,7 @@ def as_rows(name: str, data: Any) -> Any:
     Raises:
         ValueError: no rows, or a scalar.
     """
-    rows = data if isinstance(data, Tensor | np.ndarray) else np.asarray(data)
+    rows = data if isinstance(data, np.ndarray) or is_tensor(data) else np.asarray(data)
     if rows.ndim == 0 or data_size(rows) == 0:
         raise ValueError(f"{name} must have at least one row, got shape {tuple(rows.shape)}.")
     return rows

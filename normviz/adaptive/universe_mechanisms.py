@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from normviz.adaptive._queries import Array, as_float64, as_generator, query_values
+from normviz.adaptive._queries import Array, as_float64, as_generator, is_tensor, query_values
 from normviz.adaptive._sparse_test import SparseTest
 from normviz.adaptive.statistical_queries import BudgetExhausted, Query, StatisticalQueryMechanism
 from normviz.validation import check_integer, check_real
@@ -30,7 +28,7 @@ SUM_TOLERANCE = 1e-6
 
 def _indices(data_index: Any, universe_size: int) -> NDArray[np.int64]:
     """Rows as indices into the universe, checked."""
-    index = data_index.detach().cpu().numpy() if isinstance(data_index, Tensor) else np.asarray(data_index)
+    index = data_index.detach().cpu().numpy() if is_tensor(data_index) else np.asarray(data_index)
     if index.ndim != 1 or index.size == 0 or not np.issubdtype(index.dtype, np.integer):
         raise ValueError(
             f"data_index must be a vector of at least one integer, got shape {index.shape} of {index.dtype}."
@@ -181,6 +179,8 @@ class PrivateMultiplicativeWeights(_UniverseMechanism):
 
     def state_dict(self) -> dict[str, Any]:
         """What the next answers depend on beside the data."""
+        import torch
+
         return {**super().state_dict(), "log_weights": torch.from_numpy(self._log_weights.copy())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -252,6 +252,8 @@ class MedianMechanism(_UniverseMechanism):
 
     def state_dict(self) -> dict[str, Any]:
         """What the next answers depend on beside the data."""
+        import torch
+
         return {**super().state_dict(), "left": torch.from_numpy(self._left.copy())}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
