@@ -7,6 +7,7 @@ from normviz.data.sampling import (
     BatchSource,
     IndexSampler,
     TensorBatches,
+    by_seed,
     chunks,
     seeded_generator,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "TextTooShortError",
     "TextUploadError",
     "TextWindows",
+    "by_seed",
     "chunks",
     "load_cifar10",
     "load_corpus",

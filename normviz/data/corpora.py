@@ -16,15 +16,19 @@ sorted by topic too and every topic keeps validation windows of 100 characters a
 
 
 @lru_cache(maxsize=8)
-def load_corpus(key: str) -> TextCorpus:
+def load_corpus(key: str, *, split_seed: int | None = None) -> TextCorpus:
     """The corpus with that key. Cached: do not change its tokens in place.
 
     Args:
         key: ``"python-docs"``, or the key that :func:`normviz.uploads.keep_text` gave.
+        split_seed: where validation lies in each topic: None (default) at the end, else at a place this seed draws.
 
     Raises:
         TextUploadError: no such text on this machine.
+        ValueError: a negative ``split_seed``.
     """
+    if split_seed is not None:
+        return load_corpus(key).resplit(split_seed)
     if key == BUILT_IN:
         return pydoc_topics()
     text = read_text(key)

@@ -8,7 +8,7 @@ each example is to be seen once per epoch, from a permutation seeded by (seed, s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from normviz.validation import check_integer
 
-__all__ = ["BatchSource", "Batches", "IndexSampler", "TensorBatches", "chunks", "seeded_generator"]
+__all__ = ["BatchSource", "Batches", "IndexSampler", "TensorBatches", "by_seed", "chunks", "seeded_generator"]
 
 BatchSource = Callable[[int, int], tuple[Tensor, ...]]
 """(seed, step) -> the tensors of that batch."""
@@ -181,6 +181,21 @@ class Batches:
         while True:
             yield self.batch(step)
             step += 1
+
+
+def by_seed(source_of: Callable[[int], BatchSource]) -> BatchSource:
+    """A source whose examples differ with the seed too, e.g. those of a split that the seed draws.
+
+    Args:
+        source_of: the source of a seed; it is asked once for each.
+
+    Example:
+        >>> source = by_seed(lambda seed: TensorBatches((torch.arange(10) + 10 * seed,), 5))
+        >>> 20 <= int(source(2, 0)[0].min())
+        True
+    """
+    kept = cache(source_of)
+    return lambda seed, step: kept(seed)(seed, step)
 
 
 def chunks(tensors: Sequence[Tensor], batch_size: int) -> list[tuple[Tensor, ...]]:

@@ -3,8 +3,10 @@
 The corpus at hand everywhere is the help text inside Python itself (``pydoc_data.topics``): about 80 topics of the
 language reference, 460,000 characters. It belongs to the running Python, so its text differs between Python versions.
 
-Split: the *last* ``val_fraction`` of every topic is validation, the rest training. So training and validation speak
-of the same topics, and no window crosses the cut or the border of two topics.
+Split: the *last* ``val_fraction`` of every topic is validation, the rest training. With a seed for the split
+(:meth:`TextCorpus.resplit`) validation is as long a part at a random place of every topic, and training what lies
+before and behind it. So training and validation speak of the same topics, and no window crosses a cut or the border of
+two topics.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class TextCorpus:
         vocabulary: the character of each token, in ascending order; empty for bytes.
         tokens: the whole text, (L,) int64, topics end to end.
         bounds: topic k is ``tokens[bounds[k]:bounds[k + 1]]``.
-        val_fraction: share of each topic, at its end, that is validation.
+        val_fraction: share of each topic that is validation.
+        split_seed: where it lies in each topic: None at the end, else at a place that this seed draws.
     """
 
     name: str
@@ -56,6 +59,7 @@ class TextCorpus:
     tokens: Tensor
     bounds: tuple[int, ...]
     val_fraction: float
+    split_seed: int | None = None
 
     @classmethod
     def from_documents(
@@ -130,8 +134,18 @@ class TextCorpus:
             return bytes(numbers).decode(errors="replace")
         return "".join(self.vocabulary[number] for number in numbers)
 
-    def span(self, topic: int, split: str = "train") -> tuple[int, int]:
-        """First position and the one behind the last of a topic's part: split "train", "val" or "all".
+    def resplit(self, seed: int | None) -> TextCorpus:
+        """The same text with validation at other places: those that the seed draws, or the topics' ends for None.
+
+        Raises:
+            ValueError: a negative seed.
+        """
+        return replace(self, split_seed=None if seed is None else check_integer("seed", seed, low=0))
+
+    def spans(self, topic: int, split: str = "train") -> tuple[tuple[int, int], ...]:
+        """The pieces of a topic's part: first position and the one behind the last of each, in the text's order.
+
+        There is one piece, or two where training lies before and behind validation.
 
         Raises:
             ValueError: no such topic or split.
@@ -139,8 +153,30 @@ class TextCorpus:
         check_choice("split", split, ("train", "val", "all"))
         check_integer("topic", topic, low=0, high=len(self.topics) - 1)
         start, stop = self.bounds[topic], self.bounds[topic + 1]
-        cut = stop - round((stop - start) * self.val_fraction)
-        return {"train": (start, cut), "val": (cut, stop), "all": (start, stop)}[split]
+        length = round((stop - start) * self.val_fraction)
+        begin = stop - length
+        if self.split_seed is not None:
+            drawn = torch.randint(begin - start + 1, (), generator=seeded_generator(self.split_seed, topic))
+            begin = start + int(drawn)
+        end = begin + length
+        if split == "all":
+            return ((start, stop),)
+        if split == "val":
+            return ((begin, end),)
+        return tuple(piece for piece in ((start, begin), (end, stop)) if piece[0] < piece[1]) or (
+            (start, start),
+        )
+
+    def span(self, topic: int, split: str = "train") -> tuple[int, int]:
+        """First position and the one behind the last of a topic's part: split "train", "val" or "all".
+
+        Raises:
+            ValueError: no such topic or split, or a part in two pieces (see :meth:`spans`).
+        """
+        pieces = self.spans(topic, split)
+        if len(pieces) > 1:
+            raise ValueError(f"topic {topic} has its {split} part in {len(pieces)} pieces: use spans.")
+        return pieces[0]
 
     def windows(self, split: str, context: int, *, limit: int | None = None) -> TextWindows:
         """All windows of a split that follow each other without overlap, topic by topic: for evaluation.
@@ -157,10 +193,10 @@ class TextCorpus:
         starts: list[int] = []
         topics: list[int] = []
         for topic in range(len(self.topics)):
-            begin, end = self.span(topic, split)
-            fitting = range(begin, end - context, context)
-            starts.extend(fitting)
-            topics.extend([topic] * len(fitting))
+            for begin, end in self.spans(topic, split):
+                fitting = range(begin, end - context, context)
+                starts.extend(fitting)
+                topics.extend([topic] * len(fitting))
         if not starts:
             raise _too_short(self, split, context)
         if limit is not None:
@@ -245,13 +281,16 @@ class TextBatches:
         self.order = check_choice("order", order, ("shuffled", "topic"))
         self.topic_run = check_integer("topic_run", topic_run, low=1)
         self.stream = check_integer("stream", stream, low=0)
-        spans = [corpus.span(topic, split) for topic in range(len(corpus.topics))]
-        counts = torch.tensor([max(0, end - begin - context) for begin, end in spans])
+        pieces = [(k, *piece) for k in range(len(corpus.topics)) for piece in corpus.spans(k, split)]
+        counts = torch.tensor([max(0, end - begin - context) for _, begin, end in pieces])
         if not counts.any():
             raise _too_short(corpus, split, context)
-        self._begins = torch.tensor([begin for begin, _ in spans])
-        self._counts = counts  # (K,) windows of each topic
-        self._ends = counts.cumsum(0)  # (K,) windows are numbered through all topics
+        self._topics = torch.tensor([topic for topic, _, _ in pieces])  # (P,)
+        self._begins = torch.tensor([begin for _, begin, _ in pieces])  # (P,)
+        self._counts = counts  # (P,) windows of each piece
+        self._ends = counts.cumsum(0)  # (P,) windows are numbered through all pieces
+        self._of_topic = torch.zeros(len(corpus.topics), dtype=torch.long).index_add(0, self._topics, counts)
+        self._topic_ends = self._of_topic.cumsum(0)  # (K,)
 
     def draw(self, seed: int, step: int) -> TextWindows:
         """The windows of batch ``step``, with the topic number of each.
@@ -264,18 +303,16 @@ class TextBatches:
         size = (self.batch_size,)
         generator = seeded_generator(seed, self.stream, 0, step)
         if self.order == "shuffled":
-            topics, offsets = self._locate(torch.randint(int(self._ends[-1]), size, generator=generator))
+            numbers = torch.randint(int(self._ends[-1]), size, generator=generator)
         else:
             run = seeded_generator(seed, self.stream, 1, step // self.topic_run)
-            topic, _ = self._locate(torch.randint(int(self._ends[-1]), (1,), generator=run))
-            topics = topic.expand(size).clone()
-            offsets = torch.randint(int(self._counts[topic]), size, generator=generator)
-        return self.corpus._cut(self._begins[topics] + offsets, topics, self.context)
-
-    def _locate(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Topic and position inside it of windows numbered through all topics."""
-        topics = torch.searchsorted(self._ends, numbers, right=True)
-        return topics, numbers - (self._ends - self._counts)[topics]
+            any_window = torch.randint(int(self._ends[-1]), (), generator=run)
+            topic = torch.searchsorted(self._topic_ends, any_window, right=True)
+            count = int(self._of_topic[topic])
+            numbers = self._topic_ends[topic] - count + torch.randint(count, size, generator=generator)
+        pieces = torch.searchsorted(self._ends, numbers, right=True)
+        starts = self._begins[pieces] + numbers - (self._ends - self._counts)[pieces]
+        return self.corpus._cut(starts, self._topics[pieces], self.context)
 
     def __call__(self, seed: int, step: int) -> tuple[Tensor, Tensor]:
         """Tokens and targets of batch ``step``, each (B, T), on the corpus' device."""
@@ -284,7 +321,8 @@ class TextBatches:
 
 
 def _too_short(corpus: TextCorpus, split: str, context: int) -> ValueError:
-    longest = max(end - begin for begin, end in (corpus.span(k, split) for k in range(len(corpus.topics))))
+    pieces = (piece for k in range(len(corpus.topics)) for piece in corpus.spans(k, split))
+    longest = max(end - begin for begin, end in pieces)
     return ValueError(
         f"context must be at most {longest - 1} for the {split} part of {corpus.name!r}, got {context}."
     )
@@ -300,19 +338,24 @@ def _vocabulary(text: str, max_vocabulary: int | None) -> str:
 
 
 @lru_cache(maxsize=4)
-def pydoc_topics(level: str = "char", val_fraction: float = 0.1) -> TextCorpus:
+def pydoc_topics(
+    level: str = "char", val_fraction: float = 0.1, *, split_seed: int | None = None
+) -> TextCorpus:
     """Python's own help topics (``pydoc_data.topics``), sorted by name.
 
     Args:
         level: "char" (default) or "byte".
-        val_fraction: share at the end of each topic for validation (0.1 by default).
+        val_fraction: share of each topic for validation (0.1 by default).
+        split_seed: where it lies in each topic: None (default) at the end, else at a place that this seed draws.
 
     Returns:
         The corpus. Cached: do not change its tokens in place.
 
     Raises:
-        ValueError: unknown level, ``val_fraction`` outside (0, 1).
+        ValueError: unknown level, ``val_fraction`` outside (0, 1), a negative ``split_seed``.
     """
+    if split_seed is not None:
+        return pydoc_topics(level, val_fraction).resplit(split_seed)
     from pydoc_data.topics import topics
 
     return TextCorpus.from_documents(

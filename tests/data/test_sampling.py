@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from normviz.data import Batches, IndexSampler, TensorBatches, chunks, seeded_generator
+from normviz.data import Batches, IndexSampler, TensorBatches, by_seed, chunks, seeded_generator
 from normviz.data.sampling import _permutation
 
 
@@ -141,6 +141,22 @@ def test_batches_iterate_and_resume() -> None:
         Batches(source, seed=-1)
     with pytest.raises(ValueError, match="start"):
         Batches(source, seed=0, start=-1)
+
+
+def test_by_seed_has_a_source_for_every_seed_and_asks_for_it_once() -> None:
+    asked: list[int] = []
+
+    def of(seed: int) -> TensorBatches:
+        asked.append(seed)
+        return TensorBatches((100 * seed + torch.arange(10),), 5)
+
+    source = by_seed(of)
+    for seed in (3, 1, 3):
+        both = torch.cat([source(seed, 0)[0], source(seed, 1)[0]])
+        assert sorted(both.tolist()) == list(range(100 * seed, 100 * seed + 10))
+        assert torch.equal(source(seed, 7)[0], of(seed)(seed, 7)[0])
+        asked.pop()
+    assert asked == [3, 1]
 
 
 def test_chunks_are_in_order() -> None:

@@ -45,6 +45,69 @@ def test_spans_partition_every_topic() -> None:
     assert corpus.span(2, "val") == (141, 141)
 
 
+@given(seed=st.integers(0, 10_000), topic=st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_a_drawn_split_partitions_every_topic(seed: int, topic: int) -> None:
+    plain = toy()
+    corpus = plain.resplit(seed)
+    assert corpus.split_seed == seed
+    ((start, stop),) = corpus.spans(topic, "all")
+    assert (start, stop) == plain.span(topic, "all")
+    ((begin, end),) = corpus.spans(topic, "val")
+    assert end - begin == plain.span(topic, "val")[1] - plain.span(topic, "val")[0], "as long as at the end"
+    train = [p for piece in corpus.spans(topic, "train") for p in range(*piece)]
+    assert sorted([*train, *range(begin, end)]) == list(range(start, stop))
+    assert train == sorted(train)
+    assert torch.equal(corpus.resplit(None).windows("val", 4).tokens, plain.windows("val", 4).tokens)
+
+
+def test_splits_of_seeds_differ_and_reach_all_places() -> None:
+    begins = {toy().resplit(seed).spans(1, "val")[0][0] for seed in range(600)}
+    assert begins == set(range(20, 111)), "30 tokens of the 120 from 20 to 140: every start is possible"
+    firsts = [toy().resplit(seed).spans(0, "val")[0][0] for seed in range(20)]
+    seconds = [toy().resplit(seed).spans(1, "val")[0][0] - 20 for seed in range(20)]
+    assert firsts != seconds, "topics are drawn apart"
+
+
+def test_a_part_in_two_pieces_has_no_span() -> None:
+    seed = next(s for s in range(50) if len(toy().resplit(s).spans(1, "train")) == 2)
+    with pytest.raises(ValueError, match="topic 1 has its train part in 2 pieces"):
+        toy().resplit(seed).span(1, "train")
+    with pytest.raises(ValueError, match="seed"):
+        toy().resplit(-1)
+
+
+@pytest.mark.parametrize("order", ["shuffled", "topic"])
+def test_windows_of_a_drawn_split_are_equally_likely_and_never_cross_it(order: str) -> None:
+    documents = {"a": "abcdefghijklmnop", "b": "qrstuvwxyz012345"}
+    plain = TextCorpus.from_documents("two", documents, val_fraction=0.25)
+    seed = next(s for s in range(200) if [len(plain.resplit(s).spans(k, "train")) for k in (0, 1)] == [2, 1])
+    corpus = plain.resplit(seed)
+    possible = [
+        start
+        for topic in (0, 1)
+        for begin, end in corpus.spans(topic, "train")
+        for start in range(begin, end - 2)
+    ]
+    source = corpus.batches(2, 8, order=order, topic_run=1)
+    starts = torch.zeros(32, dtype=torch.double)
+    position = {int(token): at for at, token in enumerate(corpus.tokens)}
+    draws = 1500
+    for step in range(draws):
+        windows = source.draw(0, step)
+        for first, last, topic in zip(
+            windows.tokens[:, 0], windows.targets[:, -1], windows.topics, strict=True
+        ):
+            at = position[int(first)]
+            assert position[int(last)] == at + 2
+            assert int(topic) == at // 16
+            starts[at] += 1
+    assert set(starts.nonzero().flatten().tolist()) == set(possible)
+    # In "topic" the topic is drawn 1500 times: its share, near a half, has a standard deviation of at most 0.013.
+    share = 1 / len(possible)
+    assert ((starts / (8 * draws) - share).abs()[possible] < 5 * 0.013 * 2 * share).all()
+
+
 def test_windows_are_exhaustive_without_overlap() -> None:
     corpus = toy()
     windows = corpus.windows("train", 4)
