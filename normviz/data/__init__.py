@@ -2,6 +2,7 @@
 
 from normviz.data.corpora import load_corpus
 from normviz.data.digits import load_digits
+from normviz.data.mnist1d import MNIST1D_TEMPLATES, load_mnist1d
 from normviz.data.sampling import (
     Batches,
     BatchSource,
@@ -26,6 +27,7 @@ from normviz.data.upload import (
 from normviz.data.vision import load_cifar10, load_mnist
 
 __all__ = [
+    "MNIST1D_TEMPLATES",
     "TABLES",
     "BatchSource",
     "Batches",
@@ -47,6 +49,7 @@ __all__ = [
     "load_corpus",
     "load_digits",
     "load_mnist",
+    "load_mnist1d",
     "load_table",
     "load_text",
     "pydoc_topics",
