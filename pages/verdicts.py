@@ -6,9 +6,9 @@ RULES = """
 Every page tests what its papers claim. A claim is written down before its result is looked at: what is measured, the
 setting, and the rule that decides.
 
-**One number per seed.** A seed fixes the start of the network and the batches. All variants of a seed see the same
-batches from the same start. What is compared is the difference (or the ratio) of two variants in each seed, so that
-luck which both share cancels.
+**One number per seed.** A seed fixes the start of the network, the split into training and held-out examples, and the
+batches. All variants of a seed see the same batches of the same split from the same start. What is compared is the
+difference (or the ratio) of two variants in each seed, so that luck which both share cancels.
 
 **One interval.** Around the mean over seeds stands a 95 % interval (Student's t). It is never narrower than the metric
 can resolve: two equal accuracies do not give an interval of width zero.
@@ -47,8 +47,9 @@ LIMITS = """
 - *Reproduced* means that the effect is there and as large as the rule asks for. It does not say that the paper's
   explanation is right.
 - *No effect seen* means that the effect is smaller than the floor. It does not mean that there is none.
-- Seeds measure the luck of the start and of the batches. They do not measure the choice of the task, of the held-out
-  examples, of the network, or of what else could have been tuned.
+- Seeds measure the luck of the start, of the split and of the batches. The splits of two seeds are drawn from the same
+  examples, so that the numbers of two seeds are not wholly independent. Seeds do not measure the choice of the task, of
+  the network, or of what else could have been tuned.
 - Student's t takes the numbers of seeds to be close to normal. With five seeds that cannot be checked.
 - Many settings were looked at while the pages were built. The deciding presets were fixed before the recorded seeds
   were run, but the questions were not chosen blindly.

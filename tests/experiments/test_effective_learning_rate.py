@@ -150,7 +150,7 @@ def test_what_a_reset_changes() -> None:
     assert len(torch.unique(10 * y0 + y1)) == 10, "a renaming"
     stationary = Study(Knobs(task="stationary"), CPU)
     assert torch.equal(stationary.task(0, 0)[1], stationary.task(0, 5)[1])
-    assert len(stationary.x) > 1300
+    assert len(stationary.split(0).x) > 1300
 
 
 def test_penalty_is_the_loss_with_the_penalty_added() -> None:

@@ -89,8 +89,8 @@ def test_mixture_is_a_function_of_seed_and_step_with_these_shares(corpus: TextCo
 
 def test_held_out_text_was_never_drawn(corpus: TextCorpus) -> None:
     mixture = TextMixture(corpus, 10, 8, (1, 0, 0, 0), 2)
-    clean, repeated, shuffled, foreign = mixture.held_out(0, 5)
-    val = corpus.windows("val", 10, limit=5)
+    clean, repeated, shuffled, foreign = mixture.held_out(3, 5)
+    val = corpus.resplit(3).windows("val", 10, limit=5)
     assert torch.equal(clean[0], val.tokens)
     assert len(repeated[0]) == 2
     whole = torch.cat([shuffled[0], shuffled[1][:, -1:]], 1)

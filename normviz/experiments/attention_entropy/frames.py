@@ -2,8 +2,8 @@
 
 Pixels: the digits, every pixel a token, by a vision transformer with mean pooling, positions from N(0, 0.5^2). Text:
 the next character by a small GPT. No convolution and no rotary embedding: the arms differ in the attention kernel
-alone. All with AdamW. Before the training the entropy of random queries against their norm, after it time and memory of
-the attention by itself.
+alone. All with AdamW. Every seed has its own split into training and held-out data, the same for all arms. Before the
+training the entropy of random queries against their norm, after it time and memory of the attention by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, scaled_dot_product_attention
 
 from models import GPT, SelfAttention, ViT
-from normviz.data import load_digits
+from normviz.data import SupervisedData, TextWindows, by_seed, load_digits
 from normviz.data.corpora import load_corpus
 from normviz.experiments.attention_entropy.closed_forms import (
     Attend,
@@ -102,18 +102,22 @@ def _arm(kind: str, model: Callable[[], nn.Module], loss: Callable[..., Tensor],
 
 
 def _pixels(knobs: Knobs, device: torch.device) -> Build:
-    digits = load_digits("image").to(device)
     side = int(knobs.side)
-    if side != 8:
+
+    @cache
+    def digits(seed: int) -> SupervisedData:
+        data = load_digits("image", seed=seed).to(device)
+        if side == 8:
+            return data
         resize = partial(interpolate, size=(side, side), mode="bilinear", antialias=True)
-        digits = replace(digits, x_train=resize(digits.x_train), x_test=resize(digits.x_test))
+        return replace(data, x_train=resize(data.x_train), x_test=resize(data.x_test))
 
     def arm(kind: str) -> Arm:
         model = partial(
             ViT,
             side,
             1,
-            num_classes=digits.num_classes,
+            num_classes=digits(knobs.first_seed).num_classes,
             dim=int(knobs.width),
             num_layers=knobs.depth,
             num_heads=HEADS,
@@ -122,23 +126,28 @@ def _pixels(knobs: Knobs, device: torch.device) -> Build:
         return _arm(kind, model, _class_loss, knobs)
 
     def evaluate(member: Member) -> Mapping[str, Value]:
+        held_out = digits(member.seed)
         model = member.model.eval()
         with torch.no_grad():
-            logits = model(digits.x_test)
+            logits = model(held_out.x_test)
         model.train()
-        right = (logits.argmax(-1) == digits.y_test).float().mean()
+        right = (logits.argmax(-1) == held_out.y_test).float().mean()
         return {
-            "validation_loss": float(cross_entropy(logits, digits.y_test)),
+            "validation_loss": float(cross_entropy(logits, held_out.y_test)),
             "accuracy": 100 * float(right),
-            **_map(member, digits.x_test[:1], knobs),
+            **_map(member, held_out.x_test[:1], knobs),
         }
 
-    return [arm(kind) for kind in knobs.kinds], digits.train_batches(knobs.batch_size), evaluate
+    batches = by_seed(lambda seed: digits(seed).train_batches(knobs.batch_size))
+    return [arm(kind) for kind in knobs.kinds], batches, evaluate
 
 
 def _text(knobs: Knobs, device: torch.device) -> Build:
     corpus = load_corpus(knobs.corpus).to(device)
-    windows = corpus.windows("val", knobs.context, limit=VALIDATION_WINDOWS)
+
+    @cache
+    def held_out(seed: int) -> TextWindows:
+        return corpus.resplit(seed).windows("val", knobs.context, limit=VALIDATION_WINDOWS)
 
     def arm(kind: str) -> Arm:
         model = partial(
@@ -153,10 +162,11 @@ def _text(knobs: Knobs, device: torch.device) -> Build:
         return _arm(kind, model, _token_loss, knobs)
 
     def evaluate(member: Member) -> Mapping[str, Value]:
+        windows = held_out(member.seed)
         loss = evaluation_loss(member, [(windows.tokens, windows.targets)])
         return {"validation_loss": loss, **_map(member, windows.tokens[:1], knobs)}
 
-    batches = corpus.batches(knobs.context, knobs.batch_size)
+    batches = by_seed(lambda seed: corpus.resplit(seed).batches(knobs.context, knobs.batch_size))
     return [arm(kind) for kind in knobs.kinds], batches, evaluate
 
 

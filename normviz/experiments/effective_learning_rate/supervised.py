@@ -8,8 +8,8 @@ All arms of a seed start from the same weights and see the same batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
-from typing import Any
+from functools import cache, lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,15 @@ def make_optimizer(rule: str, lr: float, params: Any) -> Optimizer:
     return torch.optim.SGD(params, lr=lr, momentum=memory, dampening=memory)
 
 
+class Split(NamedTuple):
+    """Digits for training (n, ...) with their classes (n,), and those that are held out."""
+
+    x: Tensor
+    y: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+
 class Study:
     """One run: data, arms, and what is known of each member between its steps."""
 
@@ -68,13 +77,9 @@ class Study:
         self.knobs = knobs
         self.device = torch.device("cpu") if exact and device.type == "mps" else device  # MPS has no float64
         self.dtype = torch.float64 if exact else torch.float32
-        digits = load_digits("flat" if knobs.network == "mlp" else "image").to(self.device)
-        self.x, self.y = digits.x_train.to(self.dtype), digits.y_train
-        self.x_test, self.y_test = digits.x_test.to(self.dtype), digits.y_test
-        if knobs.task != "stationary":
-            self.x, self.y = self.x[:EXAMPLES], self.y[:EXAMPLES]
+        self.split = cache(self._split)
         self.task = lru_cache(maxsize=16)(self._task)
-        self.sampler = IndexSampler(len(self.x), knobs.batch_size)
+        self.sampler = IndexSampler(len(self.split(knobs.first_seed).x), knobs.batch_size)
         self.steps = knobs.total_steps()
         self.every = max(1, self.steps // SNAPSHOTS)
         self.variants = {variant.name: variant for variant in variants(knobs)}
@@ -102,18 +107,27 @@ class Study:
             before_step=self._before_step,
         )
 
+    def _split(self, seed: int) -> Split:
+        """The digits as the seed splits them; tasks that change take some examples only."""
+        layout = "flat" if self.knobs.network == "mlp" else "image"
+        digits = load_digits(layout, seed=seed).to(self.device)
+        kept = None if self.knobs.task == "stationary" else EXAMPLES
+        x, x_test = digits.x_train[:kept].to(self.dtype), digits.x_test.to(self.dtype)
+        return Split(x, digits.y_train[:kept], x_test, digits.y_test)
+
     def _task(self, seed: int, phase: int) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a phase."""
+        x, y, _, _ = self.split(seed)
         if self.knobs.task == "stationary":
-            return self.x, self.y
+            return x, y
         generator = seeded_generator(seed, 1, phase)
         if self.knobs.change == "labels":
-            labels = torch.randint(10, (len(self.x),), generator=generator)
-            return self.x, labels.to(self.device)
+            labels = torch.randint(10, (len(x),), generator=generator)
+            return x, labels.to(self.device)
         if self.knobs.change == "pixels":
-            order = torch.randperm(self.x[0].numel(), generator=generator).to(self.device)
-            return self.x.flatten(1)[:, order].reshape(self.x.shape), self.y
-        return self.x, torch.randperm(10, generator=generator).to(self.device)[self.y]
+            order = torch.randperm(x[0].numel(), generator=generator).to(self.device)
+            return x.flatten(1)[:, order].reshape(x.shape), y
+        return x, torch.randperm(10, generator=generator).to(self.device)[y]
 
     def _batch(self, seed: int, step: int) -> Batch:
         x, y = self.task(seed, step // self.knobs.period)
@@ -188,7 +202,8 @@ class Study:
         x, y = self.task(member.seed, self._phase_of(state.updates))
         if self.knobs.task == "equivalence":
             return self._compare(member, x)
-        seen = (self.x_test, self.y_test) if self.knobs.task == "stationary" else (x, y)
+        split = self.split(member.seed)
+        seen = (split.x_test, split.y_test) if self.knobs.task == "stationary" else (x, y)
         values: dict[str, Value] = {
             "accuracy": _accuracy(member.model, *seen),
             "dormant": 100 * dormant_units(member.model, x[:EXAMPLES]),

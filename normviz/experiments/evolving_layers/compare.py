@@ -1,6 +1,7 @@
 """The published layers side by side: a ConvNet or ResNet on the 8 x 8 digits, SGD with momentum, no tuning per layer.
 
-Every step sees the same images, as many as the largest number. A smaller number means one of two things:
+Every seed has its own split into training and held-out images, the same for all layers. Every step sees the same
+images, as many as the largest number. A smaller number means one of two things:
 
 - several workers: each takes the statistics over its own share (:class:`PerWorker`) and one update follows, so that
   arms differ in nothing but what their normalization sees. The statistics of every worker go into the running ones, one
@@ -12,7 +13,7 @@ Every step sees the same images, as many as the largest number. A smaller number
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models import ConvNet, ResNet
-from normviz.data import SupervisedData, load_digits
+from normviz.data import SupervisedData, by_seed, load_digits
 from normviz.experiments.evolving_layers.candidates import from_code
 from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name
 from normviz.experiments.evolving_layers.recorded import RESPONSE_AT
@@ -83,8 +84,8 @@ def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Train every layer with every number of images per worker."""
     first = knobs.shown_arms().names[0]
     yield from (Frame(0, first, seed) for seed in knobs.seed_range())
-    digits = load_digits("image").to(device)
-    batches = digits.train_batches(knobs.batch_size())
+    digits = cache(lambda seed: load_digits("image", seed=seed).to(device))
+    batches = by_seed(lambda seed: digits(seed).train_batches(knobs.batch_size()))
     sizes = {arm_name(name, size): size for size in knobs.workers() for name in knobs.trained_layers()}
     shrinking = knobs.shrink == "batch"
     yield from train(
@@ -142,15 +143,16 @@ def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
     return cross_entropy(call(images), labels)
 
 
-def _evaluate(member: Member, *, digits: SupervisedData) -> Mapping[str, Value]:
+def _evaluate(member: Member, *, digits: Callable[[int], SupervisedData]) -> Mapping[str, Value]:
+    held_out = digits(member.seed)
     model = member.model.eval()
     with torch.no_grad():
-        logits = model(digits.x_test)
-        response = _response(model, digits.x_test[:RESPONSE_IMAGES])
+        logits = model(held_out.x_test)
+        response = _response(model, held_out.x_test[:RESPONSE_IMAGES])
     model.train()
     return {
-        "validation_loss": float(cross_entropy(logits, digits.y_test)),
-        "validation_accuracy": 100 * float((logits.argmax(-1) == digits.y_test).float().mean()),
+        "validation_loss": float(cross_entropy(logits, held_out.y_test)),
+        "validation_accuracy": 100 * float((logits.argmax(-1) == held_out.y_test).float().mean()),
         "response": response,
     }
 

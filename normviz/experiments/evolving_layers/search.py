@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -68,17 +68,23 @@ def search(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     names = [STRATEGIES[strategy] for strategy in knobs.strategies]
     members = [(strategy, seed) for seed in knobs.seed_range() for strategy in knobs.strategies]
     yield from (Frame(0, STRATEGIES[strategy], seed) for strategy, seed in members)
-    digits = load_digits("image").to(device)
-    data = SearchData(digits.x_train, digits.y_train, digits.x_test, digits.y_test, BATCH)
-    searches = [_Searching(STRATEGIES[s], seed, _search(s, seed, knobs, data)) for s, seed in members]
+
+    @cache
+    def data(seed: int) -> SearchData:
+        digits = load_digits("image", seed=seed).to(device)
+        return SearchData(digits.x_train, digits.y_train, digits.x_test, digits.y_test, BATCH)
+
+    searches = [_Searching(STRATEGIES[s], seed, _search(s, seed, knobs, data(seed))) for s, seed in members]
     trainees: list[_Paced] = list(searches)
     if knobs.first_seed in knobs.seed_range():
-        trainees.append(_References(names[0], knobs, data))
+        trainees.append(_References(names[0], knobs, data(knobs.first_seed)))
     for frame in interleave(trainees, until=knobs.budget * FINE, stride=_stride, progress=CANDIDATES):
         yield _of_candidate(frame, searches)
 
-    last: list[_Finishing] = [_RivalRetrained(names[0], seed, knobs, data) for seed in knobs.seed_range()]
-    last += [_Reranking(s, knobs, data) for s in searches]
+    last: list[_Finishing] = [
+        _RivalRetrained(names[0], seed, knobs, data(seed)) for seed in knobs.seed_range()
+    ]
+    last += [_Reranking(s, knobs, data(s.seed)) for s in searches]
     whole = max(trainee.steps for trainee in last)
 
     def found(trainee: Trainee, at: int) -> Mapping[str, Value] | None:

@@ -1,7 +1,8 @@
 """The two tasks of the page *Noisy labels*: data, a trusted set, wrong labels, and what is shown of a sample.
 
 Both tasks keep ten trusted samples per class aside (true labels), whether an arm uses them or not, so that all arms
-learn from the same noisy data. The test labels are never touched.
+learn from the same noisy data. A seed draws the split, the trusted samples and the wrong labels. The test labels are
+never touched.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ class _Source:
 
 
 def build_task(knobs: Knobs, seed: int, device: torch.device) -> NoisyTask:
-    """The task of one seed: the clean data are the same for all seeds, the wrong labels are not."""
-    source = _digits() if knobs.task == "digits" else _chapters()
+    """The task of one seed: it draws the split, the trusted samples and the wrong labels."""
+    source = _digits(seed) if knobs.task == "digits" else _chapters(seed)
     C = len(source.class_names)
-    kept, trusted = _divide(source.y.numpy(), C, knobs.imbalance)
+    kept, trusted = _divide(source.y.numpy(), C, knobs.imbalance, seed)
     x, true = source.x[kept], source.y[kept]
     generator = seeded_generator(seed, 7)
     if knobs.noise == "instance":
@@ -99,9 +100,11 @@ def build_task(knobs: Knobs, seed: int, device: torch.device) -> NoisyTask:
     )
 
 
-def _divide(y: NDArray[np.int64], C: int, imbalance: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _divide(
+    y: NDArray[np.int64], C: int, imbalance: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Training and trusted indices; class c keeps a share of imbalance^(-c / (C - 1)) of its samples."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     members = [rng.permutation(np.flatnonzero(y == c)) for c in range(C)]
     trusted = np.concatenate([m[:TRUSTED] for m in members])
     rest = [m[TRUSTED:] for m in members]
@@ -110,14 +113,14 @@ def _divide(y: NDArray[np.int64], C: int, imbalance: float) -> tuple[NDArray[np.
     return np.sort(np.concatenate(rest)), np.sort(trusted)
 
 
-def _digits() -> _Source:
-    data = load_digits("flat")
+def _digits(seed: int) -> _Source:
+    data = load_digits("flat", seed=seed)
     looks = data.unscale(data.x_train).numpy().astype(np.float32)
     return _Source(data.x_train, data.y_train, data.x_test, data.y_test, looks, data.class_names)
 
 
-@lru_cache(maxsize=1)
-def _chapters() -> _Source:
+@lru_cache(maxsize=8)
+def _chapters(seed: int) -> _Source:
     """Passages of the longest topics of Python's help texts as principal components of trigram counts.
 
     Few components, because in a thousand counts a thousand wrong labels are learned by heart at once.
@@ -131,7 +134,7 @@ def _chapters() -> _Source:
         passages += cut
         labels += [label] * len(cut)
     y = np.array(labels, dtype=np.int64)
-    train, test = stratified_split(y, 0.25, 0)
+    train, test = stratified_split(y, 0.25, seed)
     counts = np.log1p(np.stack([_trigrams(p) for p in passages]))
     centred = (counts - counts[train].mean(0)).astype(np.float32)
     _, _, axes = np.linalg.svd(centred[train], full_matrices=False)

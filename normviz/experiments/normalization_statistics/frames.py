@@ -5,6 +5,8 @@ ConvNet of three convolutions on scikit-learn's 8 x 8 digits; each norm once wit
 with the small one. Recurrent: an LSTM (width 64, context 48) on the same text; LayerNorm inside the cell as in its
 paper, any other norm on the output of a plain LSTM. All with Adam.
 
+Every seed has its own split into training and held-out data, the same for all arms.
+
 PowerNorm and PowerNorm-V keep the paper's per-token group scaling in front; PowerNorm-V plain has none, so that it
 differs from batch norm in the quadratic mean alone.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models import GPT, ConvNet, RNNLanguageModel, SelfAttention
-from normviz.data import SupervisedData, TextCorpus, chunks, load_digits, seeded_generator
+from normviz.data import SupervisedData, TextCorpus, by_seed, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
 from normviz.experiments.normalization_statistics.recorded import FACTORS, HISTOGRAM_RANGE, SHIFTS
@@ -264,12 +266,25 @@ def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
     return cross_entropy(call(images), labels)
 
 
-def _text(knobs: Knobs, device: torch.device, context: int) -> tuple[TextCorpus, Batches, HeldOut]:
+HeldOutOf = Callable[[int], HeldOut]
+"""What is held out in the split of a seed."""
+
+
+def _text(knobs: Knobs, device: torch.device, context: int) -> tuple[TextCorpus, Batches, HeldOutOf]:
     corpus = load_corpus(knobs.corpus).to(device)
     order = "topic" if knobs.sorted_batches else "shuffled"
-    batches = corpus.batches(context, knobs.batch_size, order=order, topic_run=TOPIC_RUN)
-    windows = corpus.windows("val", context, limit=max(VALIDATION_WINDOWS, knobs.batch_size))
-    return corpus, batches, HeldOut.of((windows.tokens, windows.targets), knobs.batch_size)
+
+    def batches(seed: int) -> Batches:
+        split = corpus.resplit(seed)
+        return split.batches(context, knobs.batch_size, order=order, topic_run=TOPIC_RUN)
+
+    @cache
+    def held_out(seed: int) -> HeldOut:
+        limit = max(VALIDATION_WINDOWS, knobs.batch_size)
+        windows = corpus.resplit(seed).windows("val", context, limit=limit)
+        return HeldOut.of((windows.tokens, windows.targets), knobs.batch_size)
+
+    return corpus, by_seed(batches), held_out
 
 
 Build = tuple[list[Arm], Batches, Callable[[Member], HeldOut]]
@@ -294,11 +309,23 @@ def _language(knobs: Knobs, device: torch.device) -> Build:
     arms = [arm(norm) for norm in knobs.norms]
     validation = {a.name: held_out for a in arms}
     if knobs.reference:
-        digits = load_digits("image").to(device)
+        digits = _digits(device)
         reference = _vision_arm(REFERENCE, "batch", knobs, digits, min(knobs.batch_size, 128))
         arms.append(reference)
-        validation[REFERENCE] = HeldOut.of((digits.x_test, digits.y_test), knobs.batch_size)
-    return arms, batches, lambda member: validation[member.arm.name]
+        validation[REFERENCE] = _held_out_digits(digits, knobs.batch_size)
+    return arms, batches, lambda member: validation[member.arm.name](member.seed)
+
+
+Digits = Callable[[int], SupervisedData]
+"""The digits in the split of a seed."""
+
+
+def _digits(device: torch.device) -> Digits:
+    return cache(lambda seed: load_digits("image", seed=seed).to(device))
+
+
+def _held_out_digits(digits: Digits, size: int) -> HeldOutOf:
+    return cache(lambda seed: HeldOut.of((digits(seed).x_test, digits(seed).y_test), size))
 
 
 def _digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Batches:
@@ -333,24 +360,26 @@ def _plain_digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Bat
     return batch
 
 
-def _vision_arm(name: str, norm: str, knobs: Knobs, digits: SupervisedData, size: int) -> Arm:
-    model = partial(ConvNet, 1, CHANNELS, digits.num_classes, norm=_image_norm(norm, knobs))
-    return Arm(name, model, _adam(knobs), _class_loss, batches=_digit_batches(knobs, digits, size))
+def _vision_arm(name: str, norm: str, knobs: Knobs, digits: Digits, size: int) -> Arm:
+    model = partial(ConvNet, 1, CHANNELS, digits(knobs.first_seed).num_classes, norm=_image_norm(norm, knobs))
+    batches = by_seed(lambda seed: _digit_batches(knobs, digits(seed), size))
+    return Arm(name, model, _adam(knobs), _class_loss, batches=batches)
 
 
 def _vision(knobs: Knobs, device: torch.device) -> Build:
-    digits = load_digits("image").to(device)
+    digits = _digits(device)
     sizes: dict[int | None, int] = {None: knobs.batch_size}
     if knobs.small_batch < knobs.batch_size:
         sizes[knobs.small_batch] = knobs.small_batch
     arms: list[Arm] = []
-    held_out: dict[str, HeldOut] = {}
+    held_out: dict[str, HeldOutOf] = {}
     for label, size in sizes.items():
         for norm in knobs.norms:
             name = arm_name(norm, label)
             arms.append(_vision_arm(name, norm, knobs, digits, size))
-            held_out[name] = HeldOut.of((digits.x_test, digits.y_test), size)
-    return arms, _digit_batches(knobs, digits, knobs.batch_size), lambda member: held_out[member.arm.name]
+            held_out[name] = _held_out_digits(digits, size)
+    batches = by_seed(lambda seed: _digit_batches(knobs, digits(seed), knobs.batch_size))
+    return arms, batches, lambda member: held_out[member.arm.name](member.seed)
 
 
 class _RecurrentNorm(nn.Module):
@@ -385,7 +414,7 @@ def _recurrent(knobs: Knobs, device: torch.device) -> Build:
         model = partial(RNNLanguageModel, corpus.vocab_size, rnn=partial(layer, norm), hidden=HIDDEN)
         return Arm(arm_name(norm), model, _adam(knobs), _token_loss)
 
-    return [arm(norm) for norm in knobs.norms], batches, lambda _: held_out
+    return [arm(norm) for norm in knobs.norms], batches, lambda member: held_out(member.seed)
 
 
 def _cell_statistics(model: RNNLanguageModel, tokens: Tensor) -> dict[str, Value]:

@@ -4,7 +4,8 @@ Digits: an MLP 64-128-64-64-10 on scikit-learn's 8 x 8 digits, in float64. Matri
 ||C||^2 from W = 0, A and B square with condition number 100, C = A W* B for a Gaussian W*, in float64; every seed has
 its own A, B and C. Text: a character-level GPT of two blocks (width 64, context 64), in float32.
 
-Each optimizer is one arm per learning rate. Members run one after another on every device, so that each step can be
+Each optimizer is one arm per learning rate. Every seed has its own split into training and held-out data, the same for
+all arms. Members run one after another on every device, so that each step can be
 timed.
 """
 
@@ -26,7 +27,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models import GPT, MLP
-from normviz.data import chunks, load_digits, seeded_generator
+from normviz.data import SupervisedData, by_seed, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.optimizer_spectra.fira import Shadow
 from normviz.experiments.optimizer_spectra.knobs import (
@@ -107,12 +108,12 @@ GPT2_SMALL = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
 
 @dataclass(frozen=True)
 class Task:
-    """A network, its loss, its batches, and what is held out ([] if nothing)."""
+    """A network, its loss, its batches, and what is held out in the split of a seed (None if nothing is)."""
 
     model: Callable[[], nn.Module]
     loss: Callable[[Callable[..., Tensor], Batch], Tensor]
     batches: Batches
-    held_out: list[Batch]
+    held_out: Callable[[int], list[Batch]] | None
 
 
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
@@ -226,25 +227,28 @@ def _schedule(knobs: Knobs) -> Callable[[Optimizer], LambdaLR] | None:
     return partial(LambdaLR, lr_lambda=lambda step: 1 - step / knobs.steps)
 
 
-def _evaluate(member: Member, *, held_out: list[Batch]) -> Mapping[str, Value]:
-    return {"validation_loss": evaluation_loss(member, held_out)}
+def _evaluate(member: Member, *, held_out: Callable[[int], list[Batch]]) -> Mapping[str, Value]:
+    return {"validation_loss": evaluation_loss(member, held_out(member.seed))}
 
 
 # -------------------------------------------------------------------------------------------------------- tasks
 
 
 def _digits(knobs: Knobs, device: torch.device) -> Task:
-    data = load_digits("flat").to(device)
-    double = replace(data, x_train=data.x_train.double(), x_test=data.x_test.double())
+    @cache
+    def digits(seed: int) -> SupervisedData:
+        data = load_digits("flat", seed=seed).to(device)
+        return replace(data, x_train=data.x_train.double(), x_test=data.x_test.double())
 
     def loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
         images, labels = batch
         return cross_entropy(call(images), labels)
 
     def model() -> nn.Module:
-        return MLP(64, HIDDEN, double.num_classes).double()
+        return MLP(64, HIDDEN, digits(knobs.first_seed).num_classes).double()
 
-    return Task(model, loss, double.train_batches(knobs.batch_size), [(double.x_test, double.y_test)])
+    batches = by_seed(lambda seed: digits(seed).train_batches(knobs.batch_size))
+    return Task(model, loss, batches, lambda seed: [(digits(seed).x_test, digits(seed).y_test)])
 
 
 class _MatrixEquation(nn.Module):
@@ -271,7 +275,7 @@ def _regression(knobs: Knobs, device: torch.device) -> Task:
         A, B, C = batch
         return (call(A, B) - C).square().sum() / C.square().sum()
 
-    return Task(partial(_MatrixEquation, m, n), loss, lambda seed, step: problem(seed), [])  # noqa: ARG005
+    return Task(partial(_MatrixEquation, m, n), loss, lambda seed, step: problem(seed), None)  # noqa: ARG005
 
 
 def _conditioned(size: int, generator: torch.Generator) -> Tensor:
@@ -292,10 +296,14 @@ def _language(knobs: Knobs, device: torch.device) -> Task:
         tokens, targets = batch
         return cross_entropy(call(tokens).flatten(0, 1), targets.flatten())
 
-    held_out = corpus.windows("val", CONTEXT, limit=64)
+    @cache
+    def held_out(seed: int) -> list[Batch]:
+        windows = corpus.resplit(seed).windows("val", CONTEXT, limit=64)
+        return list(chunks((windows.tokens, windows.targets), 64))
+
     model = partial(GPT, corpus.vocab_size, dim=WIDTH, num_layers=2, num_heads=4, max_length=CONTEXT)
-    batches = corpus.batches(CONTEXT, knobs.windows())
-    return Task(model, loss, batches, list(chunks((held_out.tokens, held_out.targets), 64)))
+    batches = by_seed(lambda seed: corpus.resplit(seed).batches(CONTEXT, knobs.windows()))
+    return Task(model, loss, batches, held_out)
 
 
 # ------------------------------------------------------------------------------------------------- measurements

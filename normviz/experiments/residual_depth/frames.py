@@ -15,7 +15,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache, partial, reduce
+from functools import cache, lru_cache, partial, reduce
 from typing import cast
 
 import numpy as np
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
-from normviz.data import SupervisedData, load_digits, seeded_generator
+from normviz.data import SupervisedData, by_seed, load_digits, seeded_generator
 from normviz.experiments.residual_depth.knobs import SMALL, Knobs, arm_name, scaled, sweep_name
 from normviz.experiments.residual_depth.recorded import SLOPES
 from normviz.frame import Frame, Value
@@ -113,11 +113,11 @@ def _all_paths(modules: list[nn.Linear], x: Tensor, k: int) -> Tensor:
 
 
 def _trained(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
-    data = load_digits("flat").to(device)
+    data = cache(lambda seed: load_digits("flat", seed=seed).to(device))
     yield from train(
         _arms(knobs),
         knobs.seed_range(),
-        batches=data.train_batches(knobs.batch_size),
+        batches=by_seed(lambda seed: data(seed).train_batches(knobs.batch_size)),
         steps=knobs.steps,
         device=device,
         probes=[
@@ -175,10 +175,10 @@ def _points(model: nn.Module) -> list[nn.Module]:
     return [*model.blocks, model.decoder]
 
 
-def _evaluate(member: Member, *, data: SupervisedData, order: int) -> Mapping[str, Value]:
-    tower = member.model
+def _evaluate(member: Member, *, data: Callable[[int], SupervisedData], order: int) -> Mapping[str, Value]:
+    tower, held_out = member.model, data(member.seed)
     assert isinstance(tower, ResidualTower)
-    probed = data.x_test[:PROBED]
+    probed = held_out.x_test[:PROBED]
     values: dict[str, Value] = {}
     with torch.no_grad(), _kinks_known():
         # Batch norms use the batch here, as in training: their running statistics mean nothing at the start.
@@ -186,9 +186,9 @@ def _evaluate(member: Member, *, data: SupervisedData, order: int) -> Mapping[st
         values["levels"] = (levels / levels[0]).cpu().numpy()
     tower.eval()
     with torch.no_grad():
-        logits = tower(data.x_test)
-    values["validation_loss"] = float(cross_entropy(logits, data.y_test))
-    values["validation_accuracy"] = 100 * float((logits.argmax(-1) == data.y_test).float().mean())
+        logits = tower(held_out.x_test)
+    values["validation_loss"] = float(cross_entropy(logits, held_out.y_test))
+    values["validation_accuracy"] = 100 * float((logits.argmax(-1) == held_out.y_test).float().mean())
     if _statistics_known(tower):
         values["complexity"] = float(geometric_complexity(tower, probed).detach())
     tower.train()

@@ -1,6 +1,7 @@
 """Text of mixed quality: clean windows of a corpus, repeated ones, shuffled ones, and ones in a foreign language.
 
-The source of each sample is drawn by the shares (in the paper's terms: domain sampling probabilities), and then
+Every seed has its own split of the corpus. The source of each sample is drawn by the shares (in the paper's terms:
+domain sampling probabilities), and then
 
 - clean: a random window of the corpus;
 - duplicated: one of a few windows that stay the same for the whole run;
@@ -11,11 +12,12 @@ The source of each sample is drawn by the shares (in the paper's terms: domain s
 from __future__ import annotations
 
 from codecs import encode
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from normviz.data import TextCorpus, seeded_generator
+from normviz.data import TextCorpus, by_seed, seeded_generator
 from normviz.experiments.sample_reweighting.knobs import TEXT_SOURCES
 
 __all__ = ["TextMixture"]
@@ -39,8 +41,9 @@ class TextMixture:
     ) -> None:
         self.corpus, self.context, self.batch_size, self.duplicates = corpus, context, batch_size, duplicates
         self._shares = torch.tensor(shares)
-        self._windows = corpus.batches(context, batch_size)
-        self._repeated = corpus.batches(context, duplicates, stream=1)
+        self._split = cache(corpus.resplit)
+        self._windows = by_seed(lambda seed: self._split(seed).batches(context, batch_size))
+        self._repeated = by_seed(lambda seed: self._split(seed).batches(context, duplicates, stream=1))
         self._foreign = _rot13_table(corpus.vocabulary).to(corpus.tokens.device)
 
     def __call__(self, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +67,7 @@ class TextMixture:
 
     def held_out(self, seed: int, limit: int) -> list[tuple[Tensor, Tensor]]:
         """Tokens and targets of each source for evaluation; those of "duplicated" are the repeated windows."""
-        clean = _joined(self.corpus.windows("val", self.context, limit=limit)[:2])
+        clean = _joined(self._split(seed).windows("val", self.context, limit=limit)[:2])
         order = torch.rand(clean.shape, generator=seeded_generator(seed, 3)).argsort(1).to(clean.device)
         parts = [clean, self.repeated(seed)[:limit], clean.gather(1, order), self._foreign[clean]]
         return [(part[:, :-1], part[:, 1:]) for part in parts]

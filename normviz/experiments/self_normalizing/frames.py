@@ -3,22 +3,23 @@
 An MLP of many equal layers on a standardised table, plain gradient descent, once per arm: SELU with LeCun weights
 (without dropout, with alpha dropout, with ordinary dropout, with He weights), ReLU with He weights behind batch norm,
 behind layer norm and alone, ReLU with LeCun weights, tanh with LeCun weights. Arms whose name does not mention dropout
-have none. Before the first step, what needs no training is measured: the theorems on their grids, 64 fresh layers,
-and what alpha dropout does to a SELU's output.
+have none. Every seed has its own split into training and held-out examples, the same for all arms. Before the first
+step, what needs no training is measured: the theorems on their grids, 64 fresh layers, and what alpha dropout does to a
+SELU's output.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models import MLP
-from normviz.data import SupervisedData, load_digits, load_table, seeded_generator
+from normviz.data import SupervisedData, by_seed, load_digits, load_table, seeded_generator
 from normviz.experiments.self_normalizing.knobs import Knobs, arm_name
 from normviz.experiments.self_normalizing.recorded import HISTOGRAM_RANGE, drawn_layers
 from normviz.experiments.self_normalizing.theorems import theorem_values
@@ -45,17 +46,19 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     for seed in knobs.seed_range():
         yield Frame(0, first, seed, {**exact, **_fresh_layers(seed), **_dropped(seed, knobs)})
 
-    data = _load(knobs).to(where)
+    data = cache(lambda seed: _load(knobs, seed).to(where))
+    some = data(knobs.first_seed)
+    batch_size = min(knobs.batch_size, len(some.x_train))
     every = max(1, knobs.steps // SNAPSHOTS)
     drawn = {f"blocks.{layer - 1}.norm" for layer in drawn_layers(knobs.depth)}
     yield from train(
         [
-            _arm(kind, depth, arm_name(kind, depth if depth != knobs.depth else None), knobs, data)
+            _arm(kind, depth, arm_name(kind, depth if depth != knobs.depth else None), knobs, some)
             for depth in knobs.depths()
             for kind in knobs.arms
         ],
         knobs.seed_range(),
-        batches=data.train_batches(min(knobs.batch_size, len(data.x_train))),
+        batches=by_seed(lambda seed: data(seed).train_batches(batch_size)),
         steps=knobs.steps,
         device=where,
         probes=[
@@ -71,8 +74,9 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     )
 
 
-def _load(knobs: Knobs) -> SupervisedData:
-    data = load_digits("flat", scaling="pixel") if knobs.data == "digits" else load_table(knobs.data)
+def _load(knobs: Knobs, seed: int) -> SupervisedData:
+    digits = knobs.data == "digits"
+    data = load_digits("flat", scaling="pixel", seed=seed) if digits else load_table(knobs.data, seed=seed)
     scale = knobs.input_scale
     return replace(data, x_train=scale * data.x_train, x_test=scale * data.x_test)
 
@@ -113,14 +117,15 @@ def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
     return cross_entropy(call(inputs), labels)
 
 
-def _evaluate(member: Member, *, data: SupervisedData) -> Mapping[str, Value]:
+def _evaluate(member: Member, *, data: Callable[[int], SupervisedData]) -> Mapping[str, Value]:
+    held_out = data(member.seed)
     model = member.model.eval()
     with torch.no_grad():
-        logits = model(data.x_test)
+        logits = model(held_out.x_test)
     model.train()
     return {
-        "validation_loss": float(cross_entropy(logits, data.y_test)),
-        "validation_accuracy": 100 * float((logits.argmax(-1) == data.y_test).float().mean()),
+        "validation_loss": float(cross_entropy(logits, held_out.y_test)),
+        "validation_accuracy": 100 * float((logits.argmax(-1) == held_out.y_test).float().mean()),
     }
 
 
