@@ -3,6 +3,7 @@
 from normviz.data.corpora import load_corpus
 from normviz.data.digits import load_digits
 from normviz.data.mnist1d import MNIST1D_TEMPLATES, load_mnist1d
+from normviz.data.mnist_sample import load_mnist_sample
 from normviz.data.sampling import (
     Batches,
     BatchSource,
@@ -50,6 +51,7 @@ __all__ = [
     "load_digits",
     "load_mnist",
     "load_mnist1d",
+    "load_mnist_sample",
     "load_table",
     "load_text",
     "pydoc_topics",
