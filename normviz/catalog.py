@@ -252,7 +252,7 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "lavi", "LaVi: Efficient Large Vision-Language Models via Internal Feature Modulation",
             "Yue, Guo, Tang, Zhao, Zhu, Huang, Liu", 2025, "2506.16691", "vision-modulation",
-            "norms.ViLN norms.inject_lavi",
+            "adapters.ViLN adapters.inject_lavi",
         ),
         _paper(
             "nap", "Normalization and effective learning rates in reinforcement learning",
@@ -345,7 +345,8 @@ PAPERS: dict[str, Paper] = {
         _paper(
             "fedtiny", "Distributed Pruning Towards Tiny Neural Networks in Federated Learning",
             "Huang, Zhang, Sun, Fang, Yuan, Wu", 2022, "2212.01977", "federated-pruning",
-            "federated.AdaptiveBNSelection federated.magnitude_mask",
+            "federated.FedTiny federated.AdaptiveBNSelection federated.CandidatePool federated.SparseModel "
+            "federated.magnitude_mask federated.TopKBuffer federated.prune_and_grow",
         ),
         _paper(
             "adaptive-data-analysis", "Preserving Statistical Validity in Adaptive Data Analysis",
