@@ -1,4 +1,4 @@
-"""The published layers side by side: a ConvNet or ResNet on the 8 x 8 digits, SGD with momentum, no tuning per layer.
+"""The published layers side by side: a ConvNet or ResNet on images or signals, SGD with momentum, no tuning per layer.
 
 Every seed has its own split into training and held-out images, the same for all layers. Every step sees the same
 images, as many as the largest number. A smaller number means one of two things:
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models import ConvNet, ResNet
-from normviz.data import SupervisedData, by_seed, load_digits
+from normviz.data import SupervisedData, by_seed, load_digits, load_mnist1d, load_mnist_sample
 from normviz.experiments.evolving_layers.candidates import from_code
 from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name
 from normviz.experiments.evolving_layers.recorded import RESPONSE_AT
@@ -35,6 +35,7 @@ __all__ = ["GROUPS", "PerWorker", "compare", "make_layer"]
 GROUPS = 4
 CHANNELS = {"convnet": (16, 32, 32), "resnet": (16, 32)}
 RESPONSE_IMAGES = 16
+LOADERS = {"digits": load_digits, "mnist1d": load_mnist1d, "mnist": load_mnist_sample}
 
 
 class PerWorker(nn.Module):
@@ -84,8 +85,9 @@ def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Train every layer with every number of images per worker."""
     first = knobs.shown_arms().names[0]
     yield from (Frame(0, first, seed) for seed in knobs.seed_range())
-    digits = cache(lambda seed: load_digits("image", seed=seed).to(device))
-    batches = by_seed(lambda seed: digits(seed).train_batches(knobs.batch_size()))
+    load: Callable[..., SupervisedData] = LOADERS[knobs.data]
+    data = cache(lambda seed: load("image", seed=seed).to(device))
+    batches = by_seed(lambda seed: data(seed).train_batches(knobs.batch_size()))
     sizes = {arm_name(name, size): size for size in knobs.workers() for name in knobs.trained_layers()}
     shrinking = knobs.shrink == "batch"
     yield from train(
@@ -95,7 +97,7 @@ def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
         steps=knobs.steps,
         device=device,
         probes=[GradientNorm(every=2)],
-        evaluate=partial(_evaluate, digits=digits),
+        evaluate=partial(_evaluate, data=data),
         eval_every=max(5, knobs.steps // 10),
         before_step=partial(_earlier_updates, sizes=sizes, batches=batches) if shrinking else None,
         together=False if shrinking else None,
@@ -143,8 +145,8 @@ def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
     return cross_entropy(call(images), labels)
 
 
-def _evaluate(member: Member, *, digits: Callable[[int], SupervisedData]) -> Mapping[str, Value]:
-    held_out = digits(member.seed)
+def _evaluate(member: Member, *, data: Callable[[int], SupervisedData]) -> Mapping[str, Value]:
+    held_out = data(member.seed)
     model = member.model.eval()
     with torch.no_grad():
         logits = model(held_out.x_test)

@@ -69,7 +69,7 @@ def _comparison(knobs: Knobs) -> Sheet:
             points,
             title=f"Accuracy against {across}",
             x=across,
-            y="accuracy on held-out digits (%)",
+            y="accuracy on held-out images (%)",
             look_for="Which layers sink towards the left, which stay level?",
             arms=board.arms,
             step=board.step,
@@ -88,7 +88,7 @@ def _comparison(knobs: Knobs) -> Sheet:
     def accuracy(board: Board) -> Figure:
         return board.lines(
             "validation_accuracy",
-            title="Accuracy on held-out digits",
+            title="Accuracy on held-out images",
             y="accuracy (%)",
             look_for="In eval mode: running statistics stand in for those of the batch.",
             unit=" %",
@@ -97,7 +97,7 @@ def _comparison(knobs: Knobs) -> Sheet:
     def validation(board: Board) -> Figure:
         return board.lines(
             "validation_loss",
-            title="Loss on held-out digits",
+            title="Loss on held-out images",
             y="cross-entropy (nats)",
             look_for="How much worse is eval mode than the training loss?",
             log_scale=True,

