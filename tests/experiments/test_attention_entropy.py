@@ -52,7 +52,9 @@ def test_every_kernel_trains_on_every_task(tiny: tuple[Knobs, FrameLog]) -> None
     for entry in log.arrays("attention_map"):
         total = entry.value.sum(1)  # the 1e-6 in the denominator takes from rows of tiny similarity
         assert (total < 1 + 1e-5).all()
-        assert (total > 0.9).all()
+        # In text the first token sees itself alone, to which ReLU's features may have no similarity at all.
+        assert (total[knobs.task == "text" :] > 0.9).all()
+        assert (total >= 0).all()
     response = log.scalars("entropy_response").groupby("arm")["value"].max()
     assert response["Softmax"] < -1e-3
     assert abs(response["ReLU"]) < 1e-5
