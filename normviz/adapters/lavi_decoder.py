@@ -194,8 +194,8 @@ class LaViDecoder(nn.Module):
 
     Yue et al. 2025, LaVi, arXiv 2506.16691, and the ways of fusion that it is compared with; see
     :mod:`normviz.adapters.lavi_decoder`. Learned positions for text, counted from 0 whatever the fusion; visual tokens
-    have none. A shared projector (Linear, GELU, Linear) maps the visual tokens to width d first. Weights start as in
-    PyTorch's layers, embeddings from N(0, 0.02^2).
+    have none. A shared projector (Linear, GELU, Linear) maps the visual tokens to width d first. All weights start as
+    in PyTorch's own layers.
 
     Args:
         vocab_size: V.
@@ -283,8 +283,6 @@ class LaViDecoder(nn.Module):
         # The language model is drawn first, so that it starts the same whatever the fusion.
         self.token_embedding = nn.Embedding(vocab_size, self.dim)
         self.position_embedding = nn.Embedding(self.max_len, self.dim)
-        for embedding in (self.token_embedding, self.position_embedding):
-            nn.init.normal_(embedding.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(self.dim, num_heads, hidden, norm) for _ in range(depth))
         self.norm_out = NORMS[norm](self.dim, eps=_EPS)
         self.head = nn.Linear(self.dim, vocab_size)
