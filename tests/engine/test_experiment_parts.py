@@ -30,6 +30,12 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     ("attention-entropy", {"kinds": "softmax,nala_cosine", "side": "4", "longest": "1024", "steps": 10}),
     ("sample-reweighting", {"strategies": "uniform,linupper", "batch_size": 8, "steps": 10}),
     ("sample-reweighting", {"task": "regression", "steps": 10}),
+    ("shifting-statistics", {"task": "grid", "methods": "source,alpha", "images": 64, "source_epochs": 1}),
+    ("shifting-statistics", {"task": "tasks", "norms": "bn,ada_04", "replay_size": 2}),
+    (
+        "shifting-statistics",
+        {"methods": "source,alpha,core", "images": 64, "batch_size": 16, "source_epochs": 1},
+    ),
     ("noisy-labels", {"arms": "plain,storm", "steps": 50, "passes": 1}),
     ("reward-normalization", {"estimators": "bnpo,grpo", "steps": 10, "questions": 4, "group": 2}),
 ]
