@@ -213,8 +213,9 @@ def test_replay_follows_the_recorded_rates() -> None:
 def test_a_network_that_diverges_ends_alone() -> None:
     knobs = Knobs(arms=("none", "nap"), remedies=(), **SHORT)
     study = Study(knobs, CPU)
-    study.x = study.x * torch.tensor(float("nan"))
-    study.task.cache_clear()
+    whole = study.split(0)
+    broken = whole._replace(x=whole.x * torch.tensor(float("nan")))
+    study.split = lambda seed: broken
     log = FrameLog(study.frames())
     assert {event.arm for event in log.events} == {NONE, NAP}
     assert all(event.text.startswith("diverged at step 0: the training loss is nan") for event in log.events)
