@@ -32,9 +32,9 @@ activations differ in size can be compared; *The same in absolute units* is unde
 **Beyond the presets.** Lower the batch size, or raise the learning rate until a norm diverges. In *Recurrent*, raise
 the recurrent weight scale and watch the spread of the LSTM cell.
 
-**UnifiedNorm.** The preset *One image far too bright* puts such an image into every tenth batch. A chart marks the
-steps that the filter caught. *Offline EMA* remembers the image in its running average; whether the geometric mean and
-the filter hold it back is what the claims judge.
+**UnifiedNorm.** The preset *One image far too bright* trains vision transformers of six blocks and puts such an image
+into every tenth batch. A chart marks the steps that the filter caught. *Offline EMA* remembers the image in its running
+average; whether the geometric mean and the filter hold it back is what the claims judge.
 After a language run every UnifiedNorm is folded into the next linear layer, and time and memory of the folded network
 are measured against LayerNorm's.
 """

@@ -5,17 +5,18 @@ from __future__ import annotations
 from normviz.experiments.normalization_statistics.filtration import filtration_figure
 from normviz.experiments.normalization_statistics.invariance import invariance_figure
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
-from normviz.experiments.normalization_statistics.recorded import HISTOGRAM_RANGE
+from normviz.experiments.normalization_statistics.recorded import HISTOGRAM_RANGE, VIT_BLOCKS
 from normviz.figures import Board, Drawer, Figure, Sheet
 
 __all__ = ["layer_names", "sheet"]
 
 
-def layer_names(task: str) -> list[str]:
-    """Names of the normalized layers whose output is drawn, input side first."""
-    if task == "language":
-        return ["block 1, attention", "block 1, MLP", "block 2, attention", "block 2, MLP", "final"]
-    return ["conv 1", "conv 2", "conv 3"] if task == "vision" else ["LSTM output"]
+def layer_names(knobs: Knobs) -> list[str]:
+    """Names of the normalized layers whose output is drawn, input side first; of transformers the outer blocks."""
+    if knobs.task == "language" or knobs.has_vit():
+        last = VIT_BLOCKS if knobs.has_vit() else 2
+        return [*(f"block {i}, {part}" for i in (1, last) for part in ("attention", "MLP")), "final"]
+    return ["conv 1", "conv 2", "conv 3"] if knobs.task == "vision" else ["LSTM output"]
 
 
 def _trained(board: Board) -> Board:
@@ -102,7 +103,7 @@ def sheet(knobs: Knobs) -> Sheet:
             title="Activations after each norm",
             x="value",
             look_for="Does every layer keep a similar spread, from input to output?",
-            layer_names=layer_names(knobs.task),
+            layer_names=layer_names(knobs),
         )
 
     def state(board: Board) -> Figure:

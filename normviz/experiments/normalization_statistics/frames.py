@@ -1,9 +1,10 @@
 """What is trained on the page *Normalization statistics*.
 
 Language: a character-level GPT of two pre-norm blocks (width 64, context 64) on Python's documentation. Vision: a
-ConvNet of three convolutions on scikit-learn's 8 x 8 digits; each norm once with the batch size that was set and once
-with the small one. Recurrent: an LSTM (width 64, context 48) on the same text; LayerNorm inside the cell as in its
-paper, any other norm on the output of a plain LSTM. All with Adam.
+ConvNet of three convolutions, or a vision transformer of six blocks (width 32, patches of 2 x 2), on scikit-learn's 8 x
+8 digits; each norm once with the batch size that was set and once with the small one. Recurrent: an LSTM (width 64,
+context 48) on the same text; LayerNorm inside the cell as in its paper, any other norm on the output of a plain LSTM.
+All with Adam.
 
 Every seed has its own split into training and held-out data, the same for all arms.
 
@@ -24,11 +25,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import GPT, ConvNet, RNNLanguageModel, SelfAttention
+from models import GPT, ConvNet, RNNLanguageModel, SelfAttention, ViT
 from normviz.data import SupervisedData, TextCorpus, by_seed, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
-from normviz.experiments.normalization_statistics.recorded import FACTORS, HISTOGRAM_RANGE, SHIFTS
+from normviz.experiments.normalization_statistics.recorded import (
+    FACTORS,
+    HISTOGRAM_RANGE,
+    SHIFTS,
+    VIT_BLOCKS,
+)
 from normviz.frame import Frame, Value
 from normviz.norms import (
     ChannelsLast,
@@ -53,6 +59,7 @@ __all__ = ["frames"]
 
 WIDTH, LAYERS, HEADS, CONTEXT = 64, 2, 4, 64
 CHANNELS = (16, 32, 32)
+VIT_WIDTH = 32
 HIDDEN, RECURRENT_CONTEXT = 64, 48
 VALIDATION_BATCHES = 4
 VALIDATION_WINDOWS = 64
@@ -88,7 +95,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         batches=batches,
         steps=knobs.steps,
         device=where,
-        probes=probes(),
+        probes=probes(knobs),
         evaluate=partial(_evaluate, validation=validation),
         eval_every=eval_every(knobs),
         on_end=trained.extend,
@@ -97,14 +104,15 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         yield from _fused_inference(trained, knobs, where)
 
 
-def probes() -> list[Probe]:
+def probes(knobs: Knobs) -> list[Probe]:
     """What is measured around the training steps, each at its own cadence."""
     low, high = HISTOGRAM_RANGE
+    middle = () if not knobs.has_vit() else tuple(f"blocks.{i}." for i in range(1, VIT_BLOCKS - 1))
     return [
         StatisticsGap(every=2),
         GradientNorm(every=2),
         OutlierFiltration(every=1),
-        ActivationHistogram(_is_drawn, every=10, low=low, high=high),
+        ActivationHistogram(partial(_is_drawn, middle), every=10, low=low, high=high),
     ]
 
 
@@ -161,10 +169,10 @@ def _invariance_gaps(seed: int) -> npt.NDArray[np.float32]:
     return np.moveaxis(np.asarray(gaps, np.float32), 0, -1)
 
 
-def _is_drawn(name: str, module: nn.Module) -> bool:  # noqa: ARG001
-    return name.rpartition(".")[2] in ("norm", "norm1", "norm2", "norm_out") and not name.endswith(
-        ".norm.norm"
-    )
+def _is_drawn(middle: tuple[str, ...], name: str, module: nn.Module) -> bool:  # noqa: ARG001
+    """Whether a layer is a norm of a network's first or last block, or its final norm."""
+    is_norm = name.rpartition(".")[2] in ("norm", "norm1", "norm2", "norm_out")
+    return is_norm and not name.endswith(".norm.norm") and not name.startswith(middle)
 
 
 class HeldOut(NamedTuple):
@@ -361,7 +369,11 @@ def _plain_digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Bat
 
 
 def _vision_arm(name: str, norm: str, knobs: Knobs, digits: Digits, size: int) -> Arm:
-    model = partial(ConvNet, 1, CHANNELS, digits(knobs.first_seed).num_classes, norm=_image_norm(norm, knobs))
+    classes = digits(knobs.first_seed).num_classes
+    model: Callable[[], nn.Module] = partial(ConvNet, 1, CHANNELS, classes, norm=_image_norm(norm, knobs))
+    if knobs.has_vit():
+        token_norm = _token_norm(norm, knobs)
+        model = partial(ViT, num_classes=classes, dim=VIT_WIDTH, num_layers=VIT_BLOCKS, norm=token_norm)
     batches = by_seed(lambda seed: _digit_batches(knobs, digits(seed), size))
     return Arm(name, model, _adam(knobs), _class_loss, batches=batches)
 

@@ -65,12 +65,19 @@ class Knobs(Base):
         "language",
         label="Task",
         help="What is learned: the next character of Python's documentation by a 2-layer transformer, handwritten "
-        "digits by a small ConvNet, or the next character by a recurrent network (LSTM).",
+        "digits by a small ConvNet or vision transformer, or the next character by a recurrent network (LSTM).",
         labels={
             "language": "Language (transformer)",
-            "vision": "Vision (ConvNet)",
+            "vision": "Vision",
             "recurrent": "Recurrent (LSTM)",
         },
+        section="Experiment",
+    )
+    network: Literal["convnet", "vit"] = knob(
+        "convnet",
+        label="Network for images",
+        help="Vision only: a ConvNet of three layers, or a vision transformer of six blocks with 13 norms.",
+        labels={"convnet": "ConvNet", "vit": "Vision transformer"},
         section="Experiment",
     )
     norms: tuple[NormName, ...] = knob(
@@ -180,6 +187,10 @@ class Knobs(Base):
     )
     corpus: str = knob_fields.corpus()
 
+    def has_vit(self) -> bool:
+        """Whether vision transformers are trained."""
+        return self.task == "vision" and self.network == "vit"
+
     def shows_reference(self) -> bool:
         """Whether a ConvNet is trained beside the language models."""
         return self.task == "language" and self.reference
@@ -198,7 +209,8 @@ class Knobs(Base):
 
     def work(self) -> float:
         """Rough floating-point operations: parameters x values x 6 for each step."""
-        per_sample = {"language": 6 * 1.1e5 * 64, "vision": 4e6, "recurrent": 6 * 4e4 * 48}[self.task]
+        vision = 4e6 if self.network == "convnet" else 6 * 7.7e4 * 16
+        per_sample = {"language": 6 * 1.1e5 * 64, "vision": vision, "recurrent": 6 * 4e4 * 48}[self.task]
         return self.members() * self.steps * self.batch_size * per_sample
 
     work_limit = 6e12

@@ -49,10 +49,13 @@ PRESETS = Presets(
         Preset(
             "outliers",
             "One image far too bright",
-            "Every tenth batch holds one image that is far too bright: which running statistic forgives it?",
+            "A vision transformer, and one image far too bright in every tenth batch: which running statistic forgives "
+            "it? About a minute.",
             {
                 "task": "vision",
-                "norms": ("batch", "unified", "unified_filtered", "ema"),
+                "network": "vit",
+                "norms": ("layer", "batch", "unified", "unified_filtered", "ema"),
+                "small_batch": 16,
                 "outlier_every": 10,
                 "steps": 200,
             },
