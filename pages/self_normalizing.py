@@ -18,8 +18,8 @@ mean and variance towards 0 and 1. Three parts belong together:
 - **Alpha dropout**: a dropped unit is set to SELU's floor $-1.758$ instead of 0, and the result is shifted and scaled,
   so that dropping units changes neither mean nor variance.
 
-Deep networks of equal layers are trained on the same batches: SNNs, and ReLU networks with batch norm, with layer norm
-and alone. Bands are the range over seeds.
+Deep networks of equal layers are trained on the same batches: SNNs, and ReLU networks with batch norm, layer norm or
+weight norm, and alone. Bands are the range over seeds.
 """
 
 READING = r"""

@@ -7,12 +7,17 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from pydantic import ValidationError
 
+from models import MLP
+from normviz.data import SupervisedData
 from normviz.experiments.self_normalizing import EXPERIMENT, Knobs
+from normviz.experiments.self_normalizing.classical import classical_accuracies
 from normviz.experiments.self_normalizing.figures import THEORY
+from normviz.experiments.self_normalizing.frames import weight_normed
 from normviz.experiments.self_normalizing.knobs import ARMS, arm_name
-from normviz.experiments.self_normalizing.recorded import drawn_layers
+from normviz.experiments.self_normalizing.recorded import FOREST, SVM, drawn_layers
 from normviz.experiments.self_normalizing.theorems import theorem_values
 from normviz.frame import Frame, FrameLog
 
@@ -145,12 +150,13 @@ def log_at_the_end(name: str, values: dict[str, float], knobs: Knobs, moments: i
 
 
 def test_race_claims_compare_with_every_rival() -> None:
-    knobs = Knobs(arms=("snn", "relu_bn", "relu_ln", "relu"))
-    values = {"SNN": 90.0, "ReLU + BN": 60.0, "ReLU + LN": 91.0, "ReLU": 20.0}
+    knobs = Knobs(arms=("snn", "relu_bn", "relu_ln", "relu_wn", "relu"))
+    values = {"SNN": 90.0, "ReLU + BN": 60.0, "ReLU + LN": 91.0, "ReLU + WN": 50.0, "ReLU": 20.0}
     verdict = CLAIMS["better-deep"].verdict(log_at_the_end("validation_accuracy", values, knobs, 3), knobs)
     by_rival = {interval.rival: interval for interval in verdict.intervals}
     assert by_rival["batch norm"].per_seed == pytest.approx({0: 30.0, 1: 30.0})
     assert by_rival["layer norm"].per_seed == pytest.approx({0: -1.0, 1: -1.0})
+    assert by_rival["weight norm"].per_seed == pytest.approx({0: 40.0, 1: 40.0})
     assert verdict.intervals[0].rival == "layer norm", "the rival that is not beaten decides"
     assert not CLAIMS["better-deep"].applies(Knobs(depth=31))
     assert CLAIMS["better"].applies(Knobs(depth=8))
@@ -164,6 +170,60 @@ def test_worst_variance_is_the_largest_octave_of_a_hidden_layer() -> None:
     )
     assert CLAIMS["variance-while-training"].measure(log, knobs) == {0: 2.0}  # type: ignore[operator]
     assert not CLAIMS["variance-while-training"].applies(Knobs(fixed_var=2.0))
+
+
+def test_gradients_are_compared_from_the_first_to_the_last_layer() -> None:
+    knobs = Knobs(steps=10, seeds=1)
+    log = FrameLog(
+        Frame(step, "SNN", 0, {"gradient_by_layer": np.array(values)})
+        for step, values in ((0, [1.0, 9.0, 2.0]), (5, [0.01, 5.0, 1.0]), (10, [3.0, 1.0, 1.0]))
+    )
+    claim = CLAIMS["gradients-neither-vanish-nor-explode"]
+    assert claim.measure(log, knobs) == pytest.approx({0: 2.0})  # type: ignore[operator]
+
+
+def test_weight_norm_starts_as_the_plain_network_and_trains_lengths_apart() -> None:
+    torch.manual_seed(2)
+    plain = MLP(5, [7, 7], 3)
+    torch.manual_seed(2)
+    network = weight_normed(MLP(5, [7, 7], 3))
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(network(x), plain(x))
+    g, v = (p for n, p in network.blocks[0].named_parameters() if n.startswith("linear.parametrizations"))
+    with torch.no_grad():
+        g.mul_(3.0)
+        v.mul_(5.0)
+    weight = network.blocks[0].get_submodule("linear").weight
+    expected = 3 * plain.blocks[0].get_submodule("linear").weight
+    torch.testing.assert_close(weight, expected, msg="only g sets the length")
+
+
+def test_classical_classifiers_solve_what_is_separable_and_guess_what_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 2, generator=generator)
+    rings = (x.norm(dim=1) > 1.2).long()
+    noise = torch.randint(2, (300,), generator=generator)
+    kinds = {}
+    for name, y in (("rings", rings), ("noise", noise)):
+        data = SupervisedData(
+            name, x[:200], y[:200], x[200:], y[200:], torch.zeros(()), torch.ones(()), ("a", "b")
+        )
+        kinds[name] = classical_accuracies(data, 3)
+    assert set(kinds["rings"]) == {SVM, FOREST}
+    assert all(float(v) > 85 for v in kinds["rings"].values())
+    assert all(30 < float(v) < 70 for v in kinds["noise"].values())
+
+
+def test_the_race_against_classical_classifiers_is_measured_where_they_are_fitted() -> None:
+    knobs = Knobs(depth=8, classical=True)
+    log = log_at_the_end("validation_accuracy", {"SNN": 97.0, "ReLU": 90.0}, knobs, 3)
+    log.extend(Frame(0, "ReLU", seed, {SVM: 99.0, FOREST: 95.0}) for seed in (0, 1))
+    claim = CLAIMS["beats-classical"]
+    verdict = claim.verdict(log, knobs)
+    by_rival = {interval.rival: interval.per_seed for interval in verdict.intervals}
+    assert by_rival["SVM"] == pytest.approx({0: -2.0, 1: -1.999})
+    assert by_rival["random forest"] == pytest.approx({0: 2.0, 1: 2.001})
+    assert not claim.applies(Knobs(depth=8))
 
 
 def test_depth_pays_compares_gains() -> None:

@@ -2,10 +2,10 @@
 
 An MLP of many equal layers on a standardised table, plain gradient descent, once per arm: SELU with LeCun weights
 (without dropout, with alpha dropout, with ordinary dropout, with He weights), ReLU with He weights behind batch norm,
-behind layer norm and alone, ReLU with LeCun weights, tanh with LeCun weights. Arms whose name does not mention dropout
-have none. Every seed has its own split into training and held-out examples, the same for all arms. Before the first
-step, what needs no training is measured: the theorems on their grids, 64 fresh layers, and what alpha dropout does to a
-SELU's output.
+behind layer norm, with weight norm and alone, ReLU with LeCun weights, tanh with LeCun weights. Arms whose name does
+not mention dropout have none. Every seed has its own split into training and held-out examples, the same for all arms.
+Before the first step, what needs no training is measured: the theorems on their grids, 64 fresh layers, and what alpha
+dropout does to a SELU's output.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from functools import cache, partial
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrizations import weight_norm
 
 from models import MLP
 from normviz.data import SupervisedData, by_seed, load_digits, load_table, seeded_generator
+from normviz.experiments.self_normalizing.classical import classical_accuracies
 from normviz.experiments.self_normalizing.knobs import Knobs, arm_name
 from normviz.experiments.self_normalizing.recorded import HISTOGRAM_RANGE, drawn_layers
 from normviz.experiments.self_normalizing.theorems import theorem_values
@@ -47,6 +49,9 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         yield Frame(0, first, seed, {**exact, **_fresh_layers(seed), **_dropped(seed, knobs)})
 
     data = cache(lambda seed: _load(knobs, seed).to(where))
+    if knobs.classical:
+        for seed in knobs.seed_range():
+            yield Frame(0, first, seed, classical_accuracies(data(seed), seed))
     some = data(knobs.first_seed)
     batch_size = min(knobs.batch_size, len(some.x_train))
     every = max(1, knobs.steps // SNAPSHOTS)
@@ -105,11 +110,19 @@ def _arm(kind: str, depth: int, name: str, knobs: Knobs, data: SupervisedData) -
         "snn_he": partial(network, activation=activation, init="he"),
         "relu_bn": partial(network, norm=partial(make_norm, "batch")),
         "relu_ln": partial(network, norm=partial(make_norm, "layer")),
+        "relu_wn": lambda: weight_normed(network()),
         "relu": network,
         "relu_lecun": partial(network, init="lecun"),
         "tanh": partial(network, activation="tanh", init="lecun"),
     }
     return Arm(name, models[kind], partial(torch.optim.SGD, lr=knobs.learning_rate), _class_loss)
+
+
+def weight_normed(network: MLP) -> MLP:
+    """The network with each hidden unit's weights as g v / |v|, from the same start (Salimans and Kingma, 2016)."""
+    for block in network.blocks:
+        weight_norm(block.get_submodule("linear"))
+    return network
 
 
 def _class_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from normviz.norms.selu_moments import selu_parameters
 __all__ = ["ALPHA_DROPOUT", "SNN", "ArmKind", "Knobs", "arm_name"]
 
 ArmKind = Literal[
-    "snn", "snn_alpha", "snn_dropout", "snn_he", "relu_bn", "relu_ln", "relu", "relu_lecun", "tanh"
+    "snn", "snn_alpha", "snn_dropout", "snn_he", "relu_bn", "relu_ln", "relu_wn", "relu", "relu_lecun", "tanh"
 ]
 
 ARMS: dict[str, str] = {
@@ -23,6 +23,7 @@ ARMS: dict[str, str] = {
     "snn_he": "SNN, He init",
     "relu_bn": "ReLU + BN",
     "relu_ln": "ReLU + LN",
+    "relu_wn": "ReLU + WN",
     "relu": "ReLU",
     "relu_lecun": "ReLU, LeCun init",
     "tanh": "Tanh",
@@ -34,6 +35,7 @@ COLOURS: dict[str, int] = {
     "snn_he": 4,
     "relu_bn": 1,
     "relu_ln": 8,
+    "relu_wn": 9,
     "relu": 6,
     "relu_lecun": 7,
     "tanh": 5,
@@ -53,10 +55,10 @@ class Knobs(Base):
         section="Experiment",
     )
     arms: tuple[ArmKind, ...] = knob(
-        ("snn", "snn_alpha", "relu_bn", "relu_ln", "relu"),
+        ("snn", "snn_alpha", "relu_bn", "relu_ln", "relu_wn", "relu"),
         label="Networks",
         help="The arms: the same deep network with each of these, on the same batches. SNN is SELU with LeCun weights; "
-        "ReLU alone, with batch norm (BN) or layer norm (LN) has He's weights; tanh has LeCun's.",
+        "ReLU alone, with batch norm (BN), layer norm (LN) or weight norm (WN) has He's weights; tanh has LeCun's.",
         labels=ARMS,
         section="Experiment",
     )
@@ -122,6 +124,12 @@ class Knobs(Base):
         help="Variance that they are computed to keep. Mean 0 and variance 1 give the paper's SELU.",
         step=0.05,
         section="SELU",
+    )
+    classical: bool = knob(
+        False,
+        label="SVM and forest beside them",
+        help="Also fit a support vector machine and a random forest to the same examples, a few seconds per seed.",
+        section="Experiment",
     )
     learning_rate: float = knob_fields.learning_rate(
         1e-2, 1e-4, 1.0, help="Step size of plain gradient descent (SGD without momentum), as in the paper."

@@ -23,7 +23,7 @@ PRESETS = Presets(
             "best-rates",
             "8 layers, best rates",
             "Eight layers, and every network at its own best learning rate: is the race still won?",
-            {"depth": 8, "learning_rate": 3e-2},
+            {"depth": 8, "learning_rate": 3e-2, "classical": True},
             grid=RATES,
         ),
         Preset(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["HISTOGRAM_RANGE", "drawn_layers"]
+__all__ = ["FOREST", "HISTOGRAM_RANGE", "SVM", "drawn_layers"]
+
+SVM, FOREST = "classical/svm", "classical/forest"
+"""Accuracies, in per cent, of classifiers without layers."""
 
 HISTOGRAM_RANGE = (-4.0, 4.0)
 
