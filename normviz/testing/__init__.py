@@ -13,7 +13,7 @@ How to add a method
 2. **The export.** Add its public names to the topic's ``__init__.py`` (imports or ``_HOME``, and ``__all__``).
 3. **The catalog.** Name it in its paper's entry in ``normviz/catalog.py``. From now on the contract tests fail until
    it has a row.
-4. **The row.** Add it to ``normviz/testing/rows/<topic>.py`` (a new topic: a new file there with its ``ROWS``, which
+4. **The row.** Add it to ``normviz/testing/rows/<topic>.py`` (a new subject: a new file there with its ``ROWS``, which
    is found by itself). Pick the kind: :class:`LayerContract` (any ``nn.Module``), :class:`OptimizerContract`,
    :class:`SchedulerContract`, :class:`FunctionContract`, :class:`ObjectContract` (anything else with
    ``state_dict``/``load_state_dict``)::

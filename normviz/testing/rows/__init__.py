@@ -1,1 +1,1 @@
-"""The rows of the contract table, one file per topic package."""
+"""The rows of the contract table: a file for each topic package, or for each subject of a large one."""
