@@ -46,7 +46,9 @@ __all__ = [
 ArmName = str | Callable[[Any], str]
 """An arm's name, or a function that makes it from the knobs."""
 
-Reduce = Literal["mean", "median", "max", "min"]
+Reduce = Literal["mean", "median", "max", "min", "mean_absolute"]
+"""Of the values in the window; ``"mean_absolute"`` is the mean of their absolute values."""
+
 Compute = Callable[[Log, Any], Mapping[int, float]]
 
 _REDUCE: dict[str, Callable[[npt.NDArray[np.float64]], float]] = {
@@ -54,6 +56,7 @@ _REDUCE: dict[str, Callable[[npt.NDArray[np.float64]], float]] = {
     "median": lambda v: float(np.median(v)),
     "max": lambda v: float(np.max(v)),
     "min": lambda v: float(np.min(v)),
+    "mean_absolute": lambda v: float(np.mean(np.abs(v))),
 }
 
 

@@ -81,7 +81,7 @@ def log() -> FrameLog:
     return log_of({"a": {"x": numbers[0]}, "b": {"x": numbers[1]}}, steps=list(range(0, 101, 2)), seeds=3)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "median", "max", "min"])
+@pytest.mark.parametrize("reduce", ["mean", "median", "max", "min", "mean_absolute"])
 @pytest.mark.parametrize(
     ("options", "low", "high"),
     [
@@ -97,7 +97,8 @@ def log() -> FrameLog:
 def test_a_window_is_of_the_runs_steps(
     log: FrameLog, reduce: str, options: dict, low: int, high: int
 ) -> None:
-    function = {"mean": np.mean, "median": np.median, "max": max, "min": min}[reduce]
+    functions = {"mean": np.mean, "median": np.median, "max": max, "min": min}
+    function = functions.get(reduce, lambda v: sum(abs(x) for x in v) / len(v))
     for arm in ("a", "b"):
         expected = {s: float(function(values(log, arm, s, low, high))) for s in range(3)}
         assert same(of(scalar("x", arm, reduce=reduce, **options), log, steps=100, seeds=3), expected)  # type: ignore[arg-type]

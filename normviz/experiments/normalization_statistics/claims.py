@@ -50,22 +50,8 @@ def _small(norm: str) -> ArmName:
 
 
 def _train_eval(arm: str) -> Measure:
-    return _mean_absolute("train_minus_eval", arm)
-
-
-def _mean_absolute(name: str, arm: str) -> Measure:
     """Mean of the absolute values of the last evaluations."""
-
-    def compute(log: Any, knobs: Knobs) -> dict[int, float]:
-        table = log.scalars(name)
-        table = table[table["arm"] == arm]
-        last = sorted(set(table["step"]))[-TAIL:]
-        if not last or last[-1] < knobs.steps:
-            return {}
-        tail = table[table["step"].isin(last)]
-        return {int(s): float(v) for s, v in tail["value"].abs().groupby(tail["seed"]).mean().items()}
-
-    return derived(compute, arms=(arm,))
+    return scalar("train_minus_eval", arm, reduce="mean_absolute", window=TAIL)
 
 
 def _of_unified(name: str) -> Measure:
