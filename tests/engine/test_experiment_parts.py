@@ -38,6 +38,10 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     ),
     ("noisy-labels", {"arms": "plain,storm", "steps": 50, "passes": 1}),
     ("reward-normalization", {"estimators": "bnpo,grpo", "steps": 10, "questions": 4, "group": 2}),
+    ("adaptive-data-analysis", {"task": "climb", "queries": 100, "mechanisms": "plain,gaussian"}),
+    ("adaptive-data-analysis", {"task": "holdout", "rows": 200, "queries": 100}),
+    ("adaptive-data-analysis", {"task": "universe", "rows": 200, "queries": 100}),
+    ("adaptive-data-analysis", {"rows": 200, "queries": 100, "budget": 3, "sparse_noise": "laplace"}),
 ]
 
 
