@@ -13,6 +13,7 @@ from normviz.data.sampling import (
     chunks,
     seeded_generator,
 )
+from normviz.data.sentences import SentenceCorpus, load_sentences
 from normviz.data.supervised import SupervisedData, stratified_split
 from normviz.data.tabular import TABLES, load_table
 from normviz.data.text import TextBatches, TextCorpus, TextWindows, pydoc_topics
@@ -35,6 +36,7 @@ __all__ = [
     "BinaryTextError",
     "EmptyTextError",
     "IndexSampler",
+    "SentenceCorpus",
     "SupervisedData",
     "TensorBatches",
     "TextBatches",
@@ -52,6 +54,7 @@ __all__ = [
     "load_mnist",
     "load_mnist1d",
     "load_mnist_sample",
+    "load_sentences",
     "load_table",
     "load_text",
     "pydoc_topics",
