@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from models import GPT
+from normviz.data.sentences import IGNORED
 from normviz.experiments import normalization_statistics as ns
 from normviz.experiments.normalization_statistics.claims import CLAIMS
+from normviz.experiments.normalization_statistics.figures import layer_names
+from normviz.experiments.normalization_statistics.frames import _padded_token_loss
 from normviz.experiments.normalization_statistics.knobs import NORMS, REFERENCE
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
+from normviz.norms import make_norm
 
 CLAIM = {claim.id: claim for claim in CLAIMS}
 TINY: dict[str, Any] = {
@@ -62,6 +69,54 @@ def test_layer_norm_is_the_same_in_both_modes_and_batch_norm_is_not() -> None:
     log = ns.run(ns.Knobs(norms=("layer", "batch"), **TINY), device="cpu").log
     gap = log.scalars("train_minus_eval").groupby("arm")["value"].agg(lambda v: v.abs().max())
     assert gap["LayerNorm"] < 1e-6 < gap["BatchNorm"]
+
+
+def test_the_vision_transformer_has_six_blocks_and_draws_the_outer_ones() -> None:
+    norms = ("layer", "batch", "unified", "unified_filtered", "ema")
+    knobs = ns.Knobs(task="vision", network="vit", norms=norms, **{**TINY, "small_batch": 4})
+    log = ns.run(knobs, device="cpu").log
+    assert log.events == []
+    assert log.arms == list(knobs.shown_arms().names)
+    assert {len(e.value) for e in log.arrays("gap_by_layer/var")} == {13}, (
+        "two norms in each block, one at the end"
+    )
+    drawn = {e.value.shape[0] for e in log.arrays("activations")}
+    assert drawn == {len(layer_names(knobs))} == {5}
+
+
+def test_padding_is_no_part_of_loss_or_statistics() -> None:
+    """The same sentences with more padding behind them, whose tokens may be anything: same loss, same gradient."""
+    torch.manual_seed(0)
+    tokens, targets = torch.randint(2, 20, (3, 6)), torch.randint(2, 20, (3, 6))
+    targets[0, 4:] = targets[2, 2:] = IGNORED
+    more_tokens = torch.cat([tokens, torch.randint(0, 20, (3, 5))], 1)
+    more_targets = torch.cat([targets, torch.full((3, 5), IGNORED)], 1)
+    model = GPT(20, dim=16, num_layers=1, num_heads=2, max_length=16, norm=partial(make_norm, "batch"))
+    found = []
+    for batch in ((tokens, targets), (more_tokens, more_targets)):
+        model.zero_grad()
+        loss = _padded_token_loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        weight = model.head.weight.grad  # type: ignore[union-attr]
+        assert weight is not None
+        found.append((loss.detach(), weight.clone()))
+    torch.testing.assert_close(found[0], found[1])
+    logits = model(tokens, targets == IGNORED)
+    by_hand = [
+        -logits[i, t].log_softmax(0)[targets[i, t]]
+        for i in range(3)
+        for t in range(6)
+        if targets[i, t] != IGNORED
+    ]
+    torch.testing.assert_close(found[0][0], torch.stack(by_hand).mean().detach())
+
+
+def test_words_train_with_every_norm_and_are_folded() -> None:
+    knobs = ns.Knobs(tokens="words", norms=("layer", "batch", "power", "unified"), **TINY)
+    log = ns.run(knobs, device="cpu").log
+    assert log.events == []
+    assert set(log.scalars("fused/max_difference")["arm"]) == {"UnifiedNorm"}
+    assert (log.scalars("fused/max_difference")["value"] < 1e-4).all()
 
 
 def test_outliers_reach_every_kth_batch_only() -> None:
@@ -147,7 +202,7 @@ def test_fluctuation_claim_is_in_orders_of_magnitude() -> None:
         for seed in (0, 1)
         for step, value in zip((0, 4, 9), series, strict=True)
     )
-    verdict = CLAIM["language-fluctuates"].verdict(log, ns.Knobs(steps=10))
+    verdict = CLAIM["language-fluctuates"].verdict(log, ns.Knobs(steps=10, tokens="words"))
     assert verdict.per_seed == pytest.approx({0: 2.0, 1: 2.0})
     assert verdict.outcome == "reproduced"
 

@@ -7,8 +7,10 @@ from itertools import takewhile
 
 import pytest
 
-from normviz.data import TextBatches, TextCorpus, load_digits, load_table
+from normviz.data import TextBatches, TextCorpus, load_digits, load_mnist1d, load_sentences, load_table
 from normviz.data import digits as digits_module
+from normviz.data import mnist1d as mnist1d_module
+from normviz.data import sentences as sentences_module
 from normviz.data import tabular as tabular_module
 from normviz.experiments import get_experiment
 from normviz.experiments.noisy_labels import tasks
@@ -16,10 +18,13 @@ from normviz.experiments.noisy_labels import tasks
 ROWS: list[tuple[str, dict[str, object]]] = [
     ("normalization-statistics", {"task": "vision", "norms": "batch", "steps": 10}),
     ("normalization-statistics", {"task": "language", "norms": "batch", "steps": 10}),
+    ("normalization-statistics", {"task": "language", "tokens": "words", "norms": "batch", "steps": 10}),
+    ("normalization-statistics", {"task": "vision", "network": "vit", "norms": "batch", "steps": 10}),
     ("normalization-statistics", {"task": "recurrent", "norms": "none", "steps": 10}),
     ("self-normalizing", {"arms": "relu", "depth": 2, "steps": 10}),
     ("self-normalizing", {"data": "wine", "arms": "relu", "depth": 2, "steps": 10}),
     ("evolving-layers", {"layers": "S0", "batch_sizes": "8", "steps": 10}),
+    ("evolving-layers", {"data": "mnist1d", "layers": "S0", "batch_sizes": "8", "steps": 10}),
     ("evolving-layers", {"mode": "search", "budget": 1, "population": 3, "trial_steps": 10}),
     ("effective-learning-rate", {"arms": "none", "phases": 1, "period": 20}),
     ("effective-learning-rate", {"task": "stationary", "arms": "layer", "phases": 1, "period": 20}),
@@ -38,9 +43,9 @@ ROWS: list[tuple[str, dict[str, object]]] = [
 def drawn(monkeypatch: pytest.MonkeyPatch) -> set[int | None]:
     """The seeds of all splits that are made, or that text is taken from."""
     seeds: set[int | None] = set()
-    for cached in (load_digits, load_table, tasks._chapters):
+    for cached in (load_digits, load_mnist1d, load_sentences, load_table, tasks._chapters):
         cached.cache_clear()
-    for module in (digits_module, tabular_module, tasks):
+    for module in (digits_module, mnist1d_module, tabular_module, tasks):
         split: Callable[..., object] = module.stratified_split
 
         def recorded(labels: object, size: float, seed: int, split: Callable[..., object] = split) -> object:
@@ -48,6 +53,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> set[int | None]:
             return split(labels, size, seed)
 
         monkeypatch.setattr(module, "stratified_split", recorded)
+    generator = sentences_module.seeded_generator
+
+    def recorded_generator(seed: int) -> object:
+        seeds.add(seed)
+        return generator(seed)
+
+    monkeypatch.setattr(sentences_module, "seeded_generator", recorded_generator)
     windows, init = TextCorpus.windows, TextBatches.__init__
 
     def recorded_windows(self: TextCorpus, *args: object, **kwargs: object) -> object:

@@ -1,10 +1,10 @@
 """What is trained on the page *Normalization statistics*.
 
-Language: a character-level GPT of two pre-norm blocks (width 64, context 64) on Python's documentation. Vision: a
-ConvNet of three convolutions, or a vision transformer of six blocks (width 32, patches of 2 x 2), on scikit-learn's 8 x
-8 digits; each norm once with the batch size that was set and once with the small one. Recurrent: an LSTM (width 64,
-context 48) on the same text; LayerNorm inside the cell as in its paper, any other norm on the output of a plain LSTM.
-All with Adam.
+Language: a character-level GPT of two pre-norm blocks (width 64, context 64) on Python's documentation, or one of words
+on its sentences of up to 32 words, padded to one length. Vision: a ConvNet of three convolutions, or a vision
+transformer of six blocks (width 32, patches of 2 x 2), on scikit-learn's 8 x 8 digits; each norm once with the batch
+size that was set and once with the small one. Recurrent: an LSTM (width 64, context 48) on the same text; LayerNorm
+inside the cell as in its paper, any other norm on the output of a plain LSTM. All with Adam.
 
 Every seed has its own split into training and held-out data, the same for all arms.
 
@@ -26,8 +26,18 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from models import GPT, ConvNet, RNNLanguageModel, SelfAttention, ViT
-from normviz.data import SupervisedData, TextCorpus, by_seed, chunks, load_digits, seeded_generator
+from normviz.data import (
+    SentenceCorpus,
+    SupervisedData,
+    TextCorpus,
+    by_seed,
+    chunks,
+    load_digits,
+    load_sentences,
+    seeded_generator,
+)
 from normviz.data.corpora import load_corpus
+from normviz.data.sentences import IGNORED
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
 from normviz.experiments.normalization_statistics.recorded import (
     FACTORS,
@@ -295,11 +305,35 @@ def _text(knobs: Knobs, device: torch.device, context: int) -> tuple[TextCorpus,
     return corpus, by_seed(batches), held_out
 
 
+def _padded_token_loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
+    """The loss of the real tokens; the norms are told which places are padding."""
+    tokens, targets = batch
+    return cross_entropy(
+        call(tokens, targets == IGNORED).flatten(0, 1), targets.flatten(), ignore_index=IGNORED
+    )
+
+
+def _sentences(knobs: Knobs, device: torch.device) -> tuple[SentenceCorpus, Batches, HeldOutOf]:
+    split = cache(lambda seed: load_sentences(knobs.corpus, seed=seed).to(device))
+
+    @cache
+    def held_out(seed: int) -> HeldOut:
+        limit = max(VALIDATION_WINDOWS, knobs.batch_size)
+        tokens, targets = split(seed).held_out
+        return HeldOut.of((tokens[:limit], targets[:limit]), knobs.batch_size)
+
+    return split(knobs.first_seed), by_seed(lambda seed: split(seed).batches(knobs.batch_size)), held_out
+
+
 Build = tuple[list[Arm], Batches, Callable[[Member], HeldOut]]
 
 
 def _language(knobs: Knobs, device: torch.device) -> Build:
-    corpus, batches, held_out = _text(knobs, device, CONTEXT)
+    corpus: TextCorpus | SentenceCorpus
+    corpus, batches, held_out = (
+        _sentences(knobs, device) if knobs.tokens == "words" else _text(knobs, device, CONTEXT)
+    )
+    loss = _padded_token_loss if knobs.tokens == "words" else _token_loss
 
     def arm(norm: str) -> Arm:
         model = partial(
@@ -312,7 +346,7 @@ def _language(knobs: Knobs, device: torch.device) -> Build:
             norm=_token_norm(norm, knobs),
             attention=partial(SelfAttention, causal=True, fused=device.type == "cpu"),
         )
-        return Arm(arm_name(norm), model, _adam(knobs), _token_loss)
+        return Arm(arm_name(norm), model, _adam(knobs), loss)
 
     arms = [arm(norm) for norm in knobs.norms]
     validation = {a.name: held_out for a in arms}

@@ -80,6 +80,14 @@ class Knobs(Base):
         labels={"convnet": "ConvNet", "vit": "Vision transformer"},
         section="Experiment",
     )
+    tokens: Literal["characters", "words"] = knob(
+        "characters",
+        label="Tokens",
+        help="Language only: windows of 64 characters, or sentences of up to 32 words, filled up with padding that no "
+        "statistic includes.",
+        labels={"characters": "Characters", "words": "Words, with padding"},
+        section="Experiment",
+    )
     norms: tuple[NormName, ...] = knob(
         ("layer", "batch", "power", "power_v"),
         label="Norms",

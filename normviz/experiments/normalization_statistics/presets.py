@@ -67,10 +67,11 @@ PRESETS = Presets(
             {"task": "recurrent", "norms": ("layer", "none"), "steps": 200},
         ),
         Preset(
-            "folded",
-            "Folded for inference",
-            "UnifiedNorm is folded into the next linear layer after training: is the network then faster?",
-            {"norms": ("layer", "unified", "unified_filtered"), "reference": False},
+            "words",
+            "Words and padding",
+            "Sentences of words, filled up with padding: do batch statistics jump more than on images? At the end "
+            "UnifiedNorm is folded for inference.",
+            {"tokens": "words", "norms": ("layer", "batch", "unified", "unified_filtered")},
         ),
     ]
 )
