@@ -11,7 +11,7 @@ from normviz.figures.figure import Figure
 
 __all__ = ["STAGE_HEIGHT", "draw_chart", "draw_figure", "figure_grid"]
 
-STAGE_HEIGHT = 208
+STAGE_HEIGHT = 202
 """Pixels of a chart on the stage: two rows of cards, the header, the control line and the verdicts fit 900 pixels."""
 
 LEAST_CARD = 300

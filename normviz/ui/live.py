@@ -11,10 +11,10 @@ from normviz.engine import StoreError
 from normviz.evidence import recorded_run
 from normviz.experiments import Run
 from normviz.ui.charts import STAGE_HEIGHT, figure_grid
+from normviz.ui.legend import legend
 from normviz.ui.runs import RunControl, has_points
 from normviz.ui.server import engine, store
 from normviz.ui.shared import shared_figures
-from normviz.ui.style import legend_style
 from normviz.ui.verdicts import verdict_strip
 
 __all__ = ["Group", "live_region"]
@@ -62,13 +62,11 @@ def live_region(
         polls += 1
         if opening and polls > 1 and (has_points(current) or not current.live or polls > PATIENCE):
             st.rerun()
-        step = _control_line(control, current, device)
-        focus = _legend(control, current)
         shown, label = _with_points(current)
+        step = _control_line(control, current, device, label)
+        focus = legend(state, current.knobs.shown_arms())
         sheet = current.experiment.sheet(current.knobs)
         names = list(islice(sheet.stage, IN_SIGHT)) if opening else list(sheet.stage)
-        if label:
-            st.caption(label)
         figures = shared_figures(shown, step, names)
         figure_grid(
             figures,
@@ -112,8 +110,8 @@ _WORDS = {
 }
 
 
-def _control_line(control: RunControl, run: Run, device: str) -> int | None:
-    """Buttons, the moment, progress; returns the moment, None for the newest."""
+def _control_line(control: RunControl, run: Run, device: str, label: str) -> int | None:
+    """Buttons, the moment, progress with what else is to be said there; returns the moment, None for the newest."""
     state = control.state
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{state.slug}-control"):
         if run.status == "paused":
@@ -147,7 +145,7 @@ def _control_line(control: RunControl, run: Run, device: str) -> int | None:
             control.start(run.knobs, device)
             st.rerun()
         step = _moment(control, run)
-    _status(run)
+    _status(run, label)
     return step
 
 
@@ -183,7 +181,7 @@ def _moment(control: RunControl, run: Run) -> int | None:
     return None if step >= total else step
 
 
-def _status(run: Run) -> None:
+def _status(run: Run, label: str) -> None:
     """Progress, speed and time left in one line; what went wrong, if anything did."""
     progress, total = run.knobs.progress(), run.knobs.total_steps()
     members = max(len(run.log.members), 1)
@@ -201,32 +199,12 @@ def _status(run: Run) -> None:
         text = f"{word}: {at} of {total}, {speed:.3g} {progress.many}/s over all networks{remaining}"
     else:
         text = f"{word}: {progress.at(run.log.last_step)} of {total} in {run.seconds:.1f} s"
-    st.progress(run.progress, text=text)
+    st.progress(run.progress, text=f"{text}. {label}" if label else text)
     if run.status == "failed":
         st.error(f"This run failed: {run.error} Change a knob or run it again.", icon=":material/error:")
     if events := run.log.events[-4:]:
         lines = [f"{event.arm}, seed {event.seed}: {event.text}" for event in events]
         st.warning("  \n".join(lines), icon=":material/warning:")
-
-
-def _legend(control: RunControl, run: Run) -> list[str]:
-    """One legend for all charts: a click lets an arm stand out everywhere; returns the arms that stand out."""
-    arms = run.knobs.shown_arms()
-    if not len(arms):
-        return []
-    legend_style(arms)
-    key = control.state.focus
-    if key in st.session_state:
-        st.session_state[key] = [name for name in st.session_state[key] if name in arms]
-    with st.container(key="legend"):
-        chosen = st.pills(
-            "Arms (choose some to let them stand out)",
-            list(arms.names),
-            selection_mode="multi",
-            key=key,
-            label_visibility="collapsed",
-        )
-    return list(chosen or [])
 
 
 def _with_points(run: Run) -> tuple[Run, str]:

@@ -57,6 +57,11 @@ class PageState:
         return f"{self.slug}/focus"
 
     @property
+    def focus_variants(self) -> str:
+        """Key of the legend's second list, where the arms are a product."""
+        return f"{self.slug}/focus/variants"
+
+    @property
     def tabs(self) -> str:
         """Key of the tabs."""
         return f"{self.slug}/tabs"
