@@ -56,10 +56,11 @@ CPU_BATCH = 2**18
 # ------------------------------------------------------------------------------------------------ checks
 
 
-def check_rates(lr: object, weight_decay: object = 0.0) -> None:
-    """Raise ValueError unless ``lr`` and ``weight_decay`` are finite numbers >= 0."""
-    check_real("lr", lr, 0.0, math.inf, high_open=True)
-    check_real("weight_decay", weight_decay, 0.0, math.inf, high_open=True)
+def check_rates(lr: object, weight_decay: object = 0.0, *, momentum: object = 0.0, eps: object = 0.0) -> None:
+    """Raise ValueError unless ``lr``, ``weight_decay``, ``eps`` are finite numbers >= 0, ``momentum`` is in [0, 1)."""
+    for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps)):
+        check_real(name, value, 0.0, math.inf, high_open=True)
+    check_real("momentum", momentum, 0.0, 1.0, high_open=True)
 
 
 def check_betas(betas: object, name: str = "betas") -> None:

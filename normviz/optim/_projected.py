@@ -35,7 +35,7 @@ from normviz.optim._matrix import (
     tensors_of,
 )
 from normviz.optim._precision import full_precision
-from normviz.validation import check_integer, check_real
+from normviz.validation import check_integer
 
 __all__ = [
     "BASIS_KEYS",
@@ -268,8 +268,7 @@ class ProjectedOptimizer(Optimizer):
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError if an option of ``group`` (defaults already filled in) is out of range."""
-        check_rates(group["lr"], group.get("weight_decay", 0.0))
-        check_real("eps", group["eps"], 0.0, math.inf, high_open=True)
+        check_rates(group["lr"], group.get("weight_decay", 0.0), eps=group["eps"])
 
     def rule(self, group: Group, slots: Slots, R: Sequence[Tensor]) -> list[Tensor]:
         """The elementwise rule: update the averages in ``state`` with R, return the normalised directions N."""

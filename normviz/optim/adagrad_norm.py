@@ -93,10 +93,9 @@ class AdaGradNorm(Optimizer):
         """
         group = own_group(param_group)
         given = {**self.defaults, **group}
-        check_rates(given["lr"], given["weight_decay"])
-        for name in ("initial_accumulator_value", "eps", "lr_decay"):
+        check_rates(given["lr"], given["weight_decay"], momentum=given["momentum"], eps=given["eps"])
+        for name in ("initial_accumulator_value", "lr_decay"):
             check_real(name, given[name], 0.0, math.inf, high_open=True)
-        check_real("momentum", given["momentum"], 0.0, 1.0, high_open=True)
         check_choice("scope", given["scope"], SCOPES)
         super().add_param_group(group)
 

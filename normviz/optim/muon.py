@@ -39,7 +39,7 @@ from normviz.optim.newton_schulz import (
     check_newton_schulz,
     orthogonalize,
 )
-from normviz.validation import check_choice, check_real
+from normviz.validation import check_choice
 
 __all__ = ["Muon"]
 
@@ -118,10 +118,8 @@ class Muon(Optimizer):
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError if a hyper-parameter or a parameter's shape is not allowed."""
-        check_rates(group["lr"], group["weight_decay"])
-        check_real("momentum", group["momentum"], 0.0, 1.0, high_open=True)
+        check_rates(group["lr"], group["weight_decay"], momentum=group["momentum"], eps=group["eps"])
         check_coefficients(group["ns_coefficients"], "ns_coefficients")
-        check_real("eps", group["eps"], 0.0, math.inf, high_open=True)
         check_newton_schulz(group["ns_steps"], group["ns_dtype"])
         if group["adjust_lr_fn"] is not None:
             check_choice("adjust_lr_fn", group["adjust_lr_fn"], ("original", "match_rms_adamw"))

@@ -142,12 +142,10 @@ def rescale_factor(squared: Tensor, scale: str, eps: float, m: int, n: int, rows
 
 def check_matrix_options(group: Mapping[str, Any]) -> None:
     """Raise ValueError if a hyper-parameter of the matrix step is out of range."""
-    check_rates(group["lr"], group["weight_decay"])
-    check_real("momentum", group["momentum"], 0.0, 1.0, high_open=True)
+    check_rates(group["lr"], group["weight_decay"], momentum=group["momentum"], eps=group["eps"])
     check_real("beta2", group["beta2"], 0.0, 1.0, high_open=True)
     check_newton_schulz(group["ns_steps"], group["ns_dtype"])
     check_choice("scale", group["scale"], SCALES)
-    check_real("eps", group["eps"], 0.0, math.inf, high_open=True)
 
 
 class NorMuon(MatrixOptimizer):
