@@ -24,7 +24,8 @@ has. *Accuracy against images per worker* shows what that costs: every point is 
 in every step; only the number of images that a statistic is taken over differs. S layers cannot notice. Batch norm at 2
 images per worker divides by a variance estimated from very little, and at test time uses running averages of such
 estimates. In the preset *The batch shrinks* a small number is a small batch, with more updates and a smaller learning
-rate, as in the paper; there S layers may lose too.
+rate, as in the paper; there S layers may lose too. Its data are MNIST-1D: ten shapes of 40 values, moved, stretched and
+in noise, which are harder to tell apart than the digits.
 
 **The search.** Every candidate goes through the paper's tests, cheapest first: does the graph use its input at all?
 After a short training on three small networks, is it better than guessing on *each*? And the stability test: the

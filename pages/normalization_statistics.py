@@ -29,6 +29,9 @@ minus eval mode*: where batches stray, that difference opens. LayerNorm has no r
 first and an exact zero on the second. The distance is divided by the running value itself, so that networks whose
 activations differ in size can be compared; *The same in absolute units* is under *More charts*.
 
+**Words and padding.** Translation models, in which batch norm failed first, read sentences of words that are filled up
+to one length. The preset does so; padded places count for no statistic and no loss.
+
 **Beyond the presets.** Lower the batch size, or raise the learning rate until a norm diverges. In *Recurrent*, raise
 the recurrent weight scale and watch the spread of the LSTM cell.
 
