@@ -72,7 +72,7 @@ PRESETS = Presets(
             {
                 "kinds": ("elu1", "relu", "nala_cosine"),
                 "side": "16",
-                "batch_size": 25,
+                "batch_size": 16,
                 "steps": 100,
                 "longest": "8192",
             },

@@ -23,10 +23,10 @@ PRESETS = Presets(
         Preset(
             "best-rates",
             "Language, best rates",
-            "Every norm at its own best learning rate, 240 steps: who ends lowest? About two minutes.",
+            "Every norm at its own best learning rate, 200 steps: who ends lowest? About two minutes.",
             {
                 "norms": ("layer", "batch", "power", "power_v", "power_v_plain", "unified"),
-                "steps": 240,
+                "steps": 200,
                 "reference": False,
             },
             grid=RATES,
@@ -57,7 +57,7 @@ PRESETS = Presets(
                 "norms": ("layer", "batch", "unified", "unified_filtered", "ema"),
                 "small_batch": 16,
                 "outlier_every": 10,
-                "steps": 200,
+                "steps": 160,
             },
         ),
         Preset(

@@ -54,7 +54,7 @@ PRESETS = Presets(
             "halves",
             "SWAN's two halves",
             "SWAN normalizes rows and whitens: what does each half do alone? About a minute.",
-            {"task": "language", "steps": 100, "optimizers": ("adamw", "swan", "gradnorm", "whitening")},
+            {"task": "language", "steps": 100, "optimizers": ("swan", "gradnorm", "whitening")},
         ),
         Preset(
             "bad-batch",
