@@ -92,7 +92,7 @@ def _chart(
             x=across("m", "questions m", Span(1.0, most, log=True)),
             y=up("value", y, height),
             color=arm_colour(looks, legend=legend_above(looks.names)),
-            strokeDash=arm_dash(looks),
+            strokeDash=arm_dash(looks, legend=legend_above(looks.names)),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("m:Q", title="questions", format=",.0f"),
@@ -130,7 +130,7 @@ def rows_needed_figure() -> Figure:
     """How many rows are enough for m adaptive questions, by mechanism."""
     return Figure(
         "Rows that are enough for m questions",
-        "Slopes count: linear, square root, logarithm. Dotted lines lack their constants.",
+        "Slopes count: linear, square root, logarithm. Broken lines lack constants.",
         "Curves of sufficient rows against the number of questions on logarithmic axes: fixed questions grow like a "
         "logarithm, sample splitting linearly, noise like a square root, private multiplicative weights like a "
         "logarithm. For the last two only the shape is known: their constants are set to 1.",
@@ -162,6 +162,7 @@ def privacy_figure() -> Figure:
         "noise, constant for the sparse test with its budget. The transfer theorem asks for half of the error.",
         spec=_privacy_spec(),
         data=_table(PRIVACY_CURVES, 1e5),
+        wide=True,
     )
 
 
