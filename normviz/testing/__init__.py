@@ -71,7 +71,7 @@ from normviz.testing.layers import (
     assert_eval_is_still,
     assert_vmap_equals_loop,
 )
-from normviz.testing.logs import log_of
+from normviz.testing.logs import log_of, log_of_rows, log_of_series, merged
 from normviz.testing.optimizers import (
     Training,
     assert_batched_equals_one_by_one,
@@ -122,4 +122,7 @@ __all__ = [
     "assert_step_matches",
     "assert_vmap_equals_loop",
     "log_of",
+    "log_of_rows",
+    "log_of_series",
+    "merged",
 ]

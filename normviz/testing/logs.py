@@ -9,7 +9,7 @@ import numpy as np
 
 from normviz.frame import Frame, FrameLog
 
-__all__ = ["log_of"]
+__all__ = ["log_of", "log_of_rows", "log_of_series", "merged"]
 
 Recipe = Any
 """A number, an array, a function of step and seed, one for each step (list, tuple), one by seed (mapping), or such of
@@ -76,6 +76,48 @@ def log_of(
             }
             frames.append(Frame(step, arm, seed, kept))
     return FrameLog(frames)
+
+
+def log_of_series(
+    name: str, runs: Mapping[str, Mapping[int, Sequence[float]]], *, first: int = 0, every: int = 1
+) -> FrameLog:
+    """A log of one scalar from a series for each member; series may end at different steps.
+
+    Args:
+        name: of the scalar.
+        runs: by arm and seed, the values at the steps first, first + every, first + 2 every, …
+        first: the step of the first value.
+        every: steps between two values.
+
+    Returns:
+        Frames in order of arm, seed and step.
+
+    Example:
+        >>> log = log_of_series("loss", {"new": {0: [3.0, 1.0]}, "old": {0: [2.0]}}, every=10)
+        >>> log.scalars("loss")["step"].tolist()
+        [0, 10, 0]
+    """
+    return FrameLog(
+        Frame(first + every * i, arm, seed, {name: value})
+        for arm, seeds in runs.items()
+        for seed, values in seeds.items()
+        for i, value in enumerate(values)
+    )
+
+
+def log_of_rows(rows: Iterable[tuple[int, str, int, Mapping[str, Any]]]) -> FrameLog:
+    """A log with a frame for each row (step, arm, seed, values), in this order.
+
+    Example:
+        >>> log_of_rows([(0, "new", 0, {"loss": 3.0}), (1, "new", 0, {"loss": 1.0})]).last_step
+        1
+    """
+    return FrameLog(Frame(step, arm, seed, values) for step, arm, seed, values in rows)
+
+
+def merged(*logs: FrameLog) -> FrameLog:
+    """One log with the frames of several, one log after the other."""
+    return FrameLog(frame for log in logs for frame in log.frames)
 
 
 def _value(name: str, recipe: Recipe, i: int, step: int, seed: int, moments: int) -> Any:

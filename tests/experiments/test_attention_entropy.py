@@ -26,6 +26,7 @@ from normviz.experiments.attention_entropy.knobs import ARMS
 from normviz.experiments.attention_entropy.query_norm import entropy_curves, query_row_figure
 from normviz.experiments.attention_entropy.recorded import FUSED, NORMS, lengths
 from normviz.frame import Frame, FrameLog
+from normviz.testing import log_of
 
 CLAIMS = {claim.id: claim for claim in EXPERIMENT.claims}
 ALL = tuple(ARMS)
@@ -293,21 +294,12 @@ def test_row_in_the_browser_has_the_entropies_of_the_kernels() -> None:
 
 def curves(name: str, values: dict[str, list[float]], steps: list[int]) -> FrameLog:
     """Scalar ``name`` at these steps for each arm, seeds 0 and 1 alike."""
-    return FrameLog(
-        Frame(step, arm, seed, {name: float(value)})
-        for arm, series in values.items()
-        for seed in (0, 1)
-        for step, value in zip(steps, series, strict=True)
-    )
+    return log_of({arm: {name: series} for arm, series in values.items()}, steps=steps)
 
 
 def arrays(name: str, values: dict[str, list[float]], step: int) -> FrameLog:
     """Array ``name`` of each arm, seeds 0 and 1 alike."""
-    return FrameLog(
-        Frame(step, arm, seed, {name: np.array(value, dtype=float)})
-        for arm, value in values.items()
-        for seed in (0, 1)
-    )
+    return log_of({arm: {name: np.array(value, dtype=float)} for arm, value in values.items()}, steps=[step])
 
 
 def numbers(claim: str, log: FrameLog, knobs: Knobs) -> dict[str, float]:

@@ -38,26 +38,13 @@ from normviz.experiments.effective_learning_rate.supervised import Study, make_o
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
 from normviz.norms import NaPMLP, insert_normalization
+from normviz.testing import log_of_series, merged
 
 CLAIM = {claim.id: claim for claim in CLAIMS}
 CPU = torch.device("cpu")
 SHORT: dict[str, Any] = {"period": 20, "phases": 2, "seeds": 1}
 GAMES: dict[str, Any] = {"task": "games", "task_steps": 200, "tasks": 2, "cycles": 1, "seeds": 1}
 ATARI = all(importlib.util.find_spec(name) for name in ("gymnasium", "ale_py", "cv2"))
-
-
-def log_of(runs: dict[str, dict[int, list[float]]], name: str, *, every: int = 1, first: int = 1) -> FrameLog:
-    """A log of one scalar from ``{arm: {seed: values at steps first * every, …}}``."""
-    return FrameLog(
-        Frame(every * (first + i), arm, seed, {name: value})
-        for arm, seeds in runs.items()
-        for seed, values in seeds.items()
-        for i, value in enumerate(values)
-    )
-
-
-def merged(*logs: FrameLog) -> FrameLog:
-    return FrameLog(frame for log in logs for frame in log.frames)
 
 
 # --- what is trained -------------------------------------------------------------------------------------------------
@@ -402,20 +389,20 @@ SEVEN = {NAP: {0: [80, 70, 80.0, 82, 84, 86, 88], 1: [90, 1, 70.0, 70, 70, 70, 7
 
 
 def test_late_phases() -> None:
-    log = log_of(SEVEN, "phase_accuracy", every=20)
+    log = log_of_series("phase_accuracy", SEVEN, first=20, every=20)
     assert late(NAP)(log, PHASES) == {0: 84.0, 1: 70.0}
     stopped = merged(
-        log_of({**SEVEN, NONE: {0: [50.0] * 5, 1: [50.0] * 7}}, "phase_accuracy", every=20),
+        log_of_series("phase_accuracy", {**SEVEN, NONE: {0: [50.0] * 5, 1: [50.0] * 7}}, first=20, every=20),
         FrameLog([Frame.diverged(110, NONE, 0, "the training loss is nan")]),
     )
     assert late(NONE)(stopped, PHASES) == {0: -math.inf, 1: 50.0}, "diverged: the worst there is"
-    unfinished = log_of({NAP: {0: [80.0] * 5, 1: [80.0] * 5}}, "phase_accuracy", every=20)
+    unfinished = log_of_series("phase_accuracy", {NAP: {0: [80.0] * 5, 1: [80.0] * 5}}, first=20, every=20)
     assert all(map(math.isnan, late(NAP)(unfinished, PHASES).values()))
 
 
 def test_plasticity_claims() -> None:
     runs = {**SEVEN, "LayerNorm": {s: [80.0, 70] + [end] * 5 for s, end in ((0, 78.0), (1, 66.0))}}
-    log = log_of(runs, "phase_accuracy", every=20)
+    log = log_of_series("phase_accuracy", runs, first=20, every=20)
     assert CLAIM["nap-keeps-learning"].verdict(log, PHASES).per_seed == pytest.approx(
         {0: 84 / 80, 1: 70 / 90}
     )
@@ -431,7 +418,9 @@ def test_plasticity_claims() -> None:
 def test_spread_of_remedies() -> None:
     ends = {"NaP": 80.0, "NaP, L2": 82.0, "NaP, ReDo": 84.0}
     ends |= {"LayerNorm": 60.0, "LayerNorm, L2": 68.0, "LayerNorm, ReDo": 76.0}
-    log = log_of({arm: {0: [50.0] + [v] * 5} for arm, v in ends.items()}, "phase_accuracy", every=20)
+    log = log_of_series(
+        "phase_accuracy", {arm: {0: [50.0] + [v] * 5} for arm, v in ends.items()}, first=20, every=20
+    )
     knobs = Knobs(remedies=("l2", "redo"), remedies_with_nap=True, phases=6, period=20, seeds=1)
     claim = CLAIM["remedies-become-alike"]
     assert claim.verdict(log, knobs).per_seed == pytest.approx({0: 0.25})
@@ -442,8 +431,8 @@ def test_spread_of_remedies() -> None:
 
 def test_rate_claims() -> None:
     logs = [
-        log_of({"LayerNorm": {0: [1.0, 0.9, 0.5]}, NAP: {0: [1.0, 1.001, 1.0]}}, "elr/1", first=0, every=10),
-        log_of({"LayerNorm": {0: [1.0, 0.9, 0.125]}, NAP: {0: [1.0, 1.0, 1.0]}}, "elr/2", first=0, every=10),
+        log_of_series("elr/1", {"LayerNorm": {0: [1.0, 0.9, 0.5]}, NAP: {0: [1.0, 1.001, 1.0]}}, every=10),
+        log_of_series("elr/2", {"LayerNorm": {0: [1.0, 0.9, 0.125]}, NAP: {0: [1.0, 1.0, 1.0]}}, every=10),
     ]
     log, knobs = merged(*logs), Knobs(period=20, phases=1, seeds=1)
     assert CLAIM["implicit-decay"].verdict(log, knobs).per_seed == pytest.approx({0: 4.0})  # sqrt(2 * 8)
@@ -459,21 +448,21 @@ def test_difference_claims() -> None:
         "Global": {0: [0.0, 1.0, 3.0]},
         "LayerNorm": {0: [0.0, 4, 4.0]},
     }
-    log = log_of(runs, "difference", first=0, every=30)
+    log = log_of_series("difference", runs, every=30)
     knobs = Knobs(task="equivalence", period=20, phases=3, seeds=1)
     assert CLAIM["layerwise-equals-nap"].verdict(log, knobs).per_seed == {0: 1e-12}
     for other in ({"task": "memorisation"}, {"every": 2}, {"project_output": True}):
         assert not CLAIM["layerwise-equals-nap"].verdict(log, knobs.model_copy(update=other)).measured
     accuracies = {NAP: {0: [50.0, 60, 70]}, "Global": {0: [51.0, 58, 70]}, "LayerNorm": {0: [46.0, 68, 70]}}
-    log = log_of(accuracies, "phase_accuracy", every=20)
+    log = log_of_series("phase_accuracy", accuracies, first=20, every=20)
     assert CLAIM["global-nearly"].verdict(log, knobs).per_seed == pytest.approx({0: 0.25})  # 3 / 12
 
 
 def test_dormant_and_control_claims() -> None:
-    log = log_of({"LayerNorm": {0: [9.0, 1, 3]}, NONE: {0: [0.0, 10, 20]}}, "dormant", every=1250, first=0)
+    log = log_of_series("dormant", {"LayerNorm": {0: [9.0, 1, 3]}, NONE: {0: [0.0, 10, 20]}}, every=1250)
     assert CLAIM["norm-wakes-units"].verdict(log, Knobs(seeds=1)).per_seed == pytest.approx({0: -13.0})
     runs = {"LayerNorm": {0: [0.0, 96, 97, 98]}, NAP: {0: [0.0, 95, 96, 97.5]}}
-    log = log_of(runs, "accuracy", every=10, first=0)
+    log = log_of_series("accuracy", runs, every=10)
     control = CLAIM["stationary-control"].verdict(log, Knobs(task="stationary", period=30, phases=1, seeds=1))
     assert control.per_seed == pytest.approx({0: 97 - 288.5 / 3})
 
@@ -486,7 +475,7 @@ def test_game_claims_compare_the_last_cycle() -> None:
         "Fresh net": {0: [0.0, 0.0, 0.5, 0.3]},
         "LayerNorm": {0: [0.0, 0.0, 0.0, 0.2]},
     }
-    log = log_of(runs, "game_return", every=500)
+    log = log_of_series("game_return", runs, first=500, every=500)
     assert CLAIM["games-need-decay"].verdict(log, knobs).per_seed == pytest.approx({0: 0.3})
     assert CLAIM["games-like-fresh"].verdict(log, knobs).per_seed == pytest.approx({0: -0.1})
     assert CLAIM["games-nap-over-norm"].verdict(log, knobs).per_seed == pytest.approx({0: 0.2})
@@ -495,7 +484,9 @@ def test_game_claims_compare_the_last_cycle() -> None:
     assert not CLAIM["games-nap-over-norm"].verdict(log, once).measured
     lost = merged(log, FrameLog([Frame.diverged(1700, NAP, 0, "the loss is nan")]))
     assert CLAIM["games-nap-over-norm"].verdict(lost, knobs).per_seed == {0: -math.inf}
-    first = log_of({"NaP + cyclic": {0: [0.5]}, "LayerNorm": {0: [0.75]}}, "game_return/0", every=500)
+    first = log_of_series(
+        "game_return/0", {"NaP + cyclic": {0: [0.5]}, "LayerNorm": {0: [0.75]}}, first=500, every=500
+    )
     assert CLAIM["single-game"].verdict(first, knobs).per_seed == {0: -0.25}
 
 
@@ -505,7 +496,7 @@ def test_game_claims_compare_the_last_cycle() -> None:
 def test_sweep_and_remedies_are_drawn_against_rate_and_remedy() -> None:
     knobs = Knobs(sweep=True, remedies=("l2",), arms=("layer", "nap"), phases=6, seeds=1)
     ends = {v.name: {0: [50.0] + [60.0 + i] * 5} for i, v in enumerate(variants(knobs))}
-    figures = elr.EXPERIMENT.figures(log_of(ends, "phase_accuracy", every=250), knobs)
+    figures = elr.EXPERIMENT.figures(log_of_series("phase_accuracy", ends, first=250, every=250), knobs)
     sweep = figures["sweep"].data
     assert sweep is not None
     names = ["LayerNorm, lr 0.0003", "LayerNorm", "LayerNorm, lr 0.003"]

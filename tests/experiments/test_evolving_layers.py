@@ -279,7 +279,7 @@ def test_unreadable_layers_say_why(code: str, says: str) -> None:
         assert str(refused.value) in str(knobs_refused.value)
 
 
-def log_of(*accepted: tuple[str, int, int, tuple[float, ...]]) -> FrameLog:
+def search_log(*accepted: tuple[str, int, int, tuple[float, ...]]) -> FrameLog:
     """A search log with a distinct graph for each (arm, seed, index, scores); no scores: rejected."""
     ops = [op for op, arity in ARITIES.items() if arity == 1]
     return FrameLog(
@@ -299,7 +299,7 @@ def log_of(*accepted: tuple[str, int, int, tuple[float, ...]]) -> FrameLog:
 
 
 def test_population_front_and_best() -> None:
-    log = log_of(
+    log = search_log(
         ("Evolution", 0, 1, (0.9, 0.1)),
         ("Evolution", 0, 2, ()),
         ("Evolution", 0, 3, (0.5, 0.6)),
@@ -324,7 +324,7 @@ def numbers(claim: str, log: FrameLog, knobs: Knobs) -> dict[str, float]:
 
 
 def test_random_acceptance_and_front_dominance() -> None:
-    log = log_of(
+    log = search_log(
         ("Evolution", 0, 1, (0.9, 0.9)),
         ("Random search", 0, 1, ()),
         ("Random search", 0, 2, (0.5, 0.8)),
@@ -332,7 +332,7 @@ def test_random_acceptance_and_front_dominance() -> None:
         ("Random search", 0, 4, ()),
     )
     knobs = Knobs(mode="search", budget=4)
-    assert not CLAIMS["random-layers-fail"].verdict(log_of(("Random search", 0, 3, ())), knobs).measured
+    assert not CLAIMS["random-layers-fail"].verdict(search_log(("Random search", 0, 3, ())), knobs).measured
     for arm in ("Evolution", "Random search"):
         log.append(Frame(14, arm, 0, {"training_saved": 0.0}))
     log.append(Frame(4, "Random search", 0, {"training_saved": 62.5}))
@@ -340,9 +340,9 @@ def test_random_acceptance_and_front_dominance() -> None:
     assert numbers("random-layers-fail", log, knobs) == {"": 50.0}
     assert numbers("evolution-beats-random", log, knobs) == {"": 1.0}
     knobs = Knobs(mode="search", budget=1)
-    tied = log_of(("Evolution", 0, 1, (0.5, 0.5)), ("Random search", 0, 1, (0.5, 0.5)))
+    tied = search_log(("Evolution", 0, 1, (0.5, 0.5)), ("Random search", 0, 1, (0.5, 0.5)))
     assert numbers("evolution-beats-random", tied, knobs) == {"": 0.0}
-    empty = log_of(("Evolution", 0, 1, ()), ("Random search", 0, 1, (0.5, 0.5)))
+    empty = search_log(("Evolution", 0, 1, ()), ("Random search", 0, 1, (0.5, 0.5)))
     assert numbers("evolution-beats-random", empty, knobs) == {"": -1.0}
     assert not CLAIMS["random-layers-fail"].verdict(log, Knobs()).measured
 

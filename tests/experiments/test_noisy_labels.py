@@ -22,6 +22,7 @@ from normviz.experiments.noisy_labels.operations import operations_of_update
 from normviz.experiments.noisy_labels.recorded import BINS, CLASSES, WEIGHT_RANGE
 from normviz.experiments.noisy_labels.tasks import build_task
 from normviz.frame import Frame, FrameLog
+from normviz.testing import log_of_series
 
 CLAIM = {claim.id: claim for claim in CLAIMS}
 CPU = torch.device("cpu")
@@ -259,23 +260,14 @@ def test_weights_that_are_logged_fit_together() -> None:
 # --------------------------------------------------------------------------------------------------- claims
 
 
-def log_of(name: str, values: dict[str, dict[int, list[float]]]) -> FrameLog:
-    """A log of one scalar from ``{arm: {seed: values at steps 0, 10, 20, …}}``."""
-    return FrameLog(
-        Frame(10 * i, arm, seed, {name: value})
-        for arm, seeds in values.items()
-        for seed, series in seeds.items()
-        for i, value in enumerate(series)
-    )
-
-
 def test_accuracy_claims_and_where_they_apply() -> None:
-    log = log_of(
+    log = log_of_series(
         "accuracy",
         {
             "STORM": {0: [0, 0.9, 0.9, 0.9, 0.9, 0.9], 1: [0, 0.9, 0.9, 0.92, 0.91, 0.93]},
             "Plain": {0: [0, 0.8, 0.8, 0.8, 0.8, 0.8], 1: [0, 0.8, 0.8, 0.8, 0.8, 0.83]},
         },
+        every=10,
     )
     base = {"steps": 50, "arms": ("plain", "storm")}
     settings = {
@@ -295,8 +287,10 @@ def test_accuracy_claims_and_where_they_apply() -> None:
 
 
 def test_a_diverged_storm_has_lost() -> None:
-    log = log_of(
-        "accuracy", {"Plain": {s: [0.1] * 6 for s in (0, 1)}, "STORM": {s: [0.9] * 2 for s in (0, 1)}}
+    log = log_of_series(
+        "accuracy",
+        {"Plain": {s: [0.1] * 6 for s in (0, 1)}, "STORM": {s: [0.9] * 2 for s in (0, 1)}},
+        every=10,
     )
     log.extend(Frame.diverged(20, "STORM", s, "the training loss is inf") for s in (0, 1))
     verdict = CLAIM["beats-plain"].verdict(log, Knobs(steps=50))
@@ -311,25 +305,32 @@ def test_a_loss_of_half_a_point_on_clean_data_is_allowed_and_two_are_not() -> No
             "Plain": {s: [0.95] * 6 for s in range(5)},
         }
         knobs = Knobs(rate=0.0, steps=50, seeds=5)
-        assert CLAIM["harmless-on-clean-data"].verdict(log_of("accuracy", values), knobs).outcome == outcome
+        assert (
+            CLAIM["harmless-on-clean-data"]
+            .verdict(log_of_series("accuracy", values, every=10), knobs)
+            .outcome
+            == outcome
+        )
 
 
 @pytest.mark.parametrize(
     ("claim", "name"), [("no-memorising", "memorised"), ("calibration-kept", "calibration_error")]
 )
 def test_claims_of_a_difference(claim: str, name: str) -> None:
-    log = log_of(name, {"STORM": {0: [0.1] * 6, 1: [0.2] * 6}, "Plain": {0: [0.4] * 6, 1: [0.4] * 6}})
+    log = log_of_series(
+        name, {"STORM": {0: [0.1] * 6, 1: [0.2] * 6}, "Plain": {0: [0.4] * 6, 1: [0.4] * 6}}, every=10
+    )
     assert CLAIM[claim].verdict(log, Knobs(steps=50)).per_seed == pytest.approx({0: -30.0, 1: -20.0})
 
 
 def test_the_gap_of_weights_must_grow() -> None:
-    log = log_of("weight_gap", {"STORM": {0: [0.0, 0.2, 0.4, 9, 9, 9, 1.0, 1.2, 1.4, 1.6]}})
+    log = log_of_series("weight_gap", {"STORM": {0: [0.0, 0.2, 0.4, 9, 9, 9, 1.0, 1.2, 1.4, 1.6]}}, every=10)
     verdict = CLAIM["weights-part"].verdict(log, Knobs(steps=90, seeds=1))
     assert verdict.per_seed == pytest.approx({0: 1.3 - (0.0 + 0.2 + 0.4 + 9) / 4})
 
 
 def test_overhead_is_a_ratio_of_medians() -> None:
-    log = log_of("step_ms", {"STORM": {0: [10, 50, 12]}, "Plain": {0: [2, 2, 900]}})
+    log = log_of_series("step_ms", {"STORM": {0: [10, 50, 12]}, "Plain": {0: [2, 2, 900]}}, every=10)
     knobs = Knobs(seeds=1, steps=50).model_copy(update={"steps": 21})
     assert CLAIM["small-overhead"].verdict(log, knobs).per_seed == {0: 6.0}
     assert not CLAIM["small-overhead"].verdict(FrameLog(), knobs).per_seed

@@ -19,6 +19,7 @@ from normviz.experiments.normalization_statistics.knobs import NORMS, REFERENCE
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
 from normviz.norms import make_norm
+from normviz.testing import log_of
 
 CLAIM = {claim.id: claim for claim in CLAIMS}
 TINY: dict[str, Any] = {
@@ -174,12 +175,8 @@ def test_invariance_lab_shows_the_papers_table_at_full_strength() -> None:
 
 def curves(values: dict[str, list[float]], name: str, steps: list[int] | None = None) -> FrameLog:
     """A log of one scalar, the same for seeds 0 and 1 up to 0.01 seed."""
-    return FrameLog(
-        Frame(step, arm, seed, {name: value + 0.01 * seed})
-        for arm, series in values.items()
-        for seed in (0, 1)
-        for step, value in zip(steps or range(len(series)), series, strict=True)
-    )
+    moments = steps or range(len(next(iter(values.values()))))
+    return log_of({arm: {name: series} for arm, series in values.items()}, steps=moments, by_seed=0.01)
 
 
 def test_loss_claims_average_the_last_evaluations() -> None:

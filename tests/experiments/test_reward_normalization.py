@@ -34,6 +34,7 @@ from normviz.experiments.reward_normalization.question_map import SIGNS, questio
 from normviz.figures import Board
 from normviz.figures.expressions import log_beta, log_gamma
 from normviz.frame import Frame, FrameLog
+from normviz.testing import log_of_rows
 from normviz.weighting import bnpo_parameters, gradient_second_moment, group_advantage
 
 ALL = tuple(ESTIMATOR_NAMES)
@@ -43,10 +44,6 @@ TINY = {"steps": 10, "seeds": 1, "group": 4, "questions": 8}
 BNPO, GRPO, BASELINE, REINFORCE, REMAX, PLUS = (
     ESTIMATOR_NAMES[n] for n in ("bnpo", "grpo", "reinforce_baseline", "reinforce", "remax", "reinforce++")
 )
-
-
-def log_of(rows: list[tuple[int, str, int, dict[str, object]]]) -> FrameLog:
-    return FrameLog(Frame(*row) for row in rows)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -433,7 +430,7 @@ def test_noise_and_moments_by_hand() -> None:
         for arm, c in noise.items()
         for s, v in enumerate(c)
     ]
-    log = log_of(rows)
+    log = log_of_rows(rows)
     assert measured("least-noise", log, GRPO) == {0: pytest.approx(2 / 3)}
     assert measured("least-noise", log, BASELINE) == {0: pytest.approx(2 / 3)}
     against_grpo = np.mean([math.log10(1 / 2), math.log10(2 / 3), math.log10(5 / 4)])
@@ -441,16 +438,16 @@ def test_noise_and_moments_by_hand() -> None:
     assert measured("smallest-moment", log, GRPO) == {0: pytest.approx(against_grpo)}
     assert measured("smallest-moment", log, BASELINE) == {0: pytest.approx(against_none)}
     assert measured("less-noise-than-grpo", log) == {0: pytest.approx(against_grpo)}
-    assert measured("least-noise", log_of(rows[:6]), BASELINE) == {}
+    assert measured("least-noise", log_of_rows(rows[:6]), BASELINE) == {}
     assert measured("least-noise", log, GRPO, steps=20) == {}  # the run has not ended
-    broken = log_of([*rows, (10, GRPO, 1, {"noise": math.nan}), (10, BNPO, 1, {"noise": 1.0})])
+    broken = log_of_rows([*rows, (10, GRPO, 1, {"noise": math.nan}), (10, BNPO, 1, {"noise": 1.0})])
     assert set(measured("least-noise", broken, GRPO)) == {0}
 
 
 def test_final_accuracy_against_every_rival() -> None:
     finals = {BNPO: 0.7, REINFORCE: 0.5, REMAX: 0.6, GRPO: 0.75, PLUS: 0.1}
     rows = [(5 * s, arm, 0, {"accuracy": v if s else 9.0}) for arm, v in finals.items() for s in range(4)]
-    log = log_of(rows)
+    log = log_of_rows(rows)
     for rival in (REINFORCE, REMAX, GRPO, PLUS):
         expected = {0: pytest.approx(0.7 - finals[rival])}
         assert measured("best-accuracy", log, rival, steps=15) == expected
@@ -475,8 +472,8 @@ def test_steadiness_ignores_scale_and_trend() -> None:
 
     for rival in (REINFORCE, REMAX, GRPO, PLUS):
         expected = {0: pytest.approx(spread(0.2) - spread(jitters[rival]))}
-        assert measured("steadiest-gradients", log_of(rows), rival) == expected
-    lost = log_of(rows)
+        assert measured("steadiest-gradients", log_of_rows(rows), rival) == expected
+    lost = log_of_rows(rows)
     lost.append(Frame.diverged(10, GRPO, 0, "the gradient's norm is inf", lost=["grad_norm"]))
     assert measured("steadiest-gradients", lost, GRPO) == {0: -math.inf}
 
@@ -488,8 +485,8 @@ def test_decomposition_takes_the_mean_of_both_rewards() -> None:
         for arm, (a, f) in finals.items()
         for s in range(4)
     ]
-    assert measured("decomposition-helps", log_of(rows), steps=15) == {0: pytest.approx(0.1)}
-    assert measured("decomposition-helps", log_of(rows[:4]), steps=15) == {}
+    assert measured("decomposition-helps", log_of_rows(rows), steps=15) == {0: pytest.approx(0.1)}
+    assert measured("decomposition-helps", log_of_rows(rows[:4]), steps=15) == {}
     assert not CLAIM["decomposition-helps"].applies(Knobs())
 
 
@@ -499,6 +496,6 @@ def test_identities(accuracy_log: FrameLog) -> None:
     assert verdicts["special-cases"].outcome == "reproduced"
     assert verdicts["minimal-by-theory"].outcome == "reproduced"
     assert all(v.seeds == 1 for id, v in verdicts.items() if id != "decomposition-helps")
-    broken = log_of([(0, BNPO, 0, {"special_case_error": 0.1, "theory_margin": -0.2})])
+    broken = log_of_rows([(0, BNPO, 0, {"special_case_error": 0.1, "theory_margin": -0.2})])
     assert CLAIM["special-cases"].verdict(broken, knobs).outcome == "opposite"
     assert CLAIM["minimal-by-theory"].verdict(broken, knobs).outcome == "opposite"

@@ -26,7 +26,8 @@ from normviz.experiments.sample_reweighting.regression import CORRUPTED, REDUNDA
 from normviz.experiments.sample_reweighting.sample_rows import NO_BREAK, readable
 from normviz.experiments.sample_reweighting.text_mixture import TextMixture
 from normviz.experiments.sample_reweighting.weight_curves import SCORES, normalized_losses
-from normviz.frame import Frame, FrameLog
+from normviz.frame import FrameLog
+from normviz.testing import log_of_rows
 from normviz.weighting import STRATEGIES, normalize_losses, sample_weights
 
 ALL = tuple(STRATEGY_NAMES)
@@ -34,10 +35,6 @@ CLAIM = {claim.id: claim for claim in CLAIMS}
 LANGUAGE = Knobs()
 REGRESSION = Knobs(task="regression")
 TINY = {"steps": 10, "seeds": 1, "batch_size": 8, "warmup": 2}
-
-
-def log_of(rows: list[tuple[int, str, int, dict[str, object]]]) -> FrameLog:
-    return FrameLog(Frame(*row) for row in rows)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +303,7 @@ def test_browser_computes_the_library_s_weights() -> None:
     """Vega's softmax, run by vl-convert, against sample_weights."""
     losses = np.array([1.0, 2.0, 3.0, 5.0, 4.0], dtype=np.float32)
     values = {"sample_loss": losses, "sample_weight": np.ones(5), "sample_source": np.array([0, 1, 2, 3, 0])}
-    log = log_of([(0, "LinUpper", 0, values)])
+    log = log_of_rows([(0, "LinUpper", 0, values)])
     knobs = Knobs(strategies=("linupper",), r=0.25)
     svg = EXPERIMENT.figures(log, knobs)["weights"].to_svg()
     assert "max ÷ min ≤ e^(1/r) = 54.6" in svg
@@ -335,7 +332,7 @@ def test_rows_of_samples(language: FrameLog) -> None:
 
 def held_out(values: dict[str, list[float]]) -> FrameLog:
     """A log of the last three evaluations of a run of ten steps."""
-    return log_of(
+    return log_of_rows(
         [
             (step, arm, seed, {"heldout_loss": v})
             for step in (6, 8, 10)
@@ -383,7 +380,7 @@ def test_regression_claims_by_hand() -> None:
         "Extremes": [8.0, 6.0, 4.0, 2.0, 1.0],
     }
     rows = [(10 * s, arm, 0, {"heldout_loss": v}) for arm, c in curves.items() for s, v in enumerate(c)]
-    log, knobs = log_of(rows), Knobs(task="regression", steps=40, seeds=1)
+    log, knobs = log_of_rows(rows), Knobs(task="regression", steps=40, seeds=1)
     assert per_seed("regression-linupper", log, knobs) == {"": {0: 2.0}}
     assert per_seed("regression-quadratic", log, knobs) == {"": {0: pytest.approx(0.75)}}
     fastest = per_seed("regression-linupper-fastest", log, knobs)
@@ -401,7 +398,7 @@ def test_bound_and_exact_claims_by_hand() -> None:
         (5, "LinUpper", 0, {"average_gap": 3.0, "bound": 4.0, "bound_saving": 0.25, "weight_log_ratio": 2.5}),
         (5, "Uniform", 0, {"average_gap": 1.0, "bound": 4.0, "bound_saving": 0.0, "device_gap": 1e-7}),
     ]
-    log, knobs = log_of(rows), Knobs(task="regression", seeds=1)
+    log, knobs = log_of_rows(rows), Knobs(task="regression", seeds=1)
     expected = {
         "bound-holds": 0.75,
         "linupper-tightens-bound": 0.25,
@@ -413,13 +410,13 @@ def test_bound_and_exact_claims_by_hand() -> None:
         assert CLAIM[name].verdict(log, knobs).outcome == "reproduced"
         assert CLAIM[name].identity
     assert not CLAIM["bound-holds"].verdict(log, Knobs(task="regression", step_size=1.5)).measured
-    broken = log_of([(0, "LinUpper", 0, {"weight_log_ratio": 2.6, "average_gap": 2.0, "bound": 1.0})])
+    broken = log_of_rows([(0, "LinUpper", 0, {"weight_log_ratio": 2.6, "average_gap": 2.0, "bound": 1.0})])
     assert CLAIM["bounded-weights"].verdict(broken, knobs).outcome == "opposite"
     assert CLAIM["bound-holds"].verdict(broken, knobs).outcome == "opposite"
 
 
 def test_cost_claim_takes_the_median() -> None:
-    log = log_of([(s, "LinUpper", 0, {"weighting_cost": c}) for s, c in enumerate([0.5, 0.7, 90.0])])
+    log = log_of_rows([(s, "LinUpper", 0, {"weighting_cost": c}) for s, c in enumerate([0.5, 0.7, 90.0])])
     knobs = Knobs(seeds=1, steps=10).model_copy(update={"steps": 3})
     assert per_seed("costs-nothing", log, knobs) == {"": {0: 0.7}}
 

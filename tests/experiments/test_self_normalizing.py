@@ -20,6 +20,7 @@ from normviz.experiments.self_normalizing.knobs import ARMS, arm_name
 from normviz.experiments.self_normalizing.recorded import FOREST, SVM, drawn_layers
 from normviz.experiments.self_normalizing.theorems import theorem_values
 from normviz.frame import Frame, FrameLog
+from normviz.testing import log_of
 
 CLAIMS = {claim.id: claim for claim in EXPERIMENT.claims}
 ALL = tuple(ARMS)
@@ -141,12 +142,8 @@ def test_second_depth_equal_to_the_first_is_no_twin() -> None:
 
 def log_at_the_end(name: str, values: dict[str, float], knobs: Knobs, moments: int) -> FrameLog:
     """A log whose last values of a scalar are given, the same for seeds 0 and 1 up to 0.001 seed."""
-    return FrameLog(
-        Frame(knobs.steps - step, arm, seed, {name: value + 0.001 * seed})
-        for step in reversed(range(moments))
-        for arm, value in values.items()
-        for seed in (0, 1)
-    )
+    steps = range(knobs.steps - moments + 1, knobs.steps + 1)
+    return log_of({arm: {name: value} for arm, value in values.items()}, steps=steps, by_seed=0.001)
 
 
 def test_race_claims_compare_with_every_rival() -> None:
