@@ -75,8 +75,9 @@ def _clue_spec(span: Span, reveal: bool) -> dict[str, Any]:
     real = (
         alt.Chart()
         .transform_filter("datum.real")
+        .transform_calculate(above="max(datum.answer, 50)")
         .mark_point(filled=True, size=60, shape="triangle-down", color="#069e73", yOffset=-9)
-        .encode(x=x, y=y)
+        .encode(x=x, y=up("above", "agrees with the label (%)", span))
     )
     layers = [bars, line, real] if reveal else [bars, line]
     return specification(alt.layer(*layers).properties(height=height_below(names)))
@@ -94,7 +95,7 @@ def history_figure(game: AnalystGame) -> Figure:
         title="Your votes so far",
         x="question about a vote",
         y="accuracy (%)",
-        look_for="How far is what the holdout says from what is true?",
+        look_for="Solid: what the holdout says. Dashed: what is true. How far apart?",
         arms=CURVES,
         points=True,
     )

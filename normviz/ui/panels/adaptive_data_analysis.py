@@ -100,7 +100,9 @@ def _numbers(game: AnalystGame) -> None:
     columns[1].metric(
         "True",
         "–" if last is None else f"{100 * last.true:.1f} %",
-        None if said is None or last is None else f"{100 * (said - last.true):+.1f} points too much",
+        None
+        if said is None or last is None
+        else f"reported {100 * abs(said - last.true):.1f} points too {'much' if said > last.true else 'little'}",
         delta_color="off",
         delta_arrow="off",
     )
