@@ -19,9 +19,39 @@ from torch import Tensor, nn
 from models import _checks
 from models._layers import build, embedding, linear
 
-__all__ = ["RNNClassifier", "RNNLanguageModel"]
+__all__ = ["NormedRecurrent", "RNNClassifier", "RNNLanguageModel"]
 
 RecurrentFactory = Callable[[int, int], nn.Module]
+
+
+class NormedRecurrent(nn.Module):
+    """A recurrent layer with a norm on its outputs; the state that it hands on is not normalized.
+
+    Args:
+        layer: called like ``torch.nn.LSTM``, with an attribute ``batch_first``.
+        norm: of the outputs (…, H); None (default) leaves them as they are.
+
+    Attributes:
+        batch_first: the layer's own.
+        norm_out: the norm, or the identity.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> NormedRecurrent(nn.GRU(3, 5), nn.LayerNorm(5))(torch.zeros(7, 2, 3))[0].shape
+        torch.Size([7, 2, 5])
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.batch_first = bool(layer.batch_first)
+        self.norm_out = nn.Identity() if norm is None else norm
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The normalized outputs and the layer's state."""
+        output, state = self.layer(x, state)
+        return self.norm_out(output), state
 
 
 class _Recurrent(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from models import PerWorker
 from normviz.experiments.evolving_layers import EXPERIMENT, Knobs, search
 from normviz.experiments.evolving_layers.candidates import (
     MOST_OPERATIONS,
@@ -29,7 +30,6 @@ from normviz.experiments.evolving_layers.candidates import (
     trials,
 )
 from normviz.experiments.evolving_layers.compare import (
-    PerWorker,
     _earlier_updates,
     _response,
     make_layer,

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import GPT, MLP, ConvNet, FiLMDenoiser, ResNet, RNNClassifier, RNNLanguageModel, TokenPolicy, ViT
+from models import (
+    GPT,
+    MLP,
+    BilinearMap,
+    ConvNet,
+    FiLMDenoiser,
+    NormedRecurrent,
+    PerWorker,
+    ResNet,
+    RNNClassifier,
+    RNNLanguageModel,
+    TokenPolicy,
+    ViT,
+)
 
 Factory = Callable[[int], nn.Module] | None
 
@@ -42,6 +55,18 @@ class Denoised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.net(x, torch.arange(x.shape[0], device=x.device))
+        return out
+
+
+class Between(nn.Module):
+    """A bilinear map between its input and the input's transpose: x W x^T."""
+
+    def __init__(self, net: BilinearMap) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x, x.mT)
         return out
 
 
@@ -99,6 +124,23 @@ CASES: dict[str, Case] = {
         nn.LayerNorm,
         (3, 2),
     ),
+    "per-worker": Case(
+        lambda norm: ConvNet(1, (4, 6), 5, norm=None if norm is None else lambda c: PerWorker(norm(c), 2)),
+        _images,
+        nn.BatchNorm2d,
+        (3, 5),
+    ),
+    "normed-recurrent": Case(
+        lambda norm: RNNLanguageModel(
+            11,
+            rnn=lambda i, h: NormedRecurrent(LoopRNN(i, h), None if norm is None else norm(h)),
+            embedding_dim=5,
+            hidden=7,
+        ),
+        _tokens,
+        nn.LayerNorm,
+        (3, 6, 11),
+    ),
     "vit": Case(lambda norm: ViT(dim=8, num_heads=2, norm=norm), _images, nn.LayerNorm, (3, 10)),
     "vit-cls": Case(
         lambda norm: ViT(patch_size=4, dim=8, num_heads=2, norm=norm, pool="cls"),
@@ -108,7 +150,10 @@ CASES: dict[str, Case] = {
     ),
 }
 
-RECURRENT: dict[str, Case] = {
+WITHOUT_NORM: dict[str, Case] = {
+    "bilinear": Case(
+        lambda _: Between(BilinearMap(5, 5, std=1.0)), lambda: torch.randn(3, 5), nn.LayerNorm, (3, 3)
+    ),
     "rnn-lm": Case(
         lambda _: RNNLanguageModel(11, rnn=LoopRNN, embedding_dim=5, hidden=7, num_layers=2),
         _tokens,

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 
 import models
-from tests.models.cases import CASES, RECURRENT, Case
+from tests.models.cases import CASES, WITHOUT_NORM, Case
 
-ALL = CASES | RECURRENT
+ALL = CASES | WITHOUT_NORM
 
 
 def make(case: Case, seed: int = 0, norm: bool = True) -> nn.Module:

@@ -3,9 +3,9 @@
 Every seed has its own split into training and held-out images, the same for all layers. Every step sees the same
 images, as many as the largest number. A smaller number means one of two things:
 
-- several workers: each takes the statistics over its own share (:class:`PerWorker`) and one update follows, so that
-  arms differ in nothing but what their normalization sees. The statistics of every worker go into the running ones, one
-  worker after the other;
+- several workers: each takes the statistics over its own share (:class:`models.PerWorker`) and one update follows, so
+  that arms differ in nothing but what their normalization sees. The statistics of every worker go into the running
+  ones, one worker after the other;
 - a smaller batch, as in the paper: every share is a batch of its own and has an update of its own, with a learning rate
   in proportion to its size.
 """
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import ConvNet, ResNet
+from models import ConvNet, PerWorker, ResNet
 from normviz.data import SupervisedData, by_seed, load_digits, load_mnist1d, load_mnist_sample
 from normviz.experiments.evolving_layers.candidates import from_code
 from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name
@@ -30,33 +30,12 @@ from normviz.norms import layer_factory, make_evonorm
 from normviz.probes import GradientNorm
 from normviz.training import Arm, Batch, Batches, Member, train
 
-__all__ = ["GROUPS", "PerWorker", "compare", "make_layer"]
+__all__ = ["GROUPS", "compare", "make_layer"]
 
 GROUPS = 4
 CHANNELS = {"convnet": (16, 32, 32), "resnet": (16, 32)}
 RESPONSE_IMAGES = 16
 LOADERS = {"digits": load_digits, "mnist1d": load_mnist1d, "mnist": load_mnist_sample}
-
-
-class PerWorker(nn.Module):
-    """A layer that takes its statistics over consecutive groups of examples in training, as workers would.
-
-    Args:
-        layer: any layer on (N, C, H, W).
-        size: examples per worker; the last worker may have fewer.
-    """
-
-    def __init__(self, layer: nn.Module, size: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the layer to each worker's examples; in eval mode there is only one."""
-        if not self.training or len(x) <= self.size:
-            out: Tensor = self.layer(x)
-            return out
-        return torch.cat([self.layer(part) for part in torch.split(x, self.size)])
 
 
 def make_layer(name: str, found: str, channels: int) -> nn.Module:

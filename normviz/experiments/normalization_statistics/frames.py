@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import GPT, ConvNet, RNNLanguageModel, SelfAttention, ViT
+from models import GPT, ConvNet, NormedRecurrent, RNNLanguageModel, SelfAttention, ViT
 from normviz.data import (
     SentenceCorpus,
     SupervisedData,
@@ -428,23 +428,6 @@ def _vision(knobs: Knobs, device: torch.device) -> Build:
     return arms, batches, lambda member: held_out[member.arm.name](member.seed)
 
 
-class _RecurrentNorm(nn.Module):
-    """A recurrent layer (N, T, I) -> (N, T, H) with a norm on its output; ``norm`` None leaves it as it is."""
-
-    batch_first = True
-
-    def __init__(self, layer: nn.Module, norm: nn.Module | None) -> None:
-        super().__init__()
-        self.layer = layer
-        self.norm_out = nn.Identity() if norm is None else norm
-
-    def forward(
-        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        output, state = self.layer(x, state)
-        return self.norm_out(output), state
-
-
 def _recurrent(knobs: Knobs, device: torch.device) -> Build:
     corpus, batches, held_out = _text(knobs, device, RECURRENT_CONTEXT)
 
@@ -454,7 +437,7 @@ def _recurrent(knobs: Knobs, device: torch.device) -> Build:
             for cell in lstm.cells:
                 cell.get_parameter("weight_hh").mul_(knobs.recurrent_scale)
         after = _token_norm(norm, knobs) if norm != "layer" else None
-        return _RecurrentNorm(lstm, after(hidden) if after else None)
+        return NormedRecurrent(lstm, after(hidden) if after else None)
 
     def arm(norm: str) -> Arm:
         model = partial(RNNLanguageModel, corpus.vocab_size, rnn=partial(layer, norm), hidden=HIDDEN)

@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from models import GPT, MLP
+from models import GPT, MLP, BilinearMap
 from normviz.data import SupervisedData, by_seed, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.optimizer_spectra.fira import Shadow
@@ -251,17 +251,6 @@ def _digits(knobs: Knobs, device: torch.device) -> Task:
     return Task(model, loss, batches, lambda seed: [(digits(seed).x_test, digits(seed).y_test)])
 
 
-class _MatrixEquation(nn.Module):
-    """W (m, n) between A and B, from zero."""
-
-    def __init__(self, m: int, n: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(m, n, dtype=torch.float64))
-
-    def forward(self, A: Tensor, B: Tensor) -> Tensor:
-        return A @ self.weight @ B
-
-
 def _regression(knobs: Knobs, device: torch.device) -> Task:
     m, n = SIDES[knobs.matrix]
 
@@ -275,7 +264,7 @@ def _regression(knobs: Knobs, device: torch.device) -> Task:
         A, B, C = batch
         return (call(A, B) - C).square().sum() / C.square().sum()
 
-    return Task(partial(_MatrixEquation, m, n), loss, lambda seed, step: problem(seed), None)  # noqa: ARG005
+    return Task(lambda: BilinearMap(m, n).double(), loss, lambda seed, step: problem(seed), None)  # noqa: ARG005
 
 
 def _conditioned(size: int, generator: torch.Generator) -> Tensor:
