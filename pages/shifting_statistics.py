@@ -44,10 +44,12 @@ judged on, since the best of several is always favoured on its own stream. Core 
 sorted batch does not have.
 
 **Tasks in a row: where κ helps and where not.** *Running mean: distance to all tasks* jumps when a new task begins.
-With frozen weights a small κ remembers best, since old statistics stay true. While the network learns they go
-*stale*: they describe weights that are gone, and the more so the deeper the layer (see *Distances* among the further
-charts). κ is a real trade-off. *What the running mean is made of* shows the weight of every past batch; drag κ. *The
-batch* shows how many samples each digit counts for: AdaB²N lifts tasks of which few samples were drawn.
+Without replay (add *BN, no replay*) the moving average takes about ten steps to move over to the new task, and then
+stands there. With replay half of every batch is old, so that no running mean strays far: with frozen weights κ hardly
+matters. While the network learns, old statistics go *stale*: they describe weights that are gone, and the more so the
+deeper the layer (see *Distances* among the further charts); an average of all batches then stays farthest away. κ is a
+trade-off. *What the running mean is made of* shows the weight of every past batch; drag κ. *The batch* shows how many
+samples each digit counts for: AdaB²N lifts tasks of which few samples were drawn.
 
 **How far it carries.** On 130 short steps the accuracies of batch norm and AdaB²N differ by little; the claims give one
 verdict for each change of light and each κ, never the best of a sweep. A digit's light tells its task here, which makes

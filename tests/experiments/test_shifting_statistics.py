@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from normviz.data import load_mnist_sample
 from normviz.experiments.shifting_statistics.alpha_mixture import mixture_figure, trade_off_figure
 from normviz.experiments.shifting_statistics.batch_weights import batch_weights_figure, weight_expression
 from normviz.experiments.shifting_statistics.cell_measures import (
@@ -186,7 +187,7 @@ def test_continual_norm_is_measured_behind_its_group_norm() -> None:
 
 
 def test_every_task_has_its_own_light_in_training_and_testing() -> None:
-    plain, shifted = lit_tasks(3, 0.0, CPU), lit_tasks(3, 0.7, CPU)
+    plain, shifted = lit_tasks("digits", 3, 0.0, CPU), lit_tasks("digits", 3, 0.7, CPU)
     for t in range(5):
         assert set(plain.y[t].tolist()) == {2 * t, 2 * t + 1}
         for before, after in ((plain.x[t], shifted.x[t]), (plain.x_test[t], shifted.x_test[t])):
@@ -194,8 +195,24 @@ def test_every_task_has_its_own_light_in_training_and_testing() -> None:
             np.testing.assert_allclose(after.numpy(), expected, atol=1e-5)
 
 
+def test_mnist_can_take_the_place_of_the_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 256, (5000, 784), dtype=np.uint8), np.repeat(np.arange(10), 500)
+    monkeypatch.setattr("normviz.data.mnist_sample._table", lambda: table)
+    load_mnist_sample.cache_clear()
+    data = lit_tasks.__wrapped__("mnist", 0, 0.5, CPU)
+    assert data.x[0].shape == (750, 1, 14, 14)
+    assert data.look(data.x[0]).max() <= 1
+    model = build_network("ada_1", Knobs(task="tasks", data="mnist"), 0)
+    assert model(data.x[0][:4]).shape == (4, 10)
+    stream = corrupted_stream.__wrapped__("mnist", 0, "blur", 3, "sorted", 64, CPU)
+    assert stream.x.shape == (64, 1, 14, 14)
+    assert 0 <= stream.pixels.min() <= stream.pixels.max() <= 1
+    load_mnist_sample.cache_clear()
+
+
 def test_a_pass_shows_no_digit_twice_and_another_pass_has_another_order() -> None:
-    data = lit_tasks(0, 0.0, CPU)
+    data = lit_tasks("digits", 0, 0.0, CPU)
     first, second = (
         torch.cat([data.batch(0, 52 + 26 * p + i, 52)[0] for i in range(26)]).flatten(1) for p in (0, 1)
     )
@@ -232,7 +249,7 @@ def test_frozen_weights_stand_still_while_statistics_move() -> None:
 
 def test_an_image_has_the_same_noise_in_every_order() -> None:
     shuffled, ordered = (
-        corrupted_stream(5, "gaussian_noise", 4, order, 100, CPU) for order in ("iid", "sorted")
+        corrupted_stream("digits", 5, "gaussian_noise", 4, order, 100, CPU) for order in ("iid", "sorted")
     )
     assert ordered.y.tolist() == sorted(shuffled.y.tolist())
     assert ordered.y.tolist() != shuffled.y.tolist()
@@ -249,8 +266,8 @@ def stream_members() -> list[Adapting]:
         source_epochs=1,
         corruption="blur",
     )
-    source = train_source(7, 1, CPU)
-    stream = corrupted_stream(7, "blur", 4, "iid", 90, CPU)
+    source = train_source("digits", 7, 1, CPU)
+    stream = corrupted_stream("digits", 7, "blur", 4, "iid", 90, CPU)
     state = {k: v.clone() for k, v in source.state_dict().items()}
     members = [Adapting(kind, knobs, 7, source, stream) for kind in knobs.kinds()]
     for member in members:

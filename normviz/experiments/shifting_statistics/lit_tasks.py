@@ -14,18 +14,18 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from normviz.data import load_digits, seeded_generator
+from normviz.data import seeded_generator
+from normviz.experiments.shifting_statistics.digit_pictures import WHITE, load_pictures
 from normviz.experiments.shifting_statistics.knobs import BATCH, BATCHES_PER_TASK, TASKS
 
 __all__ = ["LOG_CONTRAST", "OFFSET", "LitTasks", "lit", "lit_tasks"]
 
 LOG_CONTRAST = (0.0, 0.5, -0.5, 0.25, -0.25)
 OFFSET = (0.0, 1.0, -1.0, -0.5, 0.5)
-WHITE = 16.0
 
 
 def lit(x: Tensor, y: Tensor, shift: float) -> Tensor:
-    """Digits (n, 1, 8, 8) in the light of the task that each belongs to, y (n,) its class."""
+    """Digits (n, 1, side, side) in the light of the task that each belongs to, y (n,) its class."""
     task = y // 2
     gain = torch.tensor([math.exp(shift * g) for g in LOG_CONTRAST], device=x.device, dtype=x.dtype)[task]
     offset = torch.tensor([shift * o for o in OFFSET], device=x.device, dtype=x.dtype)[task]
@@ -37,12 +37,13 @@ class LitTasks:
     """The digits of one seed, task by task.
 
     Attributes:
-        x: training digits of each task, (n_t, 1, 8, 8).
+        x: training digits of each task, (n_t, 1, side, side).
         y: their classes, 2t and 2t + 1.
         x_test: test digits of each task.
         y_test: their classes.
         mean: what was subtracted from pixel values, for drawing.
         scale: what they were then divided by.
+        white: pixel value that is drawn white.
     """
 
     x: tuple[Tensor, ...]
@@ -51,6 +52,7 @@ class LitTasks:
     y_test: tuple[Tensor, ...]
     mean: float
     scale: float
+    white: float
 
     def batch(self, seed: int, step: int, steps_per_task: int) -> tuple[Tensor, Tensor]:
         """Stream batch of a step: passes over the task's digits, each in a fresh order of the seed."""
@@ -65,30 +67,32 @@ class LitTasks:
         return torch.cat([x[:each] for x in self.x[:tasks]])
 
     def look(self, x: Tensor) -> Tensor:
-        """Pictures (n, 8, 8) with grey values in [0, 1]."""
-        return ((x[:, 0] * self.scale + self.mean) / WHITE).clamp(0, 1)
+        """Pictures (n, side, side) with grey values in [0, 1]."""
+        return ((x[:, 0] * self.scale + self.mean) / self.white).clamp(0, 1)
 
 
 @lru_cache(maxsize=32)
-def lit_tasks(seed: int, shift: float, device: torch.device) -> LitTasks:
+def lit_tasks(data: str, seed: int, shift: float, device: torch.device) -> LitTasks:
     """The tasks of a seed: three quarters of the digits for training, the rest for testing.
 
     Args:
+        data: which pictures.
         seed: of the split.
         shift: strength of the task shift; 0: all tasks in one light.
         device: of the tensors.
     """
-    data = load_digits(seed=seed).to(device)
-    x, x_test = lit(data.x_train, data.y_train, shift), lit(data.x_test, data.y_test, shift)
+    whole = load_pictures(data, test_size=0.25, seed=seed).to(device)
+    x, x_test = lit(whole.x_train, whole.y_train, shift), lit(whole.x_test, whole.y_test, shift)
 
     def of(values: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         return tuple(values[labels // 2 == task] for task in range(TASKS))
 
     return LitTasks(
-        of(x, data.y_train),
-        of(data.y_train, data.y_train),
-        of(x_test, data.y_test),
-        of(data.y_test, data.y_test),
-        float(data.mean),
-        float(data.scale),
+        of(x, whole.y_train),
+        of(whole.y_train, whole.y_train),
+        of(x_test, whole.y_test),
+        of(whole.y_test, whole.y_test),
+        float(whole.mean),
+        float(whole.scale),
+        WHITE[data],
     )

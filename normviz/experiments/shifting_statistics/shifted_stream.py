@@ -57,10 +57,18 @@ def build_method(kind: str, source: nn.Module, knobs: Knobs, batches: list[Tenso
 
 def meet_stream(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Train each seed's source network, then let every method meet the stream."""
+    streams = {
+        seed: corrupted_stream(
+            knobs.data, seed, knobs.corruption, knobs.severity, knobs.order, knobs.images, device
+        )
+        for seed in knobs.seed_range()
+    }
+    if knobs.first_seed in streams:  # the digits stand there while the source network is trained
+        shown = _looks(streams[knobs.first_seed], slice(0, SHOWN))
+        yield Frame(0, knobs.arm_name(knobs.kinds()[0]), knobs.first_seed, shown)
     members: list[Trainee] = []
-    for seed in knobs.seed_range():
-        source = train_source(seed, knobs.source_epochs, device)
-        stream = corrupted_stream(seed, knobs.corruption, knobs.severity, knobs.order, knobs.images, device)
+    for seed, stream in streams.items():
+        source = train_source(knobs.data, seed, knobs.source_epochs, device)
         members += [Adapting(kind, knobs, seed, source, stream) for kind in knobs.kinds()]
     yield from interleave(
         members,
@@ -159,12 +167,19 @@ class Adapting:
         if self.seed != self.knobs.first_seed:
             return {}
         shown = slice(max(self.done - SHOWN, 0), self.done) if self.done else slice(0, SHOWN)
-        values: dict[str, Value] = {"shown_labels": self.stream.y[shown].float().cpu().numpy()}
+        values = _looks(self.stream, shown)
         if self.done:
             values["shown_predicted"] = self.logits[shown].argmax(1).float().cpu().numpy()
-        values["shown_pixels"] = self.stream.pixels[shown].astype(np.float32)
-        values["shown_clean"] = self.stream.clean[shown].astype(np.float32)
         return values
+
+
+def _looks(stream: Stream, shown: slice) -> dict[str, Value]:
+    """Some digits of a stream: labels, clean, and as they come."""
+    return {
+        "shown_labels": stream.y[shown].float().cpu().numpy(),
+        "shown_pixels": stream.pixels[shown].astype(np.float32),
+        "shown_clean": stream.clean[shown].astype(np.float32),
+    }
 
 
 class _Sweep:
