@@ -20,7 +20,7 @@ from normviz.uploads import BUILT_IN
 __all__ = ["CORPUS", "add_knob_flags", "given_knobs", "knob_flags"]
 
 _DEST = "knob:"
-"""Before a knob's name in the parsed arguments, so that no knob can meet another argument."""
+"""Before a knob's name in the parsed arguments, so that a knob never has the name of another argument."""
 
 CORPUS = "corpus"
 """The text knob that also takes a file."""

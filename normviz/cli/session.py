@@ -111,7 +111,7 @@ class Session:
             self.out.print(thing, highlight=False, markup=False, soft_wrap=isinstance(thing, str))
 
     def show_verdicts(self, run: Run, title: str) -> None:
-        """Print what the claims came to: evidence, identities, what needs another setting."""
+        """Print the verdicts: evidence, identities, and how many claims need another setting."""
         claims, verdicts = run.experiment.claims, run.verdicts()
         measured = [claim for claim in claims if verdicts[claim.id].measured]
         self.show(title)

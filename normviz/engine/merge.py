@@ -19,7 +19,7 @@ class FrameMerge:
     A part that begins again sends the same frames again (experiments are deterministic): of each member as many are
     left out as had come before, however the seeds are grouped into parts this time.
 
-    A log lists its arms in the order of their first frames. So that this order does not hang on which worker was
+    A log lists its arms in the order of their first frames. So that this order does not depend on which worker was
     faster, the frames of an arm that is new to the log wait until the leading part, which has the first seed, has sent
     a frame of that arm or has ended.
 

@@ -18,7 +18,7 @@ def owner_name(pid: int) -> str:
 
 
 def is_alive(owner: str, touched: float) -> bool:
-    """Whether a server still lives; one on another machine is given up when its run was quiet for an hour."""
+    """Whether a server still runs; one on another machine counts as ended if its run had no frame for an hour."""
     host, pid, start = owner.rsplit(":", 2)
     if host != socket.gethostname() or os.name != "posix":
         return time.time() - touched < _GIVE_UP_SECONDS

@@ -85,7 +85,7 @@ class WorkerProcess:
             write_message(self._process.stdin, header)  # type: ignore[arg-type]
 
     def forget_words(self) -> None:
-        """A run begins: what the process said before is none of its words."""
+        """A run begins: what the process wrote to standard error before has nothing to do with it."""
         self._tail = bytearray()
 
     def kill(self) -> None:
@@ -157,4 +157,4 @@ def cause_of_death(code: int, stderr: str = "") -> str:
     else:
         cause = f"The worker process ended unexpectedly (exit code {code})."
     last = next((line.strip() for line in reversed(stderr.split("\n")) if line.strip()), "")
-    return f"{cause} Its last words: {last[-200:]}" if last else cause
+    return f"{cause} Last line of its standard error: {last[-200:]}" if last else cause

@@ -158,7 +158,7 @@ def _tidy() -> None:
 
 
 def _warm_up(threads: int) -> None:
-    """Pay now, once, what would otherwise delay the first frame of the first run."""
+    """Do once, before the first run, what would otherwise delay its first frame."""
     import torch
 
     torch.set_num_threads(threads)

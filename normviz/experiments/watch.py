@@ -74,7 +74,7 @@ _LINES: dict[str, dict[str, Any]] = {
         "series": "update/effective_rank",
         "title": "Effective rank of the update, mean over the matrices",
         "y": "exp(entropy of the squared singular values)",
-        "look_for": "Low: the optimizer moves each matrix in few directions. Muon and its kin keep it high.",
+        "look_for": "Low: the optimizer moves each matrix in few directions. Muon and its variants keep it high.",
     },
 }
 

@@ -37,7 +37,7 @@ LONGEST = 12
 
 @dataclass(frozen=True)
 class OwnVerdict:
-    """What a claim came to in the reader's best run at the deciding preset.
+    """The verdict of a claim in the reader's best run at the deciding preset.
 
     Attributes:
         verdict: of that run.
@@ -161,9 +161,9 @@ def ledger_page() -> None:
     page_style()
     st.title("Reproductions", anchor=False)
     st.markdown(
-        "What the pages' claims came to. *Recorded* is what is kept with the project: every claim at the preset that "
-        f"decides it, with {LEAST_SEEDS} seeds or more. *Yours* is your own best run at that preset, if there is one: "
-        "open it with the link, let it run, and add seeds. `normviz reproduce` measures a whole page again. "
+        "The verdicts of the pages' claims. *Recorded* is what is kept with the project: every claim at the preset "
+        f"that decides it, with {LEAST_SEEDS} seeds or more. *Yours* is your own best run at that preset, if there "
+        "is one: open it with the link, let it run, and add seeds. `normviz reproduce` measures a whole page again. "
         "*Corrected* is the outcome when it is corrected for the number of claims that a page judges."
     )
     st.page_link(page_file("verdicts"), label="How verdicts are made", icon=":material/balance:")

@@ -111,7 +111,7 @@ _WORDS = {
 
 
 def _control_line(control: RunControl, run: Run, device: str, label: str) -> int | None:
-    """Buttons, the moment, progress with what else is to be said there; returns the moment, None for the newest."""
+    """Buttons, the moment, progress and messages about the run; returns the moment, None for the newest."""
     state = control.state
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{state.slug}-control"):
         if run.status == "paused":

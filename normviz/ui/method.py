@@ -17,7 +17,7 @@ REPETITIONS = 1000
 
 @st.cache_data(show_spinner="Simulating false alarms")
 def false_alarm_table() -> pd.DataFrame:
-    """For some numbers of rivals: how often equal methods are called different, now and by the rule that tempts."""
+    """For some numbers of rivals: how often equal methods are called different, by the rule in use and by another."""
     rows = []
     for rivals in RIVALS:
         rates = outcome_rates(rivals, repetitions=REPETITIONS)

@@ -34,7 +34,7 @@ __all__ = ["Exact", "experiment_page"]
 
 @dataclass(frozen=True)
 class Exact:
-    """Charts of closed forms: no run behind them; those with parameters react in the browser during the drag.
+    """Charts of closed forms: no run behind them; those with parameters react in the browser while a slider is dragged.
 
     Args:
         title: name of the tab.

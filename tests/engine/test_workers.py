@@ -273,13 +273,18 @@ class TestFailure:
 
     def test_worker_that_leaves(self, engine: WorkerEngine) -> None:
         run = wait_for_end(engine, submit(engine, mode="exit"))
-        expected = "The worker process ended unexpectedly (exit code 3). Its last words: goodbye"
+        expected = (
+            "The worker process ended unexpectedly (exit code 3). Last line of its standard error: goodbye"
+        )
         assert (run.status, run.error) == ("failed", expected)
 
     def test_causes_of_death_in_words(self) -> None:
         assert cause_of_death(-signal.SIGABRT) == "The worker process crashed (SIGABRT)."
         assert cause_of_death(-signal.SIGTERM) == "The worker process was killed (SIGTERM)."
-        assert cause_of_death(-99, "a\nb \n\n") == "The worker process crashed (signal 99). Its last words: b"
+        assert (
+            cause_of_death(-99, "a\nb \n\n")
+            == "The worker process crashed (signal 99). Last line of its standard error: b"
+        )
         assert len(cause_of_death(1, "x" * 9999)) < 300
 
     def test_exception_is_one_readable_line(

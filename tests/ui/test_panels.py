@@ -9,13 +9,13 @@ from streamlit.testing.v1 import AppTest
 
 from normviz.experiments.effective_learning_rate import Knobs
 from normviz.frame import Frame, FrameLog
-from normviz.ui.panels.effective_learning_rate import felt_rates
+from normviz.ui.panels.effective_learning_rate import effective_rates
 
 OpenPage = Callable[..., AppTest]
 SLUG = "effective-learning-rate"
 
 
-def test_felt_rates_are_the_last_of_the_norm_only_network_up_to_the_step() -> None:
+def test_effective_rates_are_the_last_of_the_norm_only_network_up_to_the_step() -> None:
     log = FrameLog()
     for seed, factor in ((0, 1.0), (1, 0.5)):
         for step, rate in ((0, 1.0), (10, 0.8), (20, 0.4)):
@@ -23,10 +23,10 @@ def test_felt_rates_are_the_last_of_the_norm_only_network_up_to_the_step() -> No
             log.append(Frame(step, "LayerNorm", seed, values))
         log.append(Frame(20, "NaP", seed, {"elr/1": 9.0, "elr/2": 9.0}))
     knobs = Knobs(depth=2)
-    assert felt_rates(log, knobs, None) == pytest.approx([0.3, 0.15])
-    assert felt_rates(log, knobs, 15) == pytest.approx([0.6, 0.3])
-    assert felt_rates(log, Knobs(depth=3), None) == []
-    assert felt_rates(FrameLog(), knobs, None) == []
+    assert effective_rates(log, knobs, None) == pytest.approx([0.3, 0.15])
+    assert effective_rates(log, knobs, 15) == pytest.approx([0.6, 0.3])
+    assert effective_rates(log, Knobs(depth=3), None) == []
+    assert effective_rates(FrameLog(), knobs, None) == []
 
 
 def test_button_adds_the_replayed_network(open_page: OpenPage) -> None:

@@ -54,7 +54,7 @@ def sheet(knobs: Knobs) -> Sheet:
             "accuracy" if pixels else "validation_loss",
             title="Test accuracy" if pixels else "Validation loss",
             y="right answers (%)" if pixels else "nats per character",
-            look_for="Only the kernels differ. Does being able to sharpen pay?",
+            look_for="Only the kernels differ. Do kernels that can focus learn better?",
         )
 
     def response(board: Board) -> Figure:

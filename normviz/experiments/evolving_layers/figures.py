@@ -70,7 +70,7 @@ def _comparison(knobs: Knobs) -> Sheet:
             title=f"Accuracy against {across}",
             x=across,
             y="accuracy on held-out images (%)",
-            look_for="Which layers sink towards the left, which stay level?",
+            look_for="Which layers lose accuracy towards the left, which stay level?",
             arms=board.arms,
             step=board.step,
             progress=board.progress,
@@ -161,7 +161,7 @@ def _search(knobs: Knobs) -> Sheet:
             title="Accepted layers on two networks",
             x=f"accuracy on {ANCHORS[0]} (%)",
             y=f"accuracy on {ANCHORS[1]} network (%)",
-            look_for="Large: no other is better on all three networks. Who owns them?",
+            look_for="Large: no other is better on all three. Which search found them?",
             x_domain=(0.0, 100.0),
             y_domain=(0.0, 100.0),
         )
@@ -200,7 +200,7 @@ def _search(knobs: Knobs) -> Sheet:
             title="The population as it ages",
             x="candidate",
             y="mean accuracy on three networks (%)",
-            look_for="Large: alive. The oldest leave. Does the cloud rise?",
+            look_for="Large: in the population. Are newer candidates better?",
             x_domain=(0.0, float(knobs.budget)),
             y_domain=(0.0, 100.0),
         )

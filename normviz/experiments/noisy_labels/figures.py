@@ -29,7 +29,7 @@ def _accuracy(board: Board) -> Figure:
 def _memorised(board: Board) -> Figure:
     return board.lines(
         "memorised",
-        title="Wrong labels learned by heart",
+        title="Wrong labels memorised",
         y="share of wrong labels predicted",
         look_for="Which networks begin to repeat the wrong labels?",
     )
@@ -111,7 +111,7 @@ def sheet(knobs: Knobs) -> Sheet:
             title="Weight as a function of the loss",
             x="loss, as 1 − probability of the label",
             y="mean weight",
-            look_for="Falling: a high loss is not believed. Is it a step?",
+            look_for="Falling: samples with a high loss count less. Is it a step?",
             positions=LOSS_POSITIONS,
         )
 

@@ -40,7 +40,7 @@ LABELS = Arms.of({"right label": 2, "wrong label": 7})
 """The two kinds of training samples."""
 
 WEIGHTING = ("small_loss", "mw_noisy", "storm", "l2rw", "mw_clean")
-"""Arms that give every sample a weight of their own making."""
+"""Arms that compute a weight for every sample."""
 
 _COST = {"plain": 0.4, "small_loss": 0.45, "gce": 0.45, "oracle": 0.45, "l2rw": 2.0, "mw_clean": 2.5}
 """Milliseconds of one update on one processor core, for a batch of 32."""

@@ -105,7 +105,7 @@ class GCELearner(Learner):
 
 
 class OracleLearner(Learner):
-    """Weight 1 for right labels, 0 for wrong ones: what is known here and nowhere else."""
+    """Weight 1 for right labels, 0 for wrong ones: which no other arm knows."""
 
     def loss(self, batches: Batches) -> Tensor:
         """The mean over the rightly labelled samples of the batch."""
@@ -214,7 +214,7 @@ def _only_loss(model: nn.Module, x: Tensor, y: Tensor, num_passes: int) -> Tenso
 def _mw_noisy(
     model: nn.Module, optimizer: torch.optim.Optimizer, knobs: Knobs, device: torch.device
 ) -> STORM:
-    """STORM without what makes it STORM: the loss as the only feature, a validation batch that is believed."""
+    """MW-Net as a special case of STORM: the loss is the only feature, the validation labels are trusted."""
     omega = LossRescaler(num_features=1).to(device)
     return MetaWeightTrainer(
         model,

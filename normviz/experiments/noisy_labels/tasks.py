@@ -123,7 +123,7 @@ def _digits(seed: int) -> _Source:
 def _chapters(seed: int) -> _Source:
     """Passages of the longest topics of Python's help texts as principal components of trigram counts.
 
-    Few components, because in a thousand counts a thousand wrong labels are learned by heart at once.
+    Few components, because in a thousand counts a thousand wrong labels are memorised at once.
     """
     texts = _longest_topics(CHAPTERS)
     passages: list[str] = []

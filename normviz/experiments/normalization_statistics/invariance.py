@@ -1,7 +1,7 @@
 """The invariance lab: LayerNorm's table of 18 entries, measured over a range of transformations, read by dragging.
 
 Ba, Kiros, Hinton, arXiv 1607.06450, table 1. The gaps were measured when the run began (float64, eps = 0); the browser
-picks the dragged strength, so the grid turns during the drag.
+picks the dragged strength, so the grid changes while a slider is dragged.
 """
 
 from __future__ import annotations

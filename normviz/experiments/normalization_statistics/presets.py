@@ -49,8 +49,8 @@ PRESETS = Presets(
         Preset(
             "outliers",
             "One image far too bright",
-            "A vision transformer, and one image far too bright in every tenth batch: which running statistic forgives "
-            "it? About a minute.",
+            "A vision transformer, and one image far too bright in every tenth batch: which running statistic is "
+            "least disturbed? About a minute.",
             {
                 "task": "vision",
                 "network": "vit",

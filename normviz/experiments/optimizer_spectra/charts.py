@@ -24,7 +24,7 @@ PLAN_ARMS = Arms.of({PLANS["everywhere"]: 6, PLANS["in order"]: 1, PLANS["sorted
 
 
 def geometry_figure(board: Board) -> Figure:
-    """Condition number of the update against the spread of its row norms, each arm with the way it came."""
+    """Condition number of the update against the spread of its row norms, each arm with its earlier values."""
     log, step = board.log, board.step
     table, spreads = log.scalars("condition"), log.scalars("row_cv")["value"].tolist()  # measured together
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}

@@ -119,7 +119,7 @@ class Task:
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     """Train every optimizer with every learning rate and yield what the page shows; see :class:`Knobs`."""
     threads = torch.get_num_threads()
-    # Matrices of digits and of the equation are so small that a second thread only waits, and burns its core.
+    # Matrices of digits and of the equation are so small that a second thread only waits and keeps its core busy.
     torch.set_num_threads(threads if knobs.task == "language" else 1)
     try:
         yield from _frames(knobs, resolve_device(device))

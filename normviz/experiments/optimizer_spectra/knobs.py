@@ -253,8 +253,8 @@ class Knobs(Base):
         "full",
         label="SWAN's whitening",
         help="All of it (ten iterations with matrix products), or the cheap scheme with diagonal products, which turns "
-        "directions around that are more than 2.2 times stronger than average: with gradients as lopsided as here its "
-        "steps go uphill.",
+        "directions around that are more than 2.2 times stronger than average: with gradients of a few strong "
+        "directions, as here, its steps raise the loss.",
         labels={"full": "Full", "diagonal": "Diagonal"},
         section="SinkGD and SWAN",
     )

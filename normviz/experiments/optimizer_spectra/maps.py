@@ -43,7 +43,7 @@ def map_figure() -> Figure:
         "One singular value, before and after",
         "Flat means equalised. Do more steps settle at 1, for which β?",
         "Singular value after the iteration against before, for Muon and SWAN. With five steps of Muon values from "
-        "0.003 to 1 land between 0.68 and 1.2. With SWAN's ten steps at beta 0.8 they wander between 0.56 and 1.6.",
+        "0.003 to 1 land between 0.68 and 1.2. With SWAN's ten steps at beta 0.8 they lie between 0.56 and 1.6.",
         spec=_map_spec(),
         data=data,
         wide=True,

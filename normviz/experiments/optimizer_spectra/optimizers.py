@@ -162,7 +162,7 @@ class Watched(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """One timed step of both; what hangs in ``after`` runs outside the measured time."""
+        """One timed step of both; what is called in ``after`` runs outside the measured time."""
         begun, armed = time.perf_counter(), self.spectrum.armed
         if self.count == self.spike:
             torch._foreach_mul_(

@@ -12,7 +12,7 @@ PRESETS = Presets(
         Preset(
             "digits",
             "Eight optimizers",
-            "One lopsided gradient, eight optimizers: which directions does each of them move in?",
+            "One gradient with few strong directions, eight optimizers: which directions does each move in?",
         ),
         Preset(
             "matrix-equation",

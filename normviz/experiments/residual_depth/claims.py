@@ -43,7 +43,7 @@ def _accuracy(method: str, rate: str | None = None, *, bad: float = -math.inf) -
 
 
 def _at_start(name: str, method: str, of: Callable[[NDArray[np.float64]], float]) -> Measure:
-    """A number from an array before training: what becomes of the tower later does not touch it."""
+    """A number from an array before training: a divergence later in training does not change it."""
     arm = _arm(method)
 
     def compute(log: Log, knobs: Any) -> dict[int, float]:

@@ -30,7 +30,7 @@ __all__ = ["levels_theory", "module_sizes", "sheet"]
 CEILING = 100.0
 """Greatest loss that is drawn: an exploding tower starts at 10¹⁴."""
 GREATEST = 1e300
-"""Greatest growth of a theory: beyond it float64 ends, and every chart long before."""
+"""Greatest growth of a theory: near the largest float64, and far above every chart."""
 HE_POWER = 2.0
 """E|f(h)|^2 / |h|^2 of a branch of two He layers with a ReLU between, and the same for its Jacobian."""
 

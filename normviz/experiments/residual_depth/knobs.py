@@ -178,7 +178,7 @@ class Knobs(Base):
         return DEPTHS if self.task == "expansion" else STEPS
 
     def work(self) -> float:
-        """Rough floating-point operations; a branch this small costs its calls, not its products."""
+        """Rough floating-point operations; the calls of such small branches count as operations."""
         return self._per_module() * (self.depth + 2)
 
     def _per_module(self) -> float:

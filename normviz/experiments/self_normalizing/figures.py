@@ -85,7 +85,7 @@ def sheet(knobs: Knobs) -> Sheet:
             title="Variance of every layer while training",
             y="layer (0: input)",
             value="variance",
-            look_for="One strip per network. White: variance 1. Does colour grow?",
+            look_for="One strip per network. White: variance 1. Does the colour become stronger?",
             limits=VARIANCES,
             first=0,
             wide=False,

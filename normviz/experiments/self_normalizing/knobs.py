@@ -157,7 +157,7 @@ class Knobs(Base):
         return Arms.product({ARMS[kind]: COLOURS[kind] for kind in self.arms}, endings)
 
     def work(self) -> float:
-        """Rough floating-point operations; a layer of small width costs its calls, not its products."""
+        """Rough floating-point operations; the calls of narrow layers count as operations."""
         per_layer = 5e6 + 6.0 * self.batch_size * self.width**2
         return len(self.arms) * self.seeds * self.steps * (sum(self.depths()) + 2) * per_layer
 

@@ -1,4 +1,4 @@
-"""The schedule that a norm sets unasked, in numbers, and the button that gives it to a projected network."""
+"""The schedule that growing weights set behind a norm, in numbers, and the button that applies it to NaP."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from normviz.experiments.effective_learning_rate.knobs import NAP, REPLAY, norme
 from normviz.frame import FrameLog
 from normviz.ui.widgets import set_knobs
 
-__all__ = ["felt_rates", "implicit_schedule_panel"]
+__all__ = ["effective_rates", "implicit_schedule_panel"]
 
 
-def felt_rates(log: FrameLog, knobs: Knobs, step: int | None) -> list[float]:
+def effective_rates(log: FrameLog, knobs: Knobs, step: int | None) -> list[float]:
     """Effective over set learning rate of each hidden layer of the norm-only network, mean over seeds; [] before."""
     rates = []
     for layer in range(1, knobs.layers() + 1):
@@ -28,7 +28,7 @@ def felt_rates(log: FrameLog, knobs: Knobs, step: int | None) -> list[float]:
 
 
 def implicit_schedule_panel(run: Run, step: int | None) -> None:
-    """Draw what the norm-only network feels and the button; the equivalence always has the replay."""
+    """Draw the norm-only network's effective rates and the button; the equivalence always has the replay."""
     knobs = run.knobs
     assert isinstance(knobs, Knobs)
     if knobs.task == "equivalence":
@@ -36,10 +36,12 @@ def implicit_schedule_panel(run: Run, step: int | None) -> None:
     names = {variant.name for variant in variants(knobs)}
     with st.container(border=True, key="implicit-schedule"):
         st.markdown("**The implicit schedule**")
-        rates = felt_rates(run.log, knobs, step)
+        rates = effective_rates(run.log, knobs, step)
         if rates:
             parts = ", ".join(f"{100 * rate:.0f} % in layer {i}" for i, rate in enumerate(rates, 1))
-            st.markdown(f"Of the learning rate that is set, {normed(knobs)} feels by now: {parts}.")
+            st.markdown(
+                f"Effective learning rate of {normed(knobs)} by now, as a share of the rate that is set: {parts}."
+            )
         if REPLAY in names:
             st.caption(f"{REPLAY}, trained last, is given these rates, step by step and layer by layer.")
         elif normed(knobs) in names:
