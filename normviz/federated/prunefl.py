@@ -6,8 +6,10 @@ weight j costs, and the set M that maximises sum of g^2 over M / (c + sum of t o
 weight enters as long as it does not lower the ratio. As a rival of FedTiny (arXiv 2212.01977) it shows what dense
 gradients cost a device: memory for all of them.
 
-Here t_j is the multiply-accumulates of a weight per sample, 1 for a linear layer and the number of output positions for
-a convolution, and c is by default the time of the dense network. The paper measures both on devices.
+Here t_j is the multiply-accumulates of a weight per sample, 1 for a linear layer and the number of output positions
+for a convolution; the paper measures it on devices. By default c is so large that the density's budget alone decides
+how many weights stay, for comparisons at equal density. With the paper's c the network may shrink far below the
+budget.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from normviz.federated.pruning import top_positions
 from normviz.validation import check_real
 
 __all__ = ["PruneFL", "prunefl_select"]
+
+BUDGET_ALONE = 1e30
+"""A constant beside which no time counts: every weight with a gradient enters."""
 
 
 def prunefl_select(g2: Tensor | npt.ArrayLike, t: Tensor | npt.ArrayLike, constant: float = 0.0) -> Tensor:
@@ -89,7 +94,7 @@ class PruneFL(OneShotMagnitude):
         rule: layer densities at the start.
         interval: rounds between adjustments.
         stop: last round that may adjust.
-        constant: c of the rule, in multiply-accumulates. Default: those of the dense network.
+        constant: c of the rule, in multiply-accumulates. Default: so large that the budget is used in full.
 
     Raises:
         ValueError: an argument out of range.
@@ -121,9 +126,7 @@ class PruneFL(OneShotMagnitude):
         macs = model_macs(network, tuple(self.clients[0][0].shape[1:]))
         self._times = {name: macs[name] / network.get_parameter(name).numel() for name in names}
         self.constant = (
-            float(sum(macs.values()))
-            if constant is None
-            else check_real("constant", constant, 0, high_open=True)
+            BUDGET_ALONE if constant is None else check_real("constant", constant, 0, high_open=True)
         )
         shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
         self.budget, _ = prunable_budget(shapes, names, density)

@@ -235,6 +235,11 @@ def test_prunefl_stays_within_the_budget():
     assert changed == [False, True, False, True, False, True, False, False]
 
 
+def test_prunefl_with_a_small_constant_shrinks_below_the_budget():
+    trainer = PruneFL(convnet, images(), 0.3, epochs=1, interval=1, stop=1, constant=0.0).run(1)
+    assert 3 <= total(trainer.model.masks) < prunable_budget(convnet(), 0.3)
+
+
 def test_prunefl_takes_the_largest_squared_gradients():
     """One client, one batch: the mask is that of the squared dense gradient per time, cut to the budget."""
     data = images((20,))
@@ -246,6 +251,7 @@ def test_prunefl_takes_the_largest_squared_gradients():
     ratio = torch.cat([squares[n].flatten() / positions[n] for n in NAMES]).numpy()
     trainer.run(1)
     mask = torch.cat([trainer.model.masks[n].flatten() for n in NAMES]).numpy()
+    assert mask.sum() == prunable_budget(convnet(), 0.3), "without a constant of its own the budget is used"
     firsts = np.cumsum([0, *[squares[n].numel() for n in NAMES]])[:3]
     forced = {int(f + squares[n].flatten().argmax()) for f, n in zip(firsts, NAMES, strict=True)}
     order = [i for i in np.argsort(-ratio, kind="stable") if i not in forced]
