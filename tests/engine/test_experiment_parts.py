@@ -42,6 +42,11 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     ("adaptive-data-analysis", {"task": "holdout", "rows": 200, "queries": 100}),
     ("adaptive-data-analysis", {"task": "universe", "rows": 200, "queries": 100}),
     ("adaptive-data-analysis", {"rows": 200, "queries": 100, "budget": 3, "sparse_noise": "laplace"}),
+    ("active-learning", {"task": "animals"}),
+    (
+        "active-learning",
+        {"steps": 10, "particles": 8, "classes": 2, "queries": 3, "rivals": "minimax,prior,uniform"},
+    ),
 ]
 
 
