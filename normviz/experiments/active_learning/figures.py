@@ -16,6 +16,8 @@ MAPPED = ("robust", "minimax", "prior", "elimination", "gbs", "soft")
 """Policies whose questions are mapped, at most four of a task."""
 SCATTERED = ("robust", "minimax", "uniform")
 """Policies whose losses are drawn as dots: more would hide each other."""
+FAR_OFF = ("robin", "elimination")
+"""Policies left out of two line charts: at small budgets they lose so much more that the other lines would be one."""
 MOST_MAPPED = 4
 LOSSES = {"simple_regret": "regret", "best_identification": "wrong decisions"}
 SHOWN_ANIMAL = "owl"
@@ -25,6 +27,12 @@ def _some(board: Board, kinds: tuple[str, ...], most: int = 9) -> Board:
     """The board for the first few of these policies that are there; all if none is."""
     names = [NAMES[kind] for kind in kinds if NAMES[kind] in board.arms][:most]
     return board.only(names) if names else board
+
+
+def _without(board: Board, *kinds: str) -> Board:
+    """The board without these policies."""
+    left_out = {NAMES[kind] for kind in kinds}
+    return board.only(name for name in board.arms if name not in left_out)
 
 
 def _positions(knobs: Knobs) -> list[str]:
@@ -92,19 +100,18 @@ def _asked(knobs: Knobs) -> Drawer:
 
 def _hard(knobs: Knobs) -> Drawer:
     def draw(board: Board) -> Figure:
-        return board.lines(
+        return _without(board, *FAR_OFF).lines(
             "hard",
             title="Worst case in the hardest class",
             y=f"largest expected {LOSSES[knobs.loss]}",
-            look_for="When does the trained policy pass those that are not trained?",
+            look_for="Does training sink below uniform? (Elimination: far above.)",
         )
 
     return draw
 
 
 def _gap(board: Board) -> Figure:
-    others = [name for name in board.arms if name != NAMES[EXPERTS]]
-    return board.only(others).lines(
+    return _without(board, EXPERTS, *FAR_OFF).lines(
         "gap",
         title="Largest gap to the class experts",
         y="loss above the best",
@@ -114,8 +121,7 @@ def _gap(board: Board) -> Figure:
 
 
 def _attacked(board: Board) -> Figure:
-    others = [name for name in board.arms if name != NAMES[EXPERTS]]
-    return board.only(others).dots(
+    return _without(board, EXPERTS).dots(
         {"found by chance": "gap", "after an attack": "attacked_gap"},
         title="Gap on problems that fight back",
         x="largest gap to the class experts",
