@@ -8,7 +8,7 @@ from normviz.experiments import SLUGS, get_experiment
 from normviz.frame import Frame
 from tests.engine.members import by_member
 
-CLOCK = ("step_ms", "optimizer_ms", "weighting_cost", "seconds_by_length", "time_exponent")
+CLOCK = ("step_ms", "optimizer_ms", "weighting_cost", "seconds_by_length", "time_exponent", "ms_by_tokens")
 """Values that say how long something took."""
 
 SMALL: list[tuple[str, dict[str, object]]] = [
@@ -28,6 +28,7 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     ("residual-depth", {"depth": 4, "methods": "plain,fixup", "steps": 10}),
     ("residual-depth", {"task": "expansion", "depth": 8, "order": 2, "width": 8, "methods": "plain,inv"}),
     ("attention-entropy", {"kinds": "softmax,nala_cosine", "side": "4", "longest": "1024", "steps": 10}),
+    ("lora-limits", {"arms": "exact,taylor,kept", "steps": 10, "length": 64, "longest_exact": "1024"}),
     ("sample-reweighting", {"strategies": "uniform,linupper", "batch_size": 8, "steps": 10}),
     ("sample-reweighting", {"task": "regression", "steps": 10}),
     ("shifting-statistics", {"task": "grid", "methods": "source,alpha", "images": 64, "source_epochs": 1}),
@@ -36,8 +37,17 @@ SMALL: list[tuple[str, dict[str, object]]] = [
         "shifting-statistics",
         {"methods": "source,alpha,core", "images": 64, "batch_size": 16, "source_epochs": 1},
     ),
+    ("schedule-refinement", {"schedules": "refined,linear", "rates": 1, "steps": 40}),
+    (
+        "schedule-refinement",
+        {"task": "absolute", "optimizer": "sgd", "schedules": "refined,flat", "steps": 40},
+    ),
     ("noisy-labels", {"arms": "plain,storm", "steps": 50, "passes": 1}),
     ("reward-normalization", {"estimators": "bnpo,grpo", "steps": 10, "questions": 4, "group": 2}),
+    (
+        "federated-pruning",
+        {"arms": "fedtiny,feddst", "clients": 3, "pool_size": 2, "interval": 1, "rounds": 3},
+    ),
     ("adaptive-data-analysis", {"task": "climb", "queries": 100, "mechanisms": "plain,gaussian"}),
     ("adaptive-data-analysis", {"task": "holdout", "rows": 200, "queries": 100}),
     ("adaptive-data-analysis", {"task": "universe", "rows": 200, "queries": 100}),
@@ -46,6 +56,10 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     (
         "active-learning",
         {"steps": 10, "particles": 8, "classes": 2, "queries": 3, "rivals": "minimax,prior,uniform"},
+    ),
+    (
+        "vision-modulation",
+        {"arms": "attention,frozen,pooled,concat", "host_steps": 10, "filler": 2, "steps": 10},
     ),
 ]
 
