@@ -43,7 +43,8 @@ What is found so is what the verdicts use (*More charts*, *Gap on problems that 
 problems alone flatters every policy.
 
 **Twenty questions** trains nothing. With one wrong answer in five, binary search has struck out the true animal early
-in most games and does not recover: its line stops rising. Soft search only lowers the animal's probability.
+in half of the games and does not recover: its line stops rising, and with one animal left it asks the first question
+again and again. Soft search only lowers the animal's probability.
 """
 
 EXACT = Exact(

@@ -99,7 +99,7 @@ def _spec(arms: tuple[str, ...], rows: tuple[str, ...], y: str, value: str) -> d
         .encode(
             x=across(
                 "left",
-                "one strip per policy, questions from left to right",
+                "strips: questions from left to right",
                 Span(0.0, float(max(len(arms), 1))),
                 values=[i + (1 - GAP) / 2 for i in range(len(arms))],
                 labelExpr=names,
@@ -119,7 +119,7 @@ def _spec(arms: tuple[str, ...], rows: tuple[str, ...], y: str, value: str) -> d
                 labelExpr=f"{list(rows)!r}[datum.value - 1]",
                 labelFontSize=9 if len(rows) > 10 else 11,
                 labelLimit=80,
-                labelOverlap=False,
+                labelOverlap="greedy",
                 grid=False,
                 ticks=False,
                 domain=False,

@@ -45,7 +45,7 @@ def two_arm_figure() -> Figure:
         "Two arms: which problems hurt?",
         "Drag T. Right: impossible, yet little regret. Where is regret largest?",
         "Curves over complexity: the probability of a wrong decision rises to one half, the gap falls, and their "
-        "product, the regret, has its maximum where the complexity is near twice the number of questions.",
+        "product, the regret, has its maximum where the complexity is about 1.8 times the number of questions.",
         spec=_spec(),
         data=data.round(5),
         wide=True,
