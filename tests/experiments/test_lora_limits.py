@@ -327,6 +327,19 @@ def test_costs_are_relative_to_the_exact_method(log: FrameLog) -> None:
     assert set(data[data["label"] != ""]["kind"]) == {"counted operations", "time"}
 
 
+def test_a_certificate_is_drawn_for_the_seeds_that_have_one() -> None:
+    frames = [
+        Frame(0, TAYLOR, seed, {"true_error": np.full(6, 1e-3), "certificate": np.array([math.inf, *row])})
+        for seed, row in enumerate(([math.inf, 8.0, 4.0, 2.0, 1.0], [6.0, 4.0, 3.0, 2.0, 1.0]))
+    ]
+    data = EXPERIMENT.figures(FrameLog(frames), Knobs(), None, ["errors"])["errors"].data
+    assert data is not None
+    bound = data[data["arm"] == f"{TAYLOR}, certificate"]
+    assert bound["x"].tolist() == list(DEGREES[1:])
+    assert bound["mean"].tolist() == [6.0, 6.0, 3.5, 2.0, 1.0]
+    assert (bound["low"].iloc[1], bound["high"].iloc[1]) == (4.0, 8.0)
+
+
 # ---- claims
 
 

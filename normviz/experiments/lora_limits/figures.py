@@ -38,20 +38,18 @@ def _cost(board: Board) -> Figure:
 
 
 def _by_degree(board: Board, names: dict[str, str], title: str, y: str, look_for: str) -> Figure:
-    """Arrays by degree at the moment, mean and range over seeds; what is not finite is left out."""
+    """Arrays by degree at the moment: mean and range over the seeds that have a finite number there."""
     arms = board.arms.only((TAYLOR, CHEBYSHEV))
-    parts = []
+    rows = []
     for name, ending in names.items():
         entries = board.log.arrays(name, board.step)
         for arm in arms:
-            values = [e.value.astype(float) for e in entries if e.arm == arm]
-            if values:
-                stack = np.stack(values)
-                columns = {"mean": stack.mean(0), "low": stack.min(0), "high": stack.max(0)}
-                parts.append(pd.DataFrame({"arm": arm + ending, "of": arm, "x": DEGREES, **columns}))
-    empty = pd.DataFrame(columns=["arm", "x", "mean", "low", "high"])
-    data = pd.concat(parts, ignore_index=True) if parts else empty
-    data = data[np.isfinite(data[["mean", "low", "high"]].to_numpy(dtype=float)).all(axis=1)]
+            tables = [e.value.astype(float) for e in entries if e.arm == arm]
+            for i, degree in enumerate(DEGREES):
+                found = [float(table[i]) for table in tables if np.isfinite(table[i])]
+                if found:
+                    rows.append((arm + ending, arm, degree, sum(found) / len(found), min(found), max(found)))
+    data = pd.DataFrame(rows, columns=["arm", "of", "x", "mean", "low", "high"])
     return board.of(board.log, arms.with_endings(names.values())).curves(
         data, title=title, x="degree g of the polynomial", y=y, look_for=look_for, log_y=True, points=True
     )
