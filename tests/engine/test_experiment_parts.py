@@ -37,10 +37,10 @@ SMALL: list[tuple[str, dict[str, object]]] = [
         "shifting-statistics",
         {"methods": "source,alpha,core", "images": 64, "batch_size": 16, "source_epochs": 1},
     ),
-    ("schedule-refinement", {"schedules": "refined,linear", "rates": 1, "steps": 40}),
+    ("schedule-refinement", {"task": "text", "schedules": "refined,linear", "rates": 1, "steps": 40}),
     (
         "schedule-refinement",
-        {"task": "absolute", "optimizer": "sgd", "schedules": "refined,flat", "steps": 40},
+        {"schedules": "refined,flat", "rates": 3, "steps": 40},
     ),
     ("noisy-labels", {"arms": "plain,storm", "steps": 50, "passes": 1}),
     ("reward-normalization", {"estimators": "bnpo,grpo", "steps": 10, "questions": 4, "group": 2}),

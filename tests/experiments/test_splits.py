@@ -28,6 +28,8 @@ ROWS: list[tuple[str, dict[str, object]]] = [
     ("evolving-layers", {"mode": "search", "budget": 1, "population": 3, "trial_steps": 10}),
     ("effective-learning-rate", {"arms": "none", "phases": 1, "period": 20}),
     ("effective-learning-rate", {"task": "stationary", "arms": "layer", "phases": 1, "period": 20}),
+    ("schedule-refinement", {"task": "text", "schedules": "flat", "rates": 1, "steps": 40}),
+    ("schedule-refinement", {"task": "digits", "schedules": "flat", "rates": 1, "steps": 40}),
     ("optimizer-spectra", {"task": "digits", "optimizers": "adamw", "grid": "1", "steps": 20}),
     ("optimizer-spectra", {"task": "language", "optimizers": "adamw", "grid": "1", "steps": 20}),
     ("residual-depth", {"depth": 4, "methods": "plain", "steps": 10}),
