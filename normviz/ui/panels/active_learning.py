@@ -164,7 +164,7 @@ def _hide(noise: float) -> None:
 def _listed(asker: Asker) -> None:
     """The newest answers."""
     lines = [
-        f"{i}. {QUESTIONS[question]} **{'Yes' if answer else 'No'}**"
+        rf"{i}\. {QUESTIONS[question]} **{'Yes' if answer else 'No'}**"
         for i, (question, answer) in enumerate(asker.history, start=1)
     ]
     if lines:
