@@ -133,7 +133,7 @@ def test_noisy_labels_are_other_classes() -> None:
 
 def small(**values: object) -> Knobs:
     return Knobs.parse(
-        {"task": "absolute", "optimizer": "sgd", "steps": 40, "tau": 0.0, "rates": 3, **values}
+        {"task": "absolute", "optimizer": "sgd", "steps": 40, "tau": 0.0, "rates": 3, "seeds": 1, **values}
     )
 
 
