@@ -38,6 +38,7 @@ ROWS: list[tuple[str, dict[str, object]]] = [
     ("sample-reweighting", {"strategies": "uniform", "batch_size": 8, "steps": 10}),
     ("noisy-labels", {"arms": "plain", "steps": 50}),
     ("noisy-labels", {"task": "text", "arms": "plain", "steps": 50}),
+    ("federated-pruning", {"arms": "dense", "clients": 2, "rounds": 3}),
 ]
 
 
