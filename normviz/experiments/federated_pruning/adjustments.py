@@ -9,13 +9,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from normviz.experiments.federated_pruning.client_labels import BLUE
 from normviz.experiments.federated_pruning.layers import LAYERS
 from normviz.figures import Board, Figure
 from normviz.figures.encodings import focus_param
+from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across
 from normviz.figures.vega import specification
 
 __all__ = ["adjustment_figure"]
+
+FAINT = 0.08
+"""Opacity of a cell with 0."""
 
 
 def adjustment_figure(board: Board, reference: str, interval: int) -> Figure:
@@ -64,11 +69,11 @@ def _spec(reference: str, width: Span, most: int) -> dict[str, Any]:
         .transform_filter(f"datum.arm == (length(focus) ? focus[0] : '{reference}')")
         .encode(y=alt.Y("layer:N", title=None, sort=labels, scale=alt.Scale(domain=labels)))
     )
-    cells = base.mark_rect(clip=True).encode(
+    cells = base.mark_rect(clip=True, fill=BLUE).encode(
         x=across("left", "communication round", width),
         x2="right:Q",
-        color=alt.Color(
-            "count:Q", scale=alt.Scale(domain=[0, most], range=["#eef3f6", "#0a66b8"]), legend=None
+        fillOpacity=alt.FillOpacity(
+            "count:Q", scale=alt.Scale(domain=[0, most], range=[FAINT, 1]), legend=None
         ),
         tooltip=[
             alt.Tooltip("arm:N"),
@@ -80,9 +85,7 @@ def _spec(reference: str, width: Span, most: int) -> dict[str, Any]:
     numbers = base.mark_text(fontSize=10, clip=True).encode(
         x=across("step", "communication round", width),
         text="count:Q",
-        color=alt.when(f"datum.count > {0.5 * most}")
-        .then(alt.value("#ffffff"))
-        .otherwise(alt.value("#303030")),
+        color=alt.when(f"datum.count > {0.3 * most}").then(alt.value("#ffffff")).otherwise(alt.value(MUTED)),
     )
-    chart = alt.layer(cells, numbers).resolve_scale(color="independent")
+    chart = alt.layer(cells, numbers)
     return specification(chart.add_params(focus_param()))

@@ -80,11 +80,12 @@ def _spec(size: int, width: Span) -> dict[str, Any]:
         .mark_rule(color=MUTED, strokeWidth=1, opacity=0.6)
         .encode(x=x, x2="other:Q")
     )
-    colour = arm_colour(STATISTICS, field="kind", legend=legend_above(STATISTICS.names, lines=False))
+    legend = legend_above(STATISTICS.names, lines=False)
+    colour = arm_colour(STATISTICS, field="kind", legend=legend)
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
         x=x,
         color=colour,
-        shape=arm_symbol(STATISTICS, field="kind"),
+        shape=arm_symbol(STATISTICS, field="kind", legend=legend),
         tooltip=[
             alt.Tooltip("candidate:N"),
             alt.Tooltip("kind:N", title="with the"),

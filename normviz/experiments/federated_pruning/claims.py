@@ -55,6 +55,7 @@ CLAIMS: tuple[Claim, ...] = (
         given=METHODS,
         unit="points",
         resolution=100 / TESTED,
+        caveat="Both have the same budget; a candidate with noise may keep fewer weights, never more.",
     ),
     Claim(
         id="better-than-vanilla-selection",

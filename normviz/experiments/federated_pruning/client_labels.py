@@ -1,4 +1,4 @@
-"""Who has which digits: a row per client, a column per digit, the number of samples in the cell."""
+"""Who has which digits: a row per client, a column per digit, a bubble as large as the number of samples."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pandas as pd
 from normviz.figures import Board, Figure
 from normviz.figures.vega import specification
 
-__all__ = ["label_figure"]
+__all__ = ["BLUE", "label_figure"]
 
-SHADES = ["#eef3f6", "#0a66b8"]
+BLUE = "#0a85d1"
 
 
 def label_figure(board: Board) -> Figure:
@@ -24,7 +24,7 @@ def label_figure(board: Board) -> Figure:
     if not entries:
         data = pd.DataFrame(columns=["client", "digit", "samples"])
         return Figure(
-            title, look_for, "Table of labels; nothing is measured yet.", spec=_spec(10, 100), data=data
+            title, look_for, "Bubbles of labels; nothing is measured yet.", spec=_spec(10, 100), data=data
         )
     counts = min(entries, key=lambda entry: entry.seed).value
     clients, digits = counts.shape
@@ -33,7 +33,7 @@ def label_figure(board: Board) -> Figure:
     sizes = counts.sum(1)
     few = (counts.max(1) / np.maximum(sizes, 1)).mean()
     text = (
-        f"Table of samples by client and digit, first seed: {clients} clients with {sizes.min():.0f} to "
+        f"Bubbles of samples by client and digit, first seed: {clients} clients with {sizes.min():.0f} to "
         f"{sizes.max():.0f} samples; on average {100 * few:.0f} % of a client's samples are of one digit."
     )
     most = int(10 * np.ceil(counts.max() / 10))
@@ -42,29 +42,25 @@ def label_figure(board: Board) -> Figure:
 
 @lru_cache(maxsize=64)
 def _spec(clients: int, most: int) -> dict[str, Any]:
-    base = alt.Chart().encode(
-        x=alt.X("digit:O", title="digit", axis=alt.Axis(labelAngle=0, ticks=False, domain=False)),
-        y=alt.Y(
-            "client:O",
-            title="client",
-            scale=alt.Scale(domain=list(range(1, clients + 1))),
-            axis=alt.Axis(ticks=False, domain=False),
-        ),
-    )
-    cells = base.mark_rect(stroke=None).encode(
-        color=alt.Color(
-            "samples:Q", scale=alt.Scale(domain=[0, most], range=SHADES, clamp=True), legend=None
-        ),
-        tooltip=["client:O", "digit:O", "samples:Q"],
-    )
-    numbers = (
-        base.transform_filter("datum.samples > 0")
-        .mark_text(fontSize=9 if clients > 12 else 10)
+    bubbles = (
+        alt.Chart()
+        .mark_circle(color=BLUE, opacity=0.9)
         .encode(
-            text="samples:Q",
-            color=alt.when(f"datum.samples > {0.5 * most}")
-            .then(alt.value("#ffffff"))
-            .otherwise(alt.value("#303030")),
+            x=alt.X("digit:O", title="digit", axis=alt.Axis(labelAngle=0, ticks=False, grid=True)),
+            y=alt.Y(
+                "client:O",
+                title="client",
+                scale=alt.Scale(domain=list(range(1, clients + 1))),
+                axis=alt.Axis(
+                    ticks=False, grid=True, labelOverlap=False, labelFontSize=8 + 2 * (clients < 13)
+                ),
+            ),
+            size=alt.Size(
+                "samples:Q",
+                scale=alt.Scale(domain=[0, most], range=[0, min(340.0, 34e3 / clients**2)]),
+                legend=None,
+            ),
+            tooltip=["client:O", "digit:O", "samples:Q"],
         )
     )
-    return specification(alt.layer(cells, numbers).resolve_scale(color="independent"))
+    return specification(bubbles)

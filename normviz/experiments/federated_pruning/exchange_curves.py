@@ -64,7 +64,7 @@ def _exchange_spec() -> dict[str, Any]:
             x=across("round", "communication round", Span(0, LAST)),
             y=alt.Y("count:Q", title="weights exchanged", scale=scale, axis=alt.Axis(values=TICKS)),
             color=arm_colour(LAYER_ARMS, legend=legend_above(LAYER_ARMS.names, columns=4)),
-            strokeDash=arm_dash(LAYER_ARMS),
+            strokeDash=arm_dash(LAYER_ARMS, legend=legend_above(LAYER_ARMS.names, columns=4)),
             tooltip=[
                 alt.Tooltip("arm:N", title="layer"),
                 alt.Tooltip("round:Q"),
@@ -110,7 +110,7 @@ def _format_spec(width: Span, height: Span) -> dict[str, Any]:
             x=across("share", "share of weights that are left", width, grid=True),
             y=up("bytes", "bytes per weight", height),
             color=arm_colour(FORMATS, legend=legend_above(FORMATS.names)),
-            strokeDash=arm_dash(FORMATS),
+            strokeDash=arm_dash(FORMATS, legend=legend_above(FORMATS.names)),
             tooltip=[
                 alt.Tooltip("arm:N", title="format"),
                 alt.Tooltip("share:Q", format=".3f"),

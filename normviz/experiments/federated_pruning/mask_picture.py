@@ -141,22 +141,16 @@ def _spec(reference: str) -> dict[str, Any]:
         .encode(x2="x2:Q", y2="y2:Q")
     )
     names = list(CELL_KINDS.names)
-    colour = alt.Color(
-        "kind:N",
-        title=None,
-        scale=alt.Scale(domain=names, range=colours(CELL_KINDS)),
-        legend=legend_above(names, lines=False, columns=2),
-    )
+    scale = alt.Scale(domain=names, range=colours(CELL_KINDS))
+    legend = legend_above(names, lines=False, columns=2)
     cells = (
         base.transform_filter(f"datum.what == 'cell' && {focus}")
         .mark_rect(strokeWidth=0.9)
         .encode(
             x2="x2:Q",
             y2="y2:Q",
-            color=colour,
-            stroke=alt.Stroke(
-                "kind:N", title=None, scale=alt.Scale(domain=names, range=colours(CELL_KINDS)), legend=None
-            ),
+            color=alt.Color("kind:N", title=None, scale=scale, legend=legend),
+            stroke=alt.Stroke("kind:N", title=None, scale=scale, legend=legend),
             tooltip=[alt.Tooltip("arm:N"), alt.Tooltip("kind:N", title="weight")],
         )
     )

@@ -62,14 +62,15 @@ def _accuracies(board: Board, seed: int) -> tuple[dict[str, float], int]:
 
 @lru_cache(maxsize=64)
 def _spec(width: Span, height: Span) -> dict[str, Any]:
+    legend = legend_above(STATISTICS.names, lines=False)
     dots = (
         alt.Chart()
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             x=across("loss", "loss before training", width, grid=True),
             y=up("accuracy", "accuracy now", height),
-            color=arm_colour(STATISTICS, field="kind", legend=legend_above(STATISTICS.names, lines=False)),
-            shape=arm_symbol(STATISTICS, field="kind"),
+            color=arm_colour(STATISTICS, field="kind", legend=legend),
+            shape=arm_symbol(STATISTICS, field="kind", legend=legend),
             tooltip=[
                 alt.Tooltip("arm:N"),
                 alt.Tooltip("kind:N", title="with the"),
