@@ -96,13 +96,18 @@ def _prefixed(prefix: str, text: str) -> str:
     return prefix + text
 
 
+SINGLE = 5.0
+"""How often ``atol`` counts for a tensor of one number in :func:`assert_near`."""
+
+
 def assert_near(
     actual: object, expected: object, what: str, *, rtol: float, atol: float = 0.0, dtype: bool = True
 ) -> None:
     """Raise unless each tensor of ``actual`` is near its counterpart in norm, other leaves equal.
 
     Near: ``||a - b|| <= rtol ||b|| + atol sqrt(number of elements)``, in float64; not entry by entry, because a sum
-    that cancels has no small relative error.
+    that cancels has no small relative error. A tensor of one number (a gate's gradient) has no other entries over
+    which such a sum's error averages out: there ``atol`` counts :data:`SINGLE` times.
 
     Args:
         actual: a nest of results.
@@ -122,7 +127,7 @@ def assert_near(
         require(not dtype or a.dtype == b.dtype, f"{what}{path}: {a.dtype} instead of {b.dtype}.")
         a, b = a.detach().cpu().double(), b.detach().cpu().double()
         error, size = float((a - b).norm()), float(b.norm())
-        allowed = rtol * size + atol * math.sqrt(a.numel())
+        allowed = rtol * size + atol * (math.sqrt(a.numel()) if a.numel() > 1 else SINGLE)
         require(
             error <= allowed,
             f"{what}{path}: error {error:.3g} in norm, size {size:.3g}, allowed {allowed:.3g}.",
