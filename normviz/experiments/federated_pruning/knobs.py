@@ -59,7 +59,7 @@ class Knobs(Base):
     task: Literal["methods", "candidates"] = knob(
         "methods",
         label="What is trained",
-        help="Compare methods, or train every candidate of FedTiny's pool: did the selection take a good one?",
+        help="Compare methods, or train every candidate of the pool to see whether the selection took a good one.",
         labels={"methods": "Methods", "candidates": "Every candidate"},
         section="Experiment",
     )
