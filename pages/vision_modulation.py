@@ -35,15 +35,15 @@ circles show how much the word reads of each cell, as an area (mean over all mod
 are all alike, later one is large. The bars on the right are the answers, by colour. *Pooled* knows which colours are
 in the picture, not where: its bar shows them in equal parts.
 
-**Steps and arithmetic.** Concat needs fewer steps in the small world, but its steps are dearer: compare *by steps* with
-*by arithmetic*. Here the picture has four tokens. With hundreds the price differs by more than ten times, see
+**Steps and arithmetic.** In the small world Concat may need fewer steps, but its steps are dearer: compare *by steps*
+with *by arithmetic*. With *Nine cells* it needs thousands of steps, and LaVi some hundred. Here the picture has four tokens. With hundreds the price differs by more than ten times, see
 *Arithmetic by visual tokens* and the tab *The price of a picture*. The measured time (*More charts*, *Cost*) says the
 same only for many tokens: with few, Python's own time is larger than the arithmetic.
 
 **Text without a picture.** After learning to see, is the language still there? With the host frozen the line is exactly
 flat. All others forget, LaVi with everything trained too: the questions contain no ordinary text, and nothing tells
 them to remember. What protects the language is freezing, and LaVi is a way to see *in spite of* it. *Concat, host
-frozen* (preset *Keep the language*) can only train how cells become tokens, and learns less.
+frozen* (preset *Keep the language*) can only train how cells become tokens.
 
 **Which words.** Preset *Which words*: eight words stand before the question. The norm of a word that has nothing to do
 with the picture need not change, and the last word's has to.
