@@ -36,9 +36,10 @@ are all alike, later one is large. The bars on the right are the answers, by col
 in the picture, not where: its bar shows them in equal parts.
 
 **Steps and arithmetic.** In the small world Concat may need fewer steps, but its steps are dearer: compare *by steps*
-with *by arithmetic*. With *Nine cells* it needs thousands of steps, and LaVi some hundred. Here the picture has four tokens. With hundreds the price differs by more than ten times, see
-*Arithmetic by visual tokens* and the tab *The price of a picture*. The measured time (*More charts*, *Cost*) says the
-same only for many tokens: with few, Python's own time is larger than the arithmetic.
+with *by arithmetic*. With *Nine cells* it needs thousands of steps, and LaVi some hundred. Four cells are four tokens;
+with hundreds the price differs by more than ten times, see *Arithmetic by visual tokens* and the tab *The price of a
+picture*. The measured time (*More charts*, *Cost*) says the same only for many tokens: with few, Python's own time is
+larger than the arithmetic.
 
 **Text without a picture.** After learning to see, is the language still there? With the host frozen the line is exactly
 flat. All others forget, LaVi with everything trained too: the questions contain no ordinary text, and nothing tells

@@ -97,7 +97,7 @@ def _spec(lines: int, columns: int, largest: float) -> dict[str, Any]:
     )
     cells = (
         alt.Chart()
-        .transform_filter("isValid(datum.size)")
+        .transform_filter("datum.where != ''")
         .mark_rect(stroke="white", strokeWidth=1.5)
         .encode(
             x=x,
@@ -113,18 +113,15 @@ def _spec(lines: int, columns: int, largest: float) -> dict[str, Any]:
         )
     )
     middle = alt.Chart().transform_calculate(mx="(datum.x + datum.x2) / 2", my="(datum.y + datum.y2) / 2")
-    words = middle.mark_text(fontSize=10).encode(
-        x=alt.X("mx:Q", axis=None),
-        y=alt.Y("my:Q", axis=None),
-        text="word:N",
-        color=alt.when(f"datum.size > {0.55 * largest}")
-        .then(alt.value("white"))
-        .otherwise(alt.value("#222222")),
-    )
+    place = {"x": alt.X("mx:Q", axis=None), "y": alt.Y("my:Q", axis=None), "text": "word:N"}
+    dark = alt.when(f"datum.size > {0.55 * largest}")
+    words = middle.transform_filter("datum.where != ''").mark_text(fontSize=10)
+    words = words.encode(**place, color=dark.then(alt.value("white")).otherwise(alt.value("#222222")))
+    names = middle.transform_filter("datum.where == ''").mark_text(fontSize=11, color=MUTED).encode(**place)
     heads = (
         middle.transform_filter("datum.head != ''")
         .mark_text(fontSize=10, baseline="bottom", dy=-2, color=MUTED)
         .encode(x=alt.X("mx:Q", axis=None), y=alt.Y("y:Q", axis=None), text="head:N")
     )
-    layered = alt.layer(cells, words, heads).resolve_scale(color="independent")
+    layered = alt.layer(cells, words, names, heads).resolve_scale(color="independent")
     return specification(layered.properties(view=alt.ViewBackground(stroke=None)))
