@@ -46,6 +46,11 @@ together, such as SynFlow, can do better here: the comparison says little about 
 most expensive round, bytes of all rounds so far. FedTiny's selection is paid in its first round. A method that needs
 dense gradients, such as PruneFL, holds four bytes for every weight, pruned or not.
 
+**Who wins here.** SynFlow, by far, probably for the reason above. FedDST is better than FedTiny too: its clients
+adjust all layers at once and train on before the server looks. PruneFL may replace many weights at once, and what
+enters starts at zero. The order of the blocks decides how much of a layer is exchanged: the share falls from round to
+round, and with few rounds the layers that come first have most of it.
+
 **Noise.** With ten clients of different digits the average jumps from round to round. Verdicts average the last three
 rounds, and five seeds still leave intervals of many points.
 

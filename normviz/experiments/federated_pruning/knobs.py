@@ -198,7 +198,7 @@ class Knobs(Base):
         help="How often the server averages what the clients have trained.",
         section="Training",
     )
-    seeds: int = knob_fields.seeds()
+    seeds: int = knob_fields.seeds(1)
 
     def kinds(self, among: Iterable[str] = METHODS) -> list[str]:
         """The arms that are trained (of those ``among``), in the order of the legend; none in the other task."""
