@@ -147,7 +147,7 @@ with $a=(1-m)^\kappa$. The balance loss $\lVert\mu-\hat\mu\rVert^2 + \lVert v-\h
 times λ, is added on steps with replay.
 """,
         "norms/adab2n.py",
-        ("modified_momentum", "_AdaptiveBalanceBatchNorm._advance"),
+        ("_AdaptiveBalanceBatchNorm._advance", "_AdaptiveBalanceBatchNorm._next_eta"),
     ),
     Maths(
         "Rehearsal",

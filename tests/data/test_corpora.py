@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from normviz.data import load_corpus, pydoc_topics
 from normviz.uploads import MIN_CHARACTERS, TextUploadError, keep_text
 
 
 def test_built_in_is_the_documentation() -> None:
-    assert load_corpus("python-docs") is pydoc_topics()
+    corpus, documentation = load_corpus("python-docs"), pydoc_topics()
+    assert (corpus.name, corpus.topics) == (documentation.name, documentation.topics)
+    assert torch.equal(corpus.tokens, documentation.tokens)
 
 
 def test_shortest_upload_still_has_windows_of_both_splits(data_folder: Path) -> None:

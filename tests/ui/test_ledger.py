@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from normviz.engine import StoredRun
+from normviz.engine import RunStore, StoredRun
 from normviz.evidence import Evidence, write_evidence
 from normviz.evidence.reproduce import reproduce
 from normviz.experiments import SLUGS, get_experiment
 from normviz.ui.ledger import OwnVerdict, best_runs, ledger_rows
 from normviz.ui.method import RIVALS, false_alarm_table
-from normviz.ui.server import store
 from tests.evidence.conftest import HereAndNow
 from tests.evidence.lab import EXPERIMENT, LabKnobs
 
@@ -108,7 +107,9 @@ def test_the_page_shows_evidence_on_a_fresh_clone_and_own_runs(
 ) -> None:
     slug = "self-normalizing"
     experiment = get_experiment(slug)
-    monkeypatch.setenv("NORMVIZ_EVIDENCE", str(tmp_path))
+    monkeypatch.setenv("NORMVIZ_EVIDENCE", str(tmp_path / "evidence"))
+    own = RunStore(tmp_path / "runs")  # the server's has whole runs of other tests
+    monkeypatch.setattr("normviz.ui.ledger.store", lambda: own)
     app = open_page("reproductions")
     assert [header.value for header in app.subheader] == [get_experiment(s).title for s in SLUGS]
     assert sum("nothing is recorded yet" in m.value for m in app.markdown) == len(SLUGS)
@@ -117,7 +118,7 @@ def test_the_page_shows_evidence_on_a_fresh_clone_and_own_runs(
     from normviz.evidence.reproduce import _judge, _Plan
 
     knobs = experiment.knobs(steps=10, seeds=2, depth=2, width=16)
-    run = run_inline(experiment, knobs, device="cpu", store=store())
+    run = run_inline(experiment, knobs, device="cpu", store=own)
     plan = _Plan(experiment.presets.default, knobs, runs=[run])
     write_evidence(_judge(experiment, [plan], "cpu", None))
     app = open_page("reproductions")
