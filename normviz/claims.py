@@ -28,7 +28,7 @@ other side at Bonferroni's level for their number too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ __all__ = [
     "Interval",
     "Outcome",
     "Verdict",
+    "claims_of",
     "confidence_interval",
     "detectable",
     "holm",
@@ -459,6 +460,35 @@ class Claim:
             distance = sign * (_mean(values) - self.rule.threshold)
             worst = max(worst, _p_above(distance, error, len(values)))
         return worst
+
+
+def claims_of(paper: str, **shared: Any) -> Callable[..., Claim]:
+    """Make the claims of one paper without naming it each time.
+
+    Args:
+        paper: key of the paper.
+        **shared: further fields that its claims have in common, such as ``unit`` and ``resolution``; a claim's own win.
+
+    Returns:
+        A function that takes the other fields of :class:`Claim` in their order (id, statement, paper_figure, measured,
+        measure, rule, preset) and the rest by name.
+    """
+
+    def claim(
+        id: str,
+        statement: str,
+        paper_figure: str,
+        measured: str,
+        measure: Measure | Mapping[str, Measure],
+        rule: Rule,
+        preset: str,
+        **more: Any,
+    ) -> Claim:
+        return Claim(
+            id, paper, statement, paper_figure, measured, measure, rule, preset, **{**shared, **more}
+        )
+
+    return claim
 
 
 def _mean(values: Sequence[float]) -> float:

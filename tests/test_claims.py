@@ -19,6 +19,7 @@ from normviz.claims import (
     Effect,
     Identity,
     Verdict,
+    claims_of,
     confidence_interval,
     detectable,
     holm,
@@ -471,3 +472,18 @@ def test_power_in_standard_deviations() -> None:
 def test_outcomes_are_named_once() -> None:
     assert list(OUTCOMES) == ["reproduced", "weaker", "no effect", "opposite", "undecided"]
     assert len(set(OUTCOMES.values())) == 5
+
+
+def test_claims_of_one_paper_share_fields_and_win_over_them() -> None:
+    claim = claims_of("selu", unit="points", resolution=0.5)
+    given = (
+        "first",
+        "A statement.",
+        "A figure.",
+        "a number",
+        scalar("loss", "arm"),
+        Effect("above", 1.0),
+        "plain",
+    )
+    assert claim(*given) == Claim(*given[:1], "selu", *given[1:], unit="points", resolution=0.5)
+    assert claim(*given, unit="nats").unit == "nats"

@@ -1,4 +1,5 @@
-"""A chart's own legend, for colours that are no arms: as many columns as its names leave room for, and the height.
+"""A chart's own legend, for colours that are no arms: as many columns as its names leave room for, and the height; or
+a bar of colours.
 
 The arms have one legend for the whole page, so that charts keep their place for what they draw.
 """
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 import altair as alt
 
-__all__ = ["HEIGHT", "height_below", "legend_above"]
+__all__ = ["HEIGHT", "colour_bar", "height_below", "legend_above"]
 
 WIDTH = 270
 """Pixels beside the vertical axis of a chart in the three-column grid of the page, and of a phone."""
@@ -42,6 +43,26 @@ def legend_above(names: Sequence[str], *, lines: bool = True, columns: int | Non
     if lines:
         legend.symbolType, legend.symbolSize = "stroke", 160
     return legend
+
+
+def colour_bar(
+    *, length: int = 110, format: str | None = None, values: Sequence[float] | None = None
+) -> alt.Legend:
+    """The legend of a continuous colour: a bar above the chart, its title at the left.
+
+    Args:
+        length: pixels.
+        format: of the numbers, in d3's language; None: Vega's choice.
+        values: which numbers stand beside the bar; None: Vega's choice.
+    """
+    bar = alt.Legend(
+        orient="top", titleOrient="left", titleLimit=190, gradientLength=length, gradientThickness=10
+    )
+    if format is not None:
+        bar.format = format
+    if values is not None:
+        bar.values = list(values)
+    return bar
 
 
 def height_below(names: Sequence[str], *, columns: int | None = None) -> int:

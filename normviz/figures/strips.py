@@ -13,6 +13,7 @@ import pandas as pd
 from normviz.arms import Arms
 from normviz.figures.encodings import faded, focus_param
 from normviz.figures.figure import Figure
+from normviz.figures.legends import colour_bar
 from normviz.figures.scales import Span, up
 from normviz.figures.vega import specification
 from normviz.frame import ArrayAt, Log
@@ -154,15 +155,7 @@ def _strips_spec(
         scale=alt.Scale(
             type="log", domain=[limits[0], 1, limits[1]], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True
         ),
-        legend=alt.Legend(
-            orient="top",
-            titleOrient="left",
-            gradientLength=120,
-            gradientThickness=10,
-            format="~g",
-            values=[limits[0], 1, limits[1]],
-            titleLimit=160,
-        ),
+        legend=colour_bar(length=120, format="~g", values=[limits[0], 1, limits[1]]),
     )
     scale = alt.Scale(domain=[0, max(len(arms), 1)], nice=False)
     cells = (

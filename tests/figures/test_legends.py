@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from normviz.figures.legends import HEIGHT, ROW, height_below, legend_above
+from normviz.figures.legends import HEIGHT, ROW, colour_bar, height_below, legend_above
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,15 @@ def test_each_row_of_a_legend_makes_the_chart_taller() -> None:
     assert height_below(list("abcd")) == height_below(list("ab")) == HEIGHT + ROW
     assert height_below(list("abcd"), columns=2) == height_below(list("abcdefgh")) == HEIGHT + 2 * ROW
     assert height_below(["a" * 40] * 4) == HEIGHT + 4 * ROW
+
+
+def test_a_bar_of_colours_leaves_out_what_is_not_given() -> None:
+    assert colour_bar().to_dict() == {
+        "orient": "top",
+        "titleOrient": "left",
+        "titleLimit": 190,
+        "gradientLength": 110,
+        "gradientThickness": 10,
+    }
+    more = colour_bar(format="~g", values=(0, 1)).to_dict()
+    assert (more["format"], more["values"]) == ("~g", [0, 1])

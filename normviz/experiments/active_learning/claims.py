@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from normviz.claims import Claim, Effect, Identity, Rule
+from normviz.claims import Claim, Effect, Identity, claims_of
 from normviz.experiments.active_learning.knobs import EXPERTS, NAMES, ROBUST
 from normviz.measures import Measure, array, scalar
 
@@ -57,17 +57,14 @@ def _least_rise(worst: Any) -> float:
     return float(np.diff(worst).min()) if len(worst) > 1 else 0.0
 
 
-def _claim(
-    id: str, statement: str, measured: str, measure: Any, rule: Rule, preset: str, **more: Any
-) -> Claim:
-    figure = more.pop("figure", UNCONFIRMED)
-    return Claim(id, PAPER, statement, figure, measured, measure, rule, preset, **more)
+_claim = claims_of(PAPER)
 
 
 CLAIMS: tuple[Claim, ...] = (
     _claim(
         "learned-sinks-below-uniform",
         "A policy that is trained against hard problems asks better than at random.",
+        UNCONFIRMED,
         "worst regret in the hardest class, the uniform policy's minus that of the expert trained for this class",
         _end("attacked_hard", UNIFORM) - _end("attacked_hard", EXPERTS_ARM),
         Effect("above", floor=SINKS),
@@ -78,6 +75,7 @@ CLAIMS: tuple[Claim, ...] = (
     _claim(
         "robust-has-the-smallest-gap",
         "One policy is close to the best of every class of difficulty at once, closer than any rival.",
+        UNCONFIRMED,
         "largest distance to the class experts over the classes: each rival's minus that of the robust policy (regret)",
         _gaps("minimax", "prior", "uniform", "elimination"),
         Effect("above", floor=GAP_FLOOR),
@@ -88,26 +86,27 @@ CLAIMS: tuple[Claim, ...] = (
     _claim(
         "harder-classes-cost-more",
         "Classes are nested: a larger one holds the smaller one's problems, so no worst loss falls.",
+        "By definition of the classes.",
         "smallest step of the uniform policy's worst loss from one class to the next",
         array("worst", UNIFORM, _least_rise, bad=-math.inf),
         Identity("above", -1e-6),
         "arms",
-        figure="By definition of the classes.",
         given=ARMS,
     ),
     _claim(
         "impossible-problems-hide-skill",
         "In a class with impossible problems even the best policy is wrong as often as in a lottery.",
+        "The reason for subtracting the best policy's loss; no number.",
         "how often the expert of the hardest class is wrong on its worst problem, minus that of the easiest class",
         _end("attacked_hard", EXPERTS_ARM) - _end("easy", EXPERTS_ARM),
         Effect("above", floor=0.1),
         "impossible",
-        figure="The reason for subtracting the best policy's loss; no number.",
         given=IMPOSSIBLE,
     ),
     _claim(
         "gap-beats-plain-minimax",
         "Training for the plain worst case is ruled by impossible problems: the gap to the experts is the better goal.",
+        UNCONFIRMED,
         "largest distance to the class experts: that of the plain minimax policy minus that of the robust one",
         _end("attacked_gap", NAMES["minimax"]) - _end("attacked_gap", ROBUST_ARM),
         Effect("above", floor=GAP_FLOOR),
@@ -118,6 +117,7 @@ CLAIMS: tuple[Claim, ...] = (
     _claim(
         "robust-beats-search-on-a-line",
         "At a small budget the learned policy beats those from theory, binary search among them.",
+        UNCONFIRMED,
         "largest distance to the class experts: each rival's minus that of the robust policy (regret)",
         _gaps("uniform", "elimination", "gbs", "soft"),
         Effect("above", floor=LINE_FLOOR),
@@ -128,22 +128,22 @@ CLAIMS: tuple[Claim, ...] = (
     _claim(
         "binary-search-breaks-with-noise",
         "Generalized binary search was made for true answers and breaks down when some are wrong.",
+        "20 Questions with noisy answers; values not confirmed. Ours has 16 animals and 20 attributes.",
         "wrong animals after 20 questions with one wrong answer in five: binary search minus soft search",
         _end("wrong", NAMES["gbs"]) - _end("wrong", NAMES["soft"], -math.inf),
         Effect("above", floor=ANIMALS_FLOOR),
         "animals",
-        figure="20 Questions with noisy answers; values not confirmed. Ours has 16 animals and 20 attributes.",
         given={"task": "animals", "noise": 0.2},
         unit="points",
     ),
     _claim(
         "binary-search-without-noise",
         "Without noise binary search always finds the animal.",
+        "Nowak 2011: each answer strikes out all hypotheses that disagree.",
         "wrong animals after 20 questions with true answers",
         _end("wrong", NAMES["gbs"]),
         Identity("below", 1e-6),
         "animals-clean",
-        figure="Nowak 2011: each answer strikes out all hypotheses that disagree.",
         given={"task": "animals", "noise": 0.0},
         unit="points",
     ),

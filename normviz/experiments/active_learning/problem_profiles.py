@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures import Board, Figure
+from normviz.figures.legends import colour_bar
 from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 
@@ -73,15 +74,7 @@ def _spec(x: str, y: str, positions: tuple[str, ...], span: Span) -> dict[str, A
         scale=alt.Scale(
             type="log", domain=list(WEIGHTS), range=["#0a66b8", "#8a8a8a", "#d9600a"], clamp=True
         ),
-        legend=alt.Legend(
-            orient="top",
-            titleOrient="left",
-            gradientLength=100,
-            gradientThickness=10,
-            values=list(WEIGHTS),
-            format="~g",
-            titleLimit=160,
-        ),
+        legend=colour_bar(length=100, values=WEIGHTS, format="~g"),
     )
     lines = (
         alt.Chart()

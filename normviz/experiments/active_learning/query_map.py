@@ -13,6 +13,7 @@ import pandas as pd
 
 from normviz.figures import Board, Figure
 from normviz.figures.encodings import faded, focus_param
+from normviz.figures.legends import colour_bar
 from normviz.figures.scales import Span, across, up
 from normviz.figures.vega import specification
 
@@ -129,15 +130,7 @@ def _spec(arms: tuple[str, ...], rows: tuple[str, ...], y: str, value: str) -> d
                 "share:Q",
                 title=value,
                 scale=alt.Scale(domain=[0, 1], range=["#f4f4f0", "#0a66b8"], clamp=True),
-                legend=alt.Legend(
-                    orient="top",
-                    titleOrient="left",
-                    gradientLength=100,
-                    gradientThickness=10,
-                    format=".0%",
-                    values=[0, 0.5, 1],
-                    titleLimit=180,
-                ),
+                legend=colour_bar(length=100, format=".0%", values=[0, 0.5, 1]),
             ),
             opacity=faded(),
             tooltip=[

@@ -20,6 +20,7 @@ from normviz.figures import Figure
 from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["TWO_ARM_CURVES", "two_arm_figure"]
@@ -55,9 +56,7 @@ def two_arm_figure() -> Figure:
 @lru_cache(maxsize=1)
 def _spec() -> dict[str, Any]:
     looks = Arms((Look("wrong decision", 1, 0, 0), Look("regret", 0, 0, 0), Look("gap Δ", 6, 1, 0)))
-    slider = alt.param(
-        name="budget", value=20, bind=alt.binding_range(min=2, max=200, step=2, name="questions T ")
-    )
+    questions = slider("budget", "questions T", 20, 2, 200, 2)
     cases = " : ".join(f"datum.arm == '{name}' ? {text}" for name, text in TWO_ARM_CURVES.items())
     chart = (
         alt.Chart()
@@ -76,4 +75,4 @@ def _spec() -> dict[str, Any]:
         )
         .properties(height=height_below(looks.names) + 40)
     )
-    return specification(chart.add_params(slider))
+    return specification(chart.add_params(questions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from normviz.claims import Bound, Claim, Effect, Identity, Rule
+from normviz.claims import Bound, Claim, Effect, Identity, claims_of
 from normviz.experiments.adaptive_data_analysis.knobs import ARMS
 from normviz.measures import Measure, absolute, constant, scalar
 
@@ -48,11 +48,7 @@ def _from_theory(arm: str, name: str) -> dict[str, Measure]:
     return {"larger than theory": measured, "smaller than theory": measured * -1.0}
 
 
-def _claim(
-    id: str, statement: str, figure: str, measured: str, measure: Any, rule: Rule, preset: str, **more: Any
-) -> Claim:
-    shared = {"unit": "points", "resolution": RESOLUTION, **more}
-    return Claim(id, PAPER, statement, figure, measured, measure, rule, preset, **shared)
+_claim = claims_of(PAPER, unit="points", resolution=RESOLUTION)
 
 
 CLAIMS: tuple[Claim, ...] = (

@@ -19,6 +19,7 @@ from normviz.figures import Figure
 from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = [
@@ -65,16 +66,10 @@ def _table(curves: Mapping[str, Any], most: float, *, least: float = 1.0) -> pd.
     return pd.DataFrame({"arm": np.repeat(list(curves), len(m)), "m": np.tile(m, len(curves))})
 
 
-def _slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-    return alt.param(
-        name=name, value=value, bind=alt.binding_range(min=low, max=high, step=step, name=f"{label} ")
-    )
-
-
 def _power(name: str, label: str, value: float, low: float, high: float) -> list[Any]:
     """A slider in powers of ten, and the number that it stands for."""
     return [
-        _slider(f"{name}_log", f"log₁₀ of {label}", value, low, high, 0.05),
+        slider(f"{name}_log", f"log₁₀ of {label}", value, low, high, 0.05),
         alt.param(name=name, expr=f"pow(10, {name}_log)"),
     ]
 
@@ -121,7 +116,7 @@ def _report_spec() -> dict[str, Any]:
     looks = Arms((Look("without noise", 1, 0, 0), Look("with noise", 4, 0, 0), Look("true", 6, 2, 0)))
     params = [
         *_power("rows", "rows n", 3.3, 2, 5),
-        _slider("noise", "noise of an answer", 0.05, 0.0, 0.2, 0.005),
+        slider("noise", "noise of an answer", 0.05, 0.0, 0.2, 0.005),
     ]
     return _chart(REPORT_CURVES, looks, "reported accuracy (%)", Span(45.0, 100.0), 1e5, params)
 
@@ -145,9 +140,9 @@ def _bound_spec() -> dict[str, Any]:
     dashes = dict(zip(BOUND_CURVES, (0, 0, 2, 3, 2, 3), strict=True))
     looks = Arms(tuple(Look(name, colours[name], dashes[name], 0) for name in BOUND_CURVES))
     params = [
-        _slider("tau", "error τ", 0.1, 0.01, 0.3, 0.01),
-        _slider("beta", "chance of failure β", 0.05, 0.001, 0.2, 0.001),
-        _slider("bits", "log₂ of the universe", 10, 1, 100, 1),
+        slider("tau", "error τ", 0.1, 0.01, 0.3, 0.01),
+        slider("beta", "chance of failure β", 0.05, 0.001, 0.2, 0.001),
+        slider("bits", "log₂ of the universe", 10, 1, 100, 1),
     ]
     curves = {name: text for name, (_, text) in BOUND_CURVES.items()}
     return _chart(curves, looks, "rows n", Span(1.0, 1e12, log=True), 1e9, params)
@@ -178,10 +173,10 @@ def _privacy_spec() -> dict[str, Any]:
     )
     params = [
         *_power("rows", "rows n", 3.3, 2, 7),
-        _slider("noise", "noise of an answer", 0.05, 0.01, 0.3, 0.01),
-        _slider("budget", "budget of the sparse test", 10, 1, 500, 1),
-        _slider("sigma", "its σ", 0.01, 0.001, 0.1, 0.001),
-        _slider("tau", "error τ", 0.1, 0.01, 0.3, 0.01),
+        slider("noise", "noise of an answer", 0.05, 0.01, 0.3, 0.01),
+        slider("budget", "budget of the sparse test", 10, 1, 500, 1),
+        slider("sigma", "its σ", 0.01, 0.001, 0.1, 0.001),
+        slider("tau", "error τ", 0.1, 0.01, 0.3, 0.01),
     ]
     height = Span(1e-4, 1e4, log=True)
     return _chart(PRIVACY_CURVES, looks, "privacy ε", height, 1e5, params)

@@ -12,6 +12,7 @@ import pandas as pd
 from normviz.arms import Arms
 from normviz.figures.encodings import faded, focus_param
 from normviz.figures.figure import Figure
+from normviz.figures.legends import colour_bar
 from normviz.figures.palette import MUTED
 from normviz.figures.vega import specification
 from normviz.frame import Log
@@ -98,13 +99,7 @@ def _maps_spec(count: int, most: int) -> dict[str, Any]:
     abreast, rows = max(1, min(count, most)), max(1, -(-count // most))
     across = alt.Axis(labels=False, orient="bottom", grid=False, ticks=False, domain=False)
     down = alt.Axis(labels=False, grid=False, ticks=False, domain=False)
-    legend = alt.Legend(
-        orient="top",
-        titleOrient="left",
-        gradientLength=110,
-        gradientThickness=10,
-        titleLimit=180,
-    )
+    legend = colour_bar()
     scale = alt.Scale(type="sqrt", scheme="viridis", domain=[0, 8], clamp=True)
     horizontal = alt.Scale(domain=[0, abreast], nice=False)
     vertical = alt.Scale(domain=[rows, 0], nice=False)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from normviz.claims import Bound, Claim, Effect, Identity
 from normviz.experiments.attention_entropy.knobs import arm_name
 from normviz.experiments.attention_entropy.recorded import FIRST, FUSED
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.frame import Log
 from normviz.measures import Measure, absolute, array, constant, largest, log10, scalar
 
@@ -23,7 +24,6 @@ SOFTMAX, ELU, RELU, FLATTEN, COSINE, SIGN = (
 FIXED, CLIPPED = arm_name("nala_fixed"), arm_name("nala_clipped")
 TAIL = 2
 """Evaluations that are averaged for a final score."""
-HELD_OUT = 449
 """Digits that are held out: the resolution of an accuracy is one of them."""
 PAPER = "nalaformer"
 POINTS = "percentage points"
@@ -188,7 +188,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="best-rates",
         given={"task": "pixels"},
         unit=POINTS,
-        resolution=100 / HELD_OUT,
+        resolution=100 / TEST_DIGITS,
         caveat=KERNEL,
     ),
     Claim(
@@ -202,7 +202,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="long-sequences",
         given={"task": "pixels", "side": "16"},
         unit=POINTS,
-        resolution=100 / HELD_OUT,
+        resolution=100 / TEST_DIGITS,
         caveat="256 tokens; Long Range Arena has 1,000 to 16,000.",
     ),
     *(
@@ -217,7 +217,7 @@ CLAIMS: tuple[Claim, ...] = (
             preset="ablation",
             given={"task": "pixels"},
             unit=POINTS,
-            resolution=100 / HELD_OUT,
+            resolution=100 / TEST_DIGITS,
             caveat=KERNEL,
         )
         for name, arm, statement in (

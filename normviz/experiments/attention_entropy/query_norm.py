@@ -22,6 +22,7 @@ from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["entropy_curves", "entropy_curves_figure", "query_row_figure"]
@@ -151,11 +152,6 @@ def entropy_curves() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).round(5)
 
 
-def _slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-    bind = alt.binding_range(min=low, max=high, step=step, name=label)
-    return alt.param(name=name, value=value, bind=bind)
-
-
 @lru_cache(maxsize=1)
 def _curves_spec() -> dict[str, Any]:
     share = "datum.power / datum.lam - tau"  # tanh of the norm at which this power is reached
@@ -197,8 +193,8 @@ def _curves_spec() -> dict[str, Any]:
         .encode(y=alt.Y("even:Q", scale=entropies))
     )
     params = [
-        _slider("lam", "power λ", 3, POWERS[0], POWERS[-1], 1),
-        _slider("tau", "floor τ", 0.5, 0.1, 1.5, 0.05),
+        slider("lam", "power λ", 3, POWERS[0], POWERS[-1], 1),
+        slider("tau", "floor τ", 0.5, 0.1, 1.5, 0.05),
         alt.param(
             name="alpha",
             value=STEEPNESS[-1],
@@ -309,11 +305,11 @@ def _row_spec() -> dict[str, Any]:
         )
     )
     params = [
-        _slider("r", "norm |q|", 1.0, 0.05, 4, 0.05),
-        _slider("row", "query", 1, 1, ROW_QUERIES, 1),
-        _slider("lam", "power λ", 3.0, 1, 5, 0.5),
-        _slider("tau", "floor τ", 0.5, 0.1, 1.5, 0.05),
-        _slider("alpha", "steepness α", 20, 1, 100, 1),
+        slider("r", "norm |q|", 1.0, 0.05, 4, 0.05),
+        slider("row", "query", 1, 1, ROW_QUERIES, 1),
+        slider("lam", "power λ", 3.0, 1, 5, 0.5),
+        slider("tau", "floor τ", 0.5, 0.1, 1.5, 0.05),
+        slider("alpha", "steepness α", 20, 1, 100, 1),
     ]
     layered = alt.layer(bars, labels).properties(height=380).add_params(*params)
     return specification(layered)

@@ -22,6 +22,7 @@ from normviz.experiments.effective_learning_rate.knobs import (
     Knobs,
     normed,
 )
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.frame import Log
 from normviz.measures import ArmName, Measure, absolute, constant, derived, scalar
 
@@ -30,7 +31,7 @@ __all__ = ["CLAIMS", "LATE", "late"]
 LATE = 5
 """Phases at the end that are averaged; a run must have at least one more."""
 
-EXAMPLES, HELD_OUT = 512, 449
+EXAMPLES = 512
 """Images that are memorised, and digits that are held out: the resolution of an accuracy is one of them."""
 
 
@@ -348,7 +349,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="stationary",
         given={"task": "stationary"},
         unit="points",
-        resolution=100 / HELD_OUT,
+        resolution=100 / TEST_DIGITS,
         caveat=f"A small fully connected network; no ResNet and no transformer. {LIVE}",
     ),
     *(

@@ -20,6 +20,7 @@ import altair as alt
 import pandas as pd
 
 from normviz.figures import Figure
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["EXPRESSIONS", "growth_figure"]
@@ -57,14 +58,8 @@ def growth_figure() -> Figure:
 
 @lru_cache(maxsize=1)
 def _growth_spec() -> dict[str, Any]:
-    log_lr = alt.param(
-        name="loglr", value=-1.0, bind=alt.binding_range(min=-3, max=0.5, step=0.05, name="log₁₀ of lr ")
-    )
-    log_size = alt.param(
-        name="logsize",
-        value=0.5,
-        bind=alt.binding_range(min=-2, max=2, step=0.05, name="log₁₀ of the gradient (or step) size "),
-    )
+    log_lr = slider("loglr", "log₁₀ of lr", -1.0, -3, 0.5, 0.05)
+    log_size = slider("logsize", "log₁₀ of the gradient (or step) size", 0.5, -2, 2, 0.05)
     expression = "0"
     for law, formula in reversed(EXPRESSIONS.items()):
         scaled = formula.replace("lr", "datum.lr").replace("size", "pow(10, logsize)")

@@ -11,6 +11,7 @@ import numpy as np
 from normviz.claims import Bound, Claim, Effect, Identity
 from normviz.experiments.evolving_layers.candidates import RIVAL, front, trials
 from normviz.experiments.evolving_layers.knobs import STRATEGIES, Knobs, arm_name
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.frame import Log
 from normviz.measures import ArmName, Measure, absolute, derived, scalar
 from normviz.norms import dominates
@@ -19,7 +20,7 @@ __all__ = ["CLAIMS"]
 
 TAIL = 3
 """Evaluations that are averaged for a final accuracy."""
-HELD_OUT, HELD_OUT_SIGNALS = 449, 1000
+HELD_OUT_SIGNALS = 1000
 """Digits and signals that are held out: the resolution of an accuracy is one of them."""
 SMALL_BATCH = 4
 """Most images that count as a small batch; the paper's figure ends at 4 images per worker."""
@@ -118,7 +119,7 @@ ROBUST = "ResNet-50 on ImageNet, 128 down to 4 images per worker: S0 level, BN-R
 MANY = "ResNets, MobileNets, EfficientNets, Mask R-CNN, BigGAN: better in many cases (abstract)."
 TINY = "On 8 × 8 digits all layers end within a few points of each other."
 SMALL_SEARCH = "A few hundred candidates; the paper's search ran two days on 5000 workers."
-ONE, ONE_SIGNAL = 100 / HELD_OUT, 100 / HELD_OUT_SIGNALS
+ONE, ONE_SIGNAL = 100 / TEST_DIGITS, 100 / HELD_OUT_SIGNALS
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(

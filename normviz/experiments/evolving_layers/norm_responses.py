@@ -19,6 +19,7 @@ from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["RESPONSES", "norm_response_figure"]
@@ -57,11 +58,6 @@ def _grid() -> pd.DataFrame:
 
 @lru_cache(maxsize=1)
 def _spec() -> dict[str, Any]:
-    def slider(name: str, label: str, value: float, low: float, high: float) -> Any:
-        return alt.param(
-            name=name, value=value, bind=alt.binding_range(min=low, max=high, step=0.05, name=label)
-        )
-
     chosen = "0"
     for layer, text in RESPONSES.items():
         chosen = f"datum.layer == '{layer}' ? {text} : ({chosen})"
@@ -85,9 +81,9 @@ def _spec() -> dict[str, Any]:
         )
         .add_params(
             pick,
-            slider("v", "trained v₁", 1.0, -2.0, 4.0),
-            slider("batch", "batch deviation", 1.0, 0.2, 3.0),
-            slider("image", "image deviation", 1.0, 0.2, 3.0),
+            slider("v", "trained v₁", 1.0, -2.0, 4.0, 0.05),
+            slider("batch", "batch deviation", 1.0, 0.2, 3.0, 0.05),
+            slider("image", "image deviation", 1.0, 0.2, 3.0, 0.05),
         )
     )
     return specification(lines.properties(height=height_below(LAYERS.names) + 60))

@@ -8,6 +8,7 @@ from typing import Any
 from normviz.claims import Claim, Effect, Identity
 from normviz.experiments.federated_pruning.knobs import arm_name, candidate_name
 from normviz.experiments.federated_pruning.ranking import ranking_gain
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.measures import Measure, derived, scalar
 
 __all__ = ["CLAIMS"]
@@ -15,7 +16,6 @@ __all__ = ["CLAIMS"]
 POINT = 1.0
 """Least difference of a percentage that counts."""
 
-TESTED = 449
 """Test samples of the digits: the resolution of an accuracy is one of them."""
 
 WINDOW = 3
@@ -54,7 +54,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="best-rates",
         given=METHODS,
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
         caveat="Both have the same budget; a candidate with noise may keep fewer weights, never more.",
     ),
     Claim(
@@ -68,7 +68,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="parts",
         given=METHODS,
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
         caveat="Where both select the same candidate, both are the same network from round 0 on.",
     ),
     Claim(
@@ -82,7 +82,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="rivals",
         given={**METHODS, "rule": "uniform"},
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
         caveat="SynFlow and PruneFL choose among all layers together, FedTiny keeps each layer's share; at 14,288 "
         "weights a layer's share can be nine weights.",
     ),
@@ -109,7 +109,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="parts",
         given={**METHODS, "granularity": "block"},
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
     ),
     Claim(
         id="fewer-operations",

@@ -18,6 +18,7 @@ from normviz.figures.encodings import arm_colour, arm_dash, focus_param
 from normviz.figures.figure import Figure
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["ACTIVE", "EXCHANGED", "exchange_figure", "format_figure"]
@@ -51,10 +52,6 @@ def exchange_figure() -> Figure:
 
 @lru_cache(maxsize=1)
 def _exchange_spec() -> dict[str, Any]:
-    def slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-        bind = alt.binding_range(min=low, max=high, step=step, name=f"{label}: ")
-        return alt.param(name=name, value=value, bind=bind)
-
     scale = alt.Scale(type="symlog", domain=[0, 1500], nice=False)
     lines = (
         alt.Chart()

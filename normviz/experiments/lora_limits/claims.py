@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normviz.claims import Bound, Claim, Effect, Identity, Rule
+from normviz.claims import Bound, Claim, Effect, Identity, claims_of
 from normviz.experiments.lora_limits.cost_fit import FITTED_SHARE, exponent
 from normviz.experiments.lora_limits.knobs import CHEBYSHEV, EXACT, KEPT, TAYLOR, Knobs
 from normviz.experiments.lora_limits.recorded import DEGREES
@@ -74,10 +74,7 @@ def _first(name: str, arm: ArmName) -> Measure:
     return scalar(name, arm, since=0.0, until=0.0)
 
 
-def _claim(
-    id: str, statement: str, figure: str, measured: str, measure: Any, rule: Rule, preset: str, **more: Any
-) -> Claim:
-    return Claim(id, PAPER, statement, figure, measured, measure, rule, preset, **more)
+_claim = claims_of(PAPER)
 
 
 def _orders(below: Measure, above: Measure) -> Measure:

@@ -20,6 +20,7 @@ from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["COLUMNS_OF", "critical_norm_figure", "rank_figure", "spectrum_figure", "spectrum_of"]
@@ -54,23 +55,18 @@ STRETCH = "(scale == '1/√d' ? pow(d, 0.25) : 1)"
 """Root of the radius over Γ: |S| <= τ d Γ², which is Γ² for τ = 1/d and √d Γ² for τ = 1/√d."""
 
 
-def _slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-    bind = alt.binding_range(min=low, max=high, step=step, name=f"{label} ")
-    return alt.param(name=name, value=value, bind=bind)
-
-
 def _params(*, norm: bool = False, length: bool = False) -> list[Any]:
     found = []
     if norm:
-        found.append(_slider("norm", "norm Γ", 1.2, 0.1, 3.5, 0.05))
+        found.append(slider("norm", "norm Γ", 1.2, 0.1, 3.5, 0.05))
     if length:
         found += [
-            _slider("log2L", "log₂ of the length L", 8, 6, 16, 1),
+            slider("log2L", "log₂ of the length L", 8, 6, 16, 1),
             alt.param(name="L", expr="pow(2, log2L)"),
         ]
     found += [
-        _slider("d", "head size d", 2, 2, 4, 1),
-        _slider("logeps", "log₁₀ of the error ε", -3, -4, -1, 0.5),
+        slider("d", "head size d", 2, 2, 4, 1),
+        slider("logeps", "log₁₀ of the error ε", -3, -4, -1, 0.5),
         alt.param(
             name="scale", value="1/d", bind=alt.binding_radio(options=["1/d", "1/√d"], name="scale τ ")
         ),

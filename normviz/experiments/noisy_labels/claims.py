@@ -7,6 +7,7 @@ from typing import Any
 
 from normviz.claims import Bound, Claim, Effect, Identity
 from normviz.experiments.noisy_labels.knobs import ARM_NAMES, Knobs, arm_name
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.measures import Measure, constant, scalar
 
 __all__ = ["CLAIMS"]
@@ -17,7 +18,6 @@ TAIL = 3
 POINT = 1.0
 """Least difference of a percentage that counts: what STORM may lose where all labels are right."""
 
-TESTED = 449
 """Test samples of the digits: the resolution of an accuracy is one of them."""
 
 FACTOR = 2.0
@@ -60,7 +60,7 @@ CLAIMS: tuple[Claim, ...] = (
         given=NOISY,
         given_words=NOISY_WORDS,
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
     ),
     Claim(
         id="harmless-on-clean-data",
@@ -73,7 +73,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="right-labels",
         given={"rate": 0.0},
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
     ),
     Claim(
         id="class-imbalance",
@@ -87,7 +87,7 @@ CLAIMS: tuple[Claim, ...] = (
         given={**NOISY, "imbalance": lambda imbalance: imbalance > 1},
         given_words=f"{NOISY_WORDS}; a class imbalance above 1",
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
     ),
     Claim(
         id="instance-noise",
@@ -101,7 +101,7 @@ CLAIMS: tuple[Claim, ...] = (
         given={**NOISY, "noise": "instance"},
         given_words=NOISY_WORDS,
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
     ),
     Claim(
         id="no-memorising",
@@ -177,6 +177,6 @@ CLAIMS: tuple[Claim, ...] = (
         given={**NOISY, "n_inner": 4, "passes": (1, 2)},
         given_words=NOISY_WORDS,
         unit="points",
-        resolution=100 / TESTED,
+        resolution=100 / TEST_DIGITS,
     ),
 )

@@ -12,7 +12,7 @@ import pandas as pd
 from normviz.experiments.noisy_labels.knobs import LABELS
 from normviz.experiments.noisy_labels.omega_grid import RESOLUTION, grid_cells
 from normviz.figures import Board, Figure, colours
-from normviz.figures.legends import height_below, legend_above
+from normviz.figures.legends import colour_bar, height_below, legend_above
 from normviz.figures.vega import specification
 
 __all__ = ["omega_map_figure"]
@@ -77,9 +77,7 @@ def _map_spec() -> dict[str, Any]:
                 scale=alt.Scale(
                     domain=[0, 1, 2], range=["#0a66b8", "#f4f4f0", "#d9600a"], clamp=True, interpolate="rgb"
                 ),
-                legend=alt.Legend(
-                    orient="top", gradientLength=110, gradientThickness=9, format="~g", titleLimit=160
-                ),
+                legend=colour_bar(format="~g"),
             ),
             tooltip=[
                 alt.Tooltip("x:Q", title="loss", format=".2f"),

@@ -14,6 +14,7 @@ import pandas as pd
 
 from normviz.experiments.normalization_statistics.recorded import FACTORS, SHIFTS
 from normviz.figures.figure import Figure
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 from normviz.frame import Log
 
@@ -77,12 +78,8 @@ def _describe(data: pd.DataFrame) -> str:
 @lru_cache(maxsize=1)
 def _spec() -> dict[str, Any]:
     last = len(FACTORS) - 1
-    factor = alt.param(
-        name="factor", value=last // 2, bind=alt.binding_range(min=0, max=last, step=1, name="δ: ")
-    )
-    shift = alt.param(
-        name="shift", value=last // 2, bind=alt.binding_range(min=0, max=last, step=1, name="shift: ")
-    )
+    factor = slider("factor", "δ", last // 2, 0, last, 1)
+    shift = slider("shift", "shift", last // 2, 0, last, 1)
     order = [name for name, _ in TRANSFORMATIONS]
     base = (
         alt.Chart()

@@ -18,6 +18,7 @@ from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["map_figure", "map_figures"]
@@ -52,15 +53,9 @@ def map_figure() -> Figure:
 
 @lru_cache(maxsize=1)
 def _map_spec() -> dict[str, Any]:
-    muon = alt.param(
-        name="muonsteps", value=5, bind=alt.binding_range(min=1, max=MOST, step=1, name="Muon's steps ")
-    )
-    swan = alt.param(
-        name="swansteps", value=10, bind=alt.binding_range(min=1, max=MOST, step=1, name="SWAN's steps k ")
-    )
-    beta = alt.param(
-        name="beta", value=0.8, bind=alt.binding_range(min=0.3, max=0.9, step=0.01, name="SWAN's β ")
-    )
+    muon = slider("muonsteps", "Muon's steps", 5, 1, MOST, 1)
+    swan = slider("swansteps", "SWAN's steps k", 10, 1, MOST, 1)
+    beta = slider("beta", "SWAN's β", 0.8, 0.3, 0.9, 0.01)
     chart = alt.Chart().transform_calculate(m0="datum.x", s0="datum.x")
     for k in range(1, MOST + 1):
         m, s = f"datum.m{k - 1}", f"datum.s{k - 1}"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normviz.claims import Bound, Claim, Effect, Identity
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.experiments.residual_depth.knobs import RATES, Knobs, arm_name, sweep_name
 from normviz.frame import Log
 from normviz.measures import ArmName, Measure, array, constant, log10, scalar
@@ -24,7 +25,6 @@ TAIL = 10
 LEVELS = 5
 """Levels that are said to be enough with λ = 1/n."""
 RATE = "0.01"
-HELD_OUT = 449
 """Digits that are held out: the resolution of an accuracy is one of them."""
 
 
@@ -190,7 +190,7 @@ CLAIMS: tuple[Claim, ...] = (
         given={**TRAINED, "learning_rates": lambda rates: set(rates) == set(RATES)},
         given_words=f"{TRAINED_WORDS}, all four learning rates",
         unit="points",
-        resolution=100 / HELD_OUT,
+        resolution=100 / TEST_DIGITS,
         caveat="A tower with λ = 1 that diverged counts as one that gets no digit right.",
     ),
     Claim(
@@ -205,7 +205,7 @@ CLAIMS: tuple[Claim, ...] = (
         given=AT_BEST,
         given_words=AT_BEST_WORDS,
         unit="%",
-        resolution=100 / HELD_OUT,
+        resolution=100 / TEST_DIGITS,
         caveat=SMALL_SCALE,
     ),
     Claim(
@@ -236,7 +236,7 @@ CLAIMS: tuple[Claim, ...] = (
             given=AT_BEST,
             given_words=AT_BEST_WORDS,
             unit="points",
-            resolution=100 / HELD_OUT,
+            resolution=100 / TEST_DIGITS,
             caveat=SMALL_SCALE,
         )
         for name, better, statement, figure in (

@@ -16,6 +16,7 @@ import pandas as pd
 
 from normviz.figures.figure import Figure
 from normviz.figures.legends import legend_above
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 from normviz.residual.counting import path_count
 
@@ -38,10 +39,6 @@ LINES = {
     "λ = 1/n": ("1 / datum.n", "#069e73"),
     "λ = n^−p": ("pow(datum.n, -p)", "#d55e00"),
 }
-
-
-def _slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-    return alt.param(name=name, value=value, bind=alt.binding_range(min=low, max=high, step=step, name=label))
 
 
 def level_weights_figure() -> Figure:
@@ -101,10 +98,10 @@ def _weights_spec() -> dict[str, Any]:
     digits = f"exact[n][min({level}, n - {level})]"
     paths = f"(n <= {EXACT} ? {digits} : {_power_of_ten(_log_paths(level))})"
     params = [
-        _slider("n", "depth n", 32, 1, LARGEST, 1),
+        slider("n", "depth n", 32, 1, LARGEST, 1),
         alt.param(name="rule", value="1/√n", bind=alt.binding_radio(options=list(RULES), name="scale λ")),
-        _slider("p", "p of n^−p", 0.75, 0.0, 1.5, 0.01),
-        _slider("level", "level k", 3, 0, LARGEST, 1),
+        slider("p", "p of n^−p", 0.75, 0.0, 1.5, 0.01),
+        slider("level", "level k", 3, 0, LARGEST, 1),
         alt.param(name="near", value=False, bind=alt.binding_checkbox(name=f"only levels up to {SHOWN}")),
         alt.param(name="facts", value=facts),
         alt.param(name="exact", value=exact),
@@ -180,8 +177,8 @@ def _growth_spec() -> dict[str, Any]:
     kinds = ["coherent: they add up", "independent: they average out"]
     params = [
         alt.param(name="kind", value=kinds[0], bind=alt.binding_radio(options=kinds, name="paths")),
-        _slider("p", "p of n^−p", 0.75, 0.0, 1.5, 0.01),
-        _slider("gain", "size s of a module", 1.0, 0.1, 2.0, 0.05),
+        slider("p", "p of n^−p", 0.75, 0.0, 1.5, 0.01),
+        slider("gain", "size s of a module", 1.0, 0.1, 2.0, 0.05),
         alt.param(name="coherent", expr=f"kind == '{kinds[0]}'"),
     ]
     curves = alt.Chart()

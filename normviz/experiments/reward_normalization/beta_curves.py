@@ -19,6 +19,7 @@ from normviz.figures.expressions import log_beta
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 from normviz.frame import Log
 
@@ -107,10 +108,10 @@ def normaliser_figure(board: Board, reference: str) -> Figure:
 
 @lru_cache(maxsize=1)
 def _normaliser_spec() -> dict[str, Any]:
-    def slider(name: str, value: float) -> Any:
-        bind = alt.binding_range(min=0.1, max=10, step=0.1, name=f"{name} of the accuracies: ")
-        return alt.param(name=name, value=value, bind=bind)
-
+    sliders = [
+        slider(name, f"{name} of the accuracies", value, 0.1, 10, 0.1)
+        for name, value in (("a", 4.0), ("b", 2.0))
+    ]
     alpha = alt.param(name="alpha", expr="1 + a / 3")
     beta = alt.param(name="beta", expr="1 + b / 3")
     log_norm = alt.param(name="lognorm", expr=log_beta("alpha", "beta"))
@@ -151,9 +152,7 @@ def _normaliser_spec() -> dict[str, Any]:
         17,
     )
     chart = alt.layer(line, shape, moment).properties(height=height_below(CURVES.names) + 60)
-    return specification(
-        chart.add_params(slider("a", 4.0), slider("b", 2.0), alpha, beta, log_norm, best, none)
-    )
+    return specification(chart.add_params(*sliders, alpha, beta, log_norm, best, none))
 
 
 def accuracy_distribution_figure(board: Board, reference: str) -> Figure:

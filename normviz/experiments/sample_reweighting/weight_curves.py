@@ -22,6 +22,7 @@ from normviz.figures import Board, Figure, colours
 from normviz.figures.encodings import arm_colour, arm_dash, faded, focus_param
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["SCORES", "normalized_losses", "weight_curve_figure"]
@@ -88,11 +89,7 @@ def weight_curve_figure(board: Board, knobs: Knobs) -> Figure:
 
 @lru_cache(maxsize=64)
 def _curve_spec(arms: Arms, names: Arms, first: str, r: float) -> dict[str, Any]:
-    temperature = alt.param(
-        name="r",
-        value=r,
-        bind=alt.binding_range(min=0.05, max=max(3.0, r), step=0.05, name="Temperature r: "),
-    )
+    temperature = slider("r", "Temperature r", r, 0.05, max(3.0, r), 0.05)
     choice = alt.binding_select(options=list(arms.names), name="Dots of: ")
     shown = alt.param(name="shown", value=first, bind=choice)
     base = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from normviz.claims import Bound, Claim, Effect, Identity, Rule
+from normviz.claims import Bound, Claim, Effect, Identity, claims_of
 from normviz.experiments.schedule_refinement.knobs import ARMS, FIRST_RUN
 from normviz.measures import Measure, constant, scalar
 
@@ -44,10 +44,7 @@ def _best(arm: str) -> Measure:
     return scalar("best", arm)
 
 
-def _claim(
-    id: str, statement: str, figure: str, measured: str, measure: Any, rule: Rule, preset: str, **more: Any
-) -> Claim:
-    return Claim(id, PAPER, statement, figure, measured, measure, rule, preset, **more)
+_claim = claims_of(PAPER)
 
 
 CLAIMS: tuple[Claim, ...] = (

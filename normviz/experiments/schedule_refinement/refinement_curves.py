@@ -19,6 +19,7 @@ from normviz.figures import Figure
 from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["CURVES", "GUARANTEES", "NORM", "SLIDERS", "guarantee_figure", "refinement_figure"]
@@ -58,9 +59,7 @@ GUARANTEES: dict[str, str] = {
 
 def _params() -> list[Any]:
     sliders = [
-        alt.param(
-            name=name, value=value, bind=alt.binding_range(min=low, max=high, step=step, name=f"{label} ")
-        )
+        slider(name, label, value, low, high, step)
         for name, (label, value, low, high, step) in SLIDERS.items()
     ]
     power = alt.binding_radio(options=[2, 1], labels=["SGD: 1/G²", "Adam: 1/G"], name="weights ")

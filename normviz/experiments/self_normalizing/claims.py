@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from normviz.claims import Bound, Claim, Effect, Identity
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.experiments.self_normalizing.knobs import ALPHA_DROPOUT, SNN, arm_name
 from normviz.experiments.self_normalizing.recorded import FOREST, SVM
 from normviz.measures import Measure, absolute, array, constant, scalar
@@ -16,7 +17,6 @@ RIVALS = {"batch norm": BN, "layer norm": LN, "weight norm": WN, "ReLU": RELU}
 TAIL = 10
 """Training losses that are averaged for a final value."""
 
-HELD_OUT = 449
 """Digits that are held out: the resolution of an accuracy is one of them."""
 
 
@@ -159,7 +159,7 @@ CLAIMS: tuple[Claim, ...] = (
             given={"depth": depths},
             given_words=given,
             unit="points",
-            resolution=100 / HELD_OUT,
+            resolution=100 / TEST_DIGITS,
             caveat=caveat,
         )
         for arm, suffix in ((SNN, ""), (ALPHA_DROPOUT, "-with-dropout"))
@@ -197,7 +197,7 @@ CLAIMS: tuple[Claim, ...] = (
         preset="best-rates",
         given={"data": "digits", "depth": 8, "classical": True},
         unit="points",
-        resolution=100 / HELD_OUT,
+        resolution=100 / TEST_DIGITS,
         caveat="One task. The SVM has the best of six settings by cross-validation, the forest 500 trees.",
     ),
     Claim(
@@ -212,6 +212,6 @@ CLAIMS: tuple[Claim, ...] = (
         preset="two-depths",
         given={"depth": 32, "second_depth": 8},
         unit="points",
-        resolution=200 / HELD_OUT,
+        resolution=200 / TEST_DIGITS,
     ),
 )

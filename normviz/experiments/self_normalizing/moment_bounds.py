@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import height_below, legend_above
+from normviz.figures.legends import colour_bar, height_below, legend_above
 from normviz.figures.vega import specification
 from normviz.norms.selu_moments import moment_map, moment_map_jacobian
 
@@ -154,12 +154,7 @@ def _box_spec() -> dict[str, Any]:
         "norm:Q",
         title="norm of J",
         scale=alt.Scale(domain=[0.5, 1.0], range=["#4fc3a1", "#0a66b8"]),
-        legend=alt.Legend(
-            orient="top",
-            titleOrient="left",
-            gradientLength=120,
-            gradientThickness=10,
-        ),
+        legend=colour_bar(length=120),
     )
     dots = (
         alt.Chart()

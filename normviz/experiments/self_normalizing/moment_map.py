@@ -22,6 +22,7 @@ from normviz.experiments.self_normalizing.selu_expressions import (
     solved_selu,
 )
 from normviz.figures.figure import Figure
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["moment_map_figure"]
@@ -86,10 +87,6 @@ def _variance_at(w: str) -> str:
     return f"exp(log(ylow) + {w} * log(yhigh / ylow))"
 
 
-def _slider(name: str, label: str, value: float, low: float, high: float) -> Any:
-    return alt.param(name=name, value=value, bind=alt.binding_range(min=low, max=high, step=0.01, name=label))
-
-
 def _params() -> list[Any]:
     chosen = alt.binding_radio(options=["α and λ", "fixed point"], name="SELU given by its")
     view = [
@@ -100,13 +97,13 @@ def _params() -> list[Any]:
         alt.param(name=c.name, expr=c.expression) for c in solved_selu("fixmean", "fixvar", "omega", "tau")
     ]
     return [
-        _slider("omega", "weights: sum ω", 0.0, -1.0, 1.0),
-        _slider("tau", "squares: sum τ", 1.0, 0.5, 3.0),
+        slider("omega", "weights: sum ω", 0.0, -1.0, 1.0, 0.01),
+        slider("tau", "squares: sum τ", 1.0, 0.5, 3.0, 0.01),
         alt.param(name="chosen", value="α and λ", bind=chosen),
-        _slider("alpha", "α", 1.6733, 0.3033, 4.0033),
-        _slider("lambda", "λ", 1.0507, 0.5007, 1.6007),
-        _slider("fixmean", "fixed mean", 0.0, -0.6, 0.6),
-        _slider("fixvar", "fixed variance", 1.0, 0.1, 4.0),
+        slider("alpha", "α", 1.6733, 0.3033, 4.0033, 0.01),
+        slider("lambda", "λ", 1.0507, 0.5007, 1.6007, 0.01),
+        slider("fixmean", "fixed mean", 0.0, -0.6, 0.6, 0.01),
+        slider("fixvar", "fixed variance", 1.0, 0.1, 4.0, 0.01),
         alt.param(name="close", value=False, bind=alt.binding_checkbox(name="zoom to theorem 1's box")),
         *view,
         *solved,

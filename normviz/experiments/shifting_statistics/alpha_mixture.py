@@ -20,6 +20,7 @@ from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["LAYERS", "channel_figure", "mixture_figure", "trade_off_figure"]
@@ -105,7 +106,7 @@ def _mixture_spec(height: Span, alpha: float) -> dict[str, Any]:
     )
     rule = here.mark_rule(color=MUTED, strokeDash=[3, 3]).encode(x="place:Q")
     chart = alt.layer(curve, rule, dot, value).properties(height=height_below(LAYERS.names, columns=3) + 20)
-    return specification(chart.add_params(_slider("alpha", "α: ", alpha, 0.0, 1.0, 0.01)))
+    return specification(chart.add_params(slider("alpha", "α", alpha, 0.0, 1.0, 0.01)))
 
 
 def channel_figure() -> Figure:
@@ -150,9 +151,9 @@ def _channel_spec() -> dict[str, Any]:
     chart = curve.properties(height=height_below(CURVES.names, columns=3) + 20)
     return specification(
         chart.add_params(
-            _slider("alpha", "α: ", 0.7, 0.0, 1.0, 0.01),
-            _slider("b", "shift of the test batch: ", 2.0, -4.0, 4.0, 0.1),
-            _slider("s", "its spread: ", 0.5, 0.2, 3.0, 0.05),
+            slider("alpha", "α", 0.7, 0.0, 1.0, 0.01),
+            slider("b", "shift of the test batch", 2.0, -4.0, 4.0, 0.1),
+            slider("s", "its spread", 0.5, 0.2, 3.0, 0.05),
         )
     )
 
@@ -211,10 +212,6 @@ def _trade_off_spec() -> dict[str, Any]:
     chart = alt.layer(line, rule, words).properties(height=height_below(ERRORS.names, columns=3) + 20)
     return specification(
         chart.add_params(
-            _slider("b", "shift b: ", 0.5, 0.0, 1.0, 0.01), _slider("n", "batch size n: ", 4, 1, 64, 1)
+            slider("b", "shift b", 0.5, 0.0, 1.0, 0.01), slider("n", "batch size n", 4, 1, 64, 1)
         )
     )
-
-
-def _slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-    return alt.param(name=name, value=value, bind=alt.binding_range(min=low, max=high, step=step, name=label))

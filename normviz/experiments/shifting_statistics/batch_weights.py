@@ -20,6 +20,7 @@ from normviz.figures import Board, Figure, colours
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["TASK_NAMES", "batch_weights_figure", "played_weights_figure", "weight_expression"]
@@ -123,11 +124,11 @@ def _weights_spec(played: bool, last: int) -> dict[str, Any]:
         .mark_text(baseline="top", fontSize=12, fontWeight="bold", color=MUTED)
         .encode(x=alt.X("middle:Q"), y=alt.value(2), text="words:N")
     )
-    params = [_slider("kappa", "κ: ", 0.4, 0.0, 1.0, 0.01)]
+    params = [slider("kappa", "κ", 0.4, 0.0, 1.0, 0.01)]
     if played:
         params += [
-            _slider("momentum", "momentum m: ", 0.1, 0.01, 0.5, 0.01),
-            _slider("seen_batches", "batches seen: ", float(MOST), 1.0, float(MOST), 1.0),
+            slider("momentum", "momentum m", 0.1, 0.01, 0.5, 0.01),
+            slider("seen_batches", "batches seen", float(MOST), 1.0, float(MOST), 1.0),
         ]
     chart = alt.layer(bars, shares).properties(height=height_below(TASK_NAMES.names, columns=5) + 20)
     return specification(chart.add_params(*params))
@@ -135,7 +136,3 @@ def _weights_spec(played: bool, last: int) -> dict[str, Any]:
 
 def _root(span: Span) -> alt.Scale:
     return alt.Scale(type="sqrt", domain=[span.low, span.high], nice=False)
-
-
-def _slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-    return alt.param(name=name, value=value, bind=alt.binding_range(min=low, max=high, step=step, name=label))

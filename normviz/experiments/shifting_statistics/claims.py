@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from normviz.claims import Claim, Effect, Identity
+from normviz.experiments.pools import TEST_DIGITS
 from normviz.experiments.shifting_statistics.cell_measures import (
     beats_both_ends,
     mean_difference,
@@ -22,9 +23,8 @@ from normviz.measures import Measure, scalar
 
 __all__ = ["CLAIMS"]
 
-TESTED = 449
 """Test digits of the tasks: the resolution of an accuracy is one of them."""
-ONE_DIGIT = 100 / TESTED
+ONE_DIGIT = 100 / TEST_DIGITS
 STREAM = 600
 """Test digits of the default stream."""
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normviz.figures.figure import Figure
-from normviz.figures.legends import HEIGHT
+from normviz.figures.legends import HEIGHT, colour_bar
 from normviz.figures.palette import MUTED
 from normviz.figures.vega import specification
 
@@ -172,14 +172,7 @@ def _heat_spec(
         "value:Q",
         title=value,
         scale=alt.Scale(type="pow", exponent=power, scheme=scheme, domain=list(limits), clamp=True),
-        legend=alt.Legend(
-            orient="top",
-            titleOrient="left",
-            gradientLength=110,
-            gradientThickness=9,
-            titleLimit=190,
-            format=".3~r",
-        ),
+        legend=colour_bar(format=".3~r"),
     )
     across_x = alt.X("left:Q", title=x, scale=horizontal, axis=below)
     cells = (

@@ -20,6 +20,7 @@ from normviz.figures.encodings import arm_colour, arm_dash
 from normviz.figures.legends import height_below, legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import POWER_LABEL, Span, across
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["COST_CURVES", "DECODER", "picture_cost_figure"]
@@ -68,12 +69,6 @@ def picture_cost_figure() -> Figure:
     )
 
 
-def _slider(name: str, label: str, value: float, low: float, high: float, step: float) -> Any:
-    return alt.param(
-        name=name, value=value, bind=alt.binding_range(min=low, max=high, step=step, name=f"{label} ")
-    )
-
-
 def _power_of_ten(rounded: str, value: str) -> str:
     """Expression of the power of ten below (``"floor"``) or above (``"ceil"``) a value."""
     return f"pow(10, {rounded}(log({value}) / LN10))"
@@ -81,14 +76,14 @@ def _power_of_ten(rounded: str, value: str) -> str:
 
 def _params() -> list[Any]:
     return [
-        _slider("words", "words T", 64, 1, 1024, 1),
-        _slider("tokens", "visual tokens M", 576, 1, MOST, 1),
-        _slider("layers", "layers L", 32, 2, 80, 1),
-        _slider("wanted", "modulated layers", 8, 1, 80, 1),
+        slider("words", "words T", 64, 1, 1024, 1),
+        slider("tokens", "visual tokens M", 576, 1, MOST, 1),
+        slider("layers", "layers L", 32, 2, 80, 1),
+        slider("wanted", "modulated layers", 8, 1, 80, 1),
         alt.param(name="blocks", expr="min(wanted, layers)"),
-        _slider("dim", "width d", 4096, 256, 8192, 256),
-        _slider("ffn", "feed-forward width", 11008, 256, 28672, 256),
-        _slider("r", "conditioner's width r", 1024, 64, 4096, 64),
+        slider("dim", "width d", 4096, 256, 8192, 256),
+        slider("ffn", "feed-forward width", 11008, 256, 28672, 256),
+        slider("r", "conditioner's width r", 1024, 64, 4096, 64),
         alt.param(
             name="mats",
             value=3,

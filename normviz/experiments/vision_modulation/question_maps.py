@@ -12,6 +12,7 @@ import pandas as pd
 from normviz.experiments.vision_modulation.knobs import Knobs
 from normviz.experiments.vision_modulation.world_picture import looking_arm
 from normviz.figures import Board, Figure
+from normviz.figures.legends import colour_bar
 from normviz.figures.vega import specification
 
 __all__ = ["question_maps_figure"]
@@ -85,14 +86,7 @@ def _spec(norms: tuple[str, ...], cells: tuple[str, ...]) -> dict[str, Any]:
         "share:Q",
         title="share of the attention",
         scale=alt.Scale(domain=[0, 1], range=["#f1f3f5", "#0a66b8"], interpolate="rgb"),
-        legend=alt.Legend(
-            orient="top",
-            titleOrient="left",
-            gradientLength=90,
-            gradientThickness=9,
-            format="%",
-            values=[0, 0.5, 1],
-        ),
+        legend=colour_bar(length=90, format="%", values=[0, 0.5, 1]),
     )
     chart = (
         alt.Chart()

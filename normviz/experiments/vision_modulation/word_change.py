@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from normviz.experiments.vision_modulation.knobs import ARM_NAMES, LAVI, Knobs
 from normviz.figures import Board, Figure
+from normviz.figures.legends import colour_bar
 from normviz.figures.palette import MUTED
 from normviz.figures.vega import specification
 
@@ -86,14 +87,7 @@ def _spec(lines: int, columns: int, largest: float) -> dict[str, Any]:
         "size:Q",
         title="‖Δγ, Δβ‖",
         scale=alt.Scale(domain=[0, largest], range=["#eef2f6", "#0a66b8"], clamp=True, interpolate="rgb"),
-        legend=alt.Legend(
-            orient="top",
-            titleOrient="left",
-            gradientLength=110,
-            gradientThickness=9,
-            format="~g",
-            tickCount=3,
-        ),
+        legend=colour_bar(format="~g"),
     )
     cells = (
         alt.Chart()
