@@ -57,18 +57,10 @@ def load_digits(
     check_choice("scaling", scaling, ("global", "pixel"))
     table = _table()
     pixels, labels = table[:, :-1], table[:, -1].astype(np.int64)
-    train, test = stratified_split(labels, test_size, seed)
-    scaled, mean, scale = standardise(pixels, train, None if scaling == "global" else 0)
+    split = stratified_split(labels, test_size, seed)
+    scaled, mean, scale = standardise(pixels, split[0], None if scaling == "global" else 0)
     x = torch.from_numpy(scaled).float().reshape(-1, *shape)
     y = torch.from_numpy(labels)
-    per_pixel = scaling == "pixel"
-    return SupervisedData(
-        name="digits",
-        x_train=x[train],
-        y_train=y[train],
-        x_test=x[test],
-        y_test=y[test],
-        mean=torch.as_tensor(mean, dtype=torch.float32).reshape(shape if per_pixel else ()),
-        scale=torch.as_tensor(scale, dtype=torch.float32).reshape(shape if per_pixel else ()),
-        class_names=tuple("0123456789"),
-    )
+    if scaling == "pixel":
+        mean, scale = mean.reshape(shape), scale.reshape(shape)
+    return SupervisedData.from_split("digits", x, y, split, mean, scale, class_names=tuple("0123456789"))

@@ -128,16 +128,8 @@ def load_mnist1d(
     if check_integer("size", size, low=10) % 10:
         raise ValueError(f"size must be a multiple of 10, got {size}.")
     signals, labels = _examples(size // 10, seed)
-    train, test = stratified_split(labels, test_size, seed)
-    scaled, mean, scale = standardise(signals, train, None)
+    split = stratified_split(labels, test_size, seed)
+    scaled, mean, scale = standardise(signals, split[0], None)
     x, y = torch.from_numpy(scaled).float().reshape(-1, *shape), torch.from_numpy(labels)
-    return SupervisedData(
-        name="MNIST-1D",
-        x_train=x[train],
-        y_train=y[train],
-        x_test=x[test],
-        y_test=y[test],
-        mean=torch.as_tensor(mean, dtype=torch.float32),
-        scale=torch.as_tensor(scale, dtype=torch.float32),
-        class_names=tuple("0123456789"),
-    )
+    digits = tuple("0123456789")
+    return SupervisedData.from_split("MNIST-1D", x, y, split, mean, scale, class_names=digits)

@@ -61,17 +61,9 @@ def load_mnist_sample(
     x = torch.from_numpy(pixels).float().reshape(-1, 1, _SIDE, _SIDE)
     if side < _SIDE:
         x = avg_pool2d(x, _SIDE // side)
-    train, test = stratified_split(labels, test_size, seed)
-    scaled, mean, scale = standardise(x.flatten(1).double().numpy(), train, None)
+    split = stratified_split(labels, test_size, seed)
+    scaled, mean, scale = standardise(x.flatten(1).double().numpy(), split[0], None)
     x = torch.from_numpy(scaled).float().reshape(x.shape if layout == "image" else (len(x), -1))
     y = torch.from_numpy(labels)
-    return SupervisedData(
-        name="MNIST sample",
-        x_train=x[train],
-        y_train=y[train],
-        x_test=x[test],
-        y_test=y[test],
-        mean=torch.as_tensor(mean, dtype=torch.float32),
-        scale=torch.as_tensor(scale, dtype=torch.float32),
-        class_names=tuple("0123456789"),
-    )
+    digits = tuple("0123456789")
+    return SupervisedData.from_split("MNIST sample", x, y, split, mean, scale, class_names=digits)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from normviz.data.sampling import TensorBatches
@@ -46,6 +47,39 @@ class SupervisedData:
     feature_names: tuple[str, ...] = ()
     target_mean: float = 0.0
     target_scale: float = 1.0
+
+    @classmethod
+    def from_split(
+        cls,
+        name: str,
+        x: Tensor,
+        y: Tensor,
+        split: tuple[NDArray[np.int64], NDArray[np.int64]],
+        mean: ArrayLike,
+        scale: ArrayLike,
+        **more: Any,
+    ) -> SupervisedData:
+        """The data from all scaled examples and the indices of those for training and for testing.
+
+        Args:
+            name: of the data set.
+            x: scaled inputs of all examples.
+            y: their targets.
+            split: indices for training and for testing.
+            mean, scale: as :func:`standardise` gives them.
+            **more: further fields.
+        """
+        train, test = split
+        return cls(
+            name,
+            x_train=x[train],
+            y_train=y[train],
+            x_test=x[test],
+            y_test=y[test],
+            mean=torch.as_tensor(mean, dtype=torch.float32),
+            scale=torch.as_tensor(scale, dtype=torch.float32),
+            **more,
+        )
 
     @property
     def num_classes(self) -> int:

@@ -96,25 +96,24 @@ def load_table(name: str, *, test_size: float = 0.25, seed: int = 0) -> Supervis
     if table.class_names:
         numbers = read_bundled(table.files[0], header=True)
         features, labels = numbers[:, :-1], numbers[:, -1].astype(np.int64)
-        train, test = stratified_split(labels, test_size, seed)
+        split = stratified_split(labels, test_size, seed)
         y = torch.from_numpy(labels)
     else:
         features = read_bundled(table.files[0], delimiter=None)
         values = read_bundled(table.files[1], delimiter=None)[:, None]
-        train, test = stratified_split(np.zeros(len(values), dtype=np.int64), test_size, seed)
-        scaled, mean, scale = standardise(values, train, None)
+        split = stratified_split(np.zeros(len(values), dtype=np.int64), test_size, seed)
+        scaled, mean, scale = standardise(values, split[0], None)
         target_mean, target_scale = float(mean), float(scale)
         y = torch.from_numpy(scaled).float()
-    scaled, mean, scale = standardise(features, train, 0)
+    scaled, mean, scale = standardise(features, split[0], 0)
     x = torch.from_numpy(scaled).float()
-    return SupervisedData(
-        name=name,
-        x_train=x[train],
-        y_train=y[train],
-        x_test=x[test],
-        y_test=y[test],
-        mean=torch.from_numpy(mean).float(),
-        scale=torch.from_numpy(scale).float(),
+    return SupervisedData.from_split(
+        name,
+        x,
+        y,
+        split,
+        mean,
+        scale,
         class_names=table.class_names,
         feature_names=table.feature_names,
         target_mean=target_mean,
