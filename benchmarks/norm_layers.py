@@ -11,8 +11,6 @@ that is the mean of the output's product with a fixed tensor. Results go to ``be
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.report import paired_ratio, report
+from benchmarks.report import against_baseline, report, seconds_per_call
 from normviz.norms import (
     SELU,
     AlphaDropout,
@@ -127,26 +125,20 @@ FAMILIES = {
 }
 
 
-def seconds_per_step(
-    contender: Contender, shape: tuple[int, ...], slice_: float = SLICE
-) -> Callable[[], float]:
-    """A measurement: mean time of a forward and backward pass over one slice."""
+def step(contender: Contender, shape: tuple[int, ...]) -> Callable[[], None]:
+    """One forward and backward pass."""
     torch.manual_seed(0)
     channels = shape[1] if len(shape) == 4 else shape[-1]
     layer = contender.build(channels).train()
     x = torch.randn(shape, requires_grad=True)
     weight = torch.randn(shape)
 
-    def measure() -> float:
-        steps, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < slice_:
-            x.grad = None
-            layer.zero_grad(set_to_none=True)
-            (layer(x) * weight).mean().backward()
-            steps += 1
-        return spent / steps
+    def both_ways() -> None:
+        x.grad = None
+        layer.zero_grad(set_to_none=True)
+        (layer(x) * weight).mean().backward()
 
-    return measure
+    return both_ways
 
 
 def compare(
@@ -154,25 +146,11 @@ def compare(
 ) -> list[list[object]]:
     """One row per layer: layer, owner, shape, milliseconds, times the baseline, lowest and highest of that ratio."""
     baseline, contenders = FAMILIES[family][0]()
-    plain = seconds_per_step(baseline, shape, slice_)
+    layers = (baseline, *contenders)
+    plain, *others = (seconds_per_call(step(layer, shape), slice_) for layer in layers)
+    rows = against_baseline(plain, others, repeats)
     text = "x".join(map(str, shape))
-    taken: list[float] = []
-    rows: list[list[object]] = []
-    for contender in contenders:
-        own: list[float] = []
-        measure = seconds_per_step(contender, shape, slice_)
-
-        def timed(measure: Callable[[], float] = measure, own: list[float] = own) -> float:
-            own.append(measure())
-            return own[-1]
-
-        def baseline_timed() -> float:
-            taken.append(plain())
-            return taken[-1]
-
-        ratios = paired_ratio(timed, baseline_timed, repeats)
-        rows.append([contender.name, contender.owner, text, 1e3 * statistics.median(own), *ratios])
-    return [[baseline.name, baseline.owner, text, 1e3 * statistics.median(taken), 1.0, 1.0, 1.0], *rows]
+    return [[layer.name, layer.owner, text, *row] for layer, row in zip(layers, rows, strict=True)]
 
 
 def main() -> None:

@@ -49,3 +49,37 @@ def paired_ratio(
     b()
     ratios = [a() / b() for _ in range(repeats)]
     return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def seconds_per_call(call: Callable[[], object], slice_: float) -> Callable[[], float]:
+    """A measurement: mean seconds of a call over one time slice."""
+
+    def measure() -> float:
+        calls, start = 0, time.perf_counter()
+        while (spent := time.perf_counter() - start) < slice_:
+            call()
+            calls += 1
+        return spent / calls
+
+    return measure
+
+
+def against_baseline(
+    baseline: Callable[[], float], contenders: Sequence[Callable[[], float]], repeats: int
+) -> list[tuple[float, float, float, float]]:
+    """Median milliseconds, then median, lowest and highest ratio to the baseline; the baseline's own row first."""
+    plain: list[float] = []
+    rows = []
+    for contender in contenders:
+        own: list[float] = []
+        ratios = paired_ratio(_noted(contender, own), _noted(baseline, plain), repeats)
+        rows.append((1e3 * statistics.median(own), *ratios))
+    return [(1e3 * statistics.median(plain), 1.0, 1.0, 1.0), *rows]
+
+
+def _noted(measure: Callable[[], float], into: list[float]) -> Callable[[], float]:
+    def noted() -> float:
+        into.append(measure())
+        return into[-1]
+
+    return noted

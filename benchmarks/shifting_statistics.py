@@ -12,15 +12,13 @@ float32, a loss that is the mean of the output's product with a fixed tensor. Re
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import paired_ratio, report
+from benchmarks.report import against_baseline, report, seconds_per_call
 from normviz.norms import AdaptiveBalanceBatchNorm2d, AlphaBatchNorm2d, ContinualNorm2d
 
 IMAGES = ((20, 32, 8, 8), (64, 64, 32, 32))
@@ -113,22 +111,18 @@ FAMILIES: dict[str, tuple[Contender, tuple[Contender, ...]]] = {
 }
 
 
-def seconds_per_step(contender: Contender, shape: tuple[int, ...], slice_: float) -> Callable[[], float]:
-    """A measurement: mean time of a forward and backward pass over one slice."""
+def step(contender: Contender, shape: tuple[int, ...]) -> Callable[[], None]:
+    """One forward and backward pass."""
     torch.manual_seed(0)
     layer = contender.build(shape[1])
     x = torch.randn(shape, requires_grad=True)
 
-    def measure() -> float:
-        steps, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < slice_:
-            x.grad = None
-            layer.zero_grad(set_to_none=True)
-            contender.step(layer, x).backward()
-            steps += 1
-        return spent / steps
+    def both_ways() -> None:
+        x.grad = None
+        layer.zero_grad(set_to_none=True)
+        contender.step(layer, x).backward()
 
-    return measure
+    return both_ways
 
 
 def compare(
@@ -136,25 +130,11 @@ def compare(
 ) -> list[list[object]]:
     """One row per layer: when, layer, shape, milliseconds, times the baseline, lowest and highest of that ratio."""
     baseline, contenders = FAMILIES[family]
-    plain = seconds_per_step(baseline, shape, slice_)
+    layers = (baseline, *contenders)
+    plain, *others = (seconds_per_call(step(layer, shape), slice_) for layer in layers)
+    rows = against_baseline(plain, others, repeats)
     text = "x".join(map(str, shape))
-    taken: list[float] = []
-    rows: list[list[object]] = []
-    for contender in contenders:
-        own: list[float] = []
-        measure = seconds_per_step(contender, shape, slice_)
-
-        def timed(measure: Callable[[], float] = measure, own: list[float] = own) -> float:
-            own.append(measure())
-            return own[-1]
-
-        def baseline_timed() -> float:
-            taken.append(plain())
-            return taken[-1]
-
-        ratios = paired_ratio(timed, baseline_timed, repeats)
-        rows.append([contender.name, family, text, 1e3 * statistics.median(own), *ratios])
-    return [[baseline.name, family, text, 1e3 * statistics.median(taken), 1.0, 1.0, 1.0], *rows]
+    return [[layer.name, family, text, *row] for layer, row in zip(layers, rows, strict=True)]
 
 
 def main() -> None:
