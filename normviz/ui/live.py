@@ -54,6 +54,7 @@ def live_region(
     live = run.live
     every = 2 * POLL if opening else POLL if live or state.playing else None
     polls = 0
+    stand_in = _stand_in(run)  # once: a stored run is read from disk
 
     @st.fragment(run_every=every)
     def region() -> None:
@@ -62,7 +63,8 @@ def live_region(
         polls += 1
         if opening and polls > 1 and (has_points(current) or not current.live or polls > PATIENCE):
             st.rerun()
-        shown, label = _with_points(current)
+        own = stand_in is None or current.id != run.id or _drawable(current)
+        shown, label = (current, "") if own or stand_in is None else stand_in
         step = _control_line(control, current, device, label)
         focus = legend(state, current.knobs.shown_arms())
         sheet = current.experiment.sheet(current.knobs)
@@ -207,10 +209,10 @@ def _status(run: Run, label: str) -> None:
         st.warning("  \n".join(lines), icon=":material/warning:")
 
 
-def _with_points(run: Run) -> tuple[Run, str]:
-    """The run, or, while it has no point yet, a stored or recorded run, labelled as such."""
-    if has_points(run) or run.log.scalar_names or not run.live:
-        return run, ""
+def _stand_in(run: Run) -> tuple[Run, str] | None:
+    """A stored or recorded run to show until the first point comes, labelled as such."""
+    if _drawable(run):
+        return None
     kept = store()
     try:
         stored = None if kept is None else kept.latest(run.experiment.slug, run.knobs.key())
@@ -220,8 +222,13 @@ def _with_points(run: Run) -> tuple[Run, str]:
         pass  # said at the top of the page; the recorded run does as well
     recorded = recorded_run(run.experiment)
     if recorded is None or not _look_alike(recorded.run, run):
-        return run, ""
+        return None
     return recorded.run, f"Recorded on {recorded.date}, shown until the first point comes."
+
+
+def _drawable(run: Run) -> bool:
+    """Whether a run has points of its own, or will have none any more."""
+    return has_points(run) or bool(run.log.scalar_names) or not run.live
 
 
 def _look_alike(one: Run, other: Run) -> bool:
