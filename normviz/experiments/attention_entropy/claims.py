@@ -24,7 +24,6 @@ SOFTMAX, ELU, RELU, FLATTEN, COSINE, SIGN = (
 FIXED, CLIPPED = arm_name("nala_fixed"), arm_name("nala_clipped")
 TAIL = 2
 """Evaluations that are averaged for a final score."""
-"""Digits that are held out: the resolution of an accuracy is one of them."""
 PAPER = "nalaformer"
 POINTS = "percentage points"
 

@@ -32,7 +32,7 @@ LATE = 5
 """Phases at the end that are averaged; a run must have at least one more."""
 
 EXAMPLES = 512
-"""Images that are memorised, and digits that are held out: the resolution of an accuracy is one of them."""
+"""Images that are memorised."""
 
 
 def late(arm: ArmName) -> Measure:

@@ -21,7 +21,7 @@ __all__ = ["CLAIMS"]
 TAIL = 3
 """Evaluations that are averaged for a final accuracy."""
 HELD_OUT_SIGNALS = 1000
-"""Digits and signals that are held out: the resolution of an accuracy is one of them."""
+"""Signals that are held out: the resolution of an accuracy is one of them."""
 SMALL_BATCH = 4
 """Most images that count as a small batch; the paper's figure ends at 4 images per worker."""
 PARETO, AVERAGE, RANDOM = (STRATEGIES[s] for s in ("pareto", "average", "random"))

@@ -16,8 +16,6 @@ __all__ = ["CLAIMS"]
 POINT = 1.0
 """Least difference of a percentage that counts."""
 
-"""Test samples of the digits: the resolution of an accuracy is one of them."""
-
 WINDOW = 3
 """Rounds at the end over which an accuracy is averaged: with clients that differ it jumps from round to round."""
 

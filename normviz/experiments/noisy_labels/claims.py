@@ -18,8 +18,6 @@ TAIL = 3
 POINT = 1.0
 """Least difference of a percentage that counts: what STORM may lose where all labels are right."""
 
-"""Test samples of the digits: the resolution of an accuracy is one of them."""
-
 FACTOR = 2.0
 """Limit of a small overhead."""
 

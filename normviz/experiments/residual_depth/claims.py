@@ -25,7 +25,6 @@ TAIL = 10
 LEVELS = 5
 """Levels that are said to be enough with λ = 1/n."""
 RATE = "0.01"
-"""Digits that are held out: the resolution of an accuracy is one of them."""
 
 
 def _arm(method: str, rate: str | None = None) -> ArmName:

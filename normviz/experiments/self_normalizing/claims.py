@@ -17,8 +17,6 @@ RIVALS = {"batch norm": BN, "layer norm": LN, "weight norm": WN, "ReLU": RELU}
 TAIL = 10
 """Training losses that are averaged for a final value."""
 
-"""Digits that are held out: the resolution of an accuracy is one of them."""
-
 
 def _worst_variance(arm: str) -> Measure:
     """Largest |log2 variance| of a hidden layer over the whole training."""

@@ -23,8 +23,8 @@ from normviz.measures import Measure, scalar
 
 __all__ = ["CLAIMS"]
 
-"""Test digits of the tasks: the resolution of an accuracy is one of them."""
 ONE_DIGIT = 100 / TEST_DIGITS
+"""Resolution of an accuracy over the tasks, in points."""
 STREAM = 600
 """Test digits of the default stream."""
 
