@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from normviz.claims import Claim, Effect, Identity
@@ -40,47 +41,43 @@ def _share(name: str, arm: str) -> Measure:
     return scalar(name, arm_name(arm))
 
 
+_accuracy_claim = partial(
+    Claim,
+    paper="fedtiny",
+    rule=Effect("above", floor=POINT),
+    unit="points",
+    resolution=100 / TEST_DIGITS,
+)
+
 CLAIMS: tuple[Claim, ...] = (
-    Claim(
+    _accuracy_claim(
         id="better-than-one-shot",
-        paper="fedtiny",
         statement="At equal density FedTiny is more accurate than a mask that the server makes once, by magnitude.",
         paper_figure=GAIN,
         measured="test accuracy of FedTiny minus One-shot magnitude, mean of the last three rounds",
         measure=_gain("one_shot"),
-        rule=Effect("above", floor=POINT),
         preset="best-rates",
         given=METHODS,
-        unit="points",
-        resolution=100 / TEST_DIGITS,
         caveat="Both have the same budget; a candidate with noise may keep fewer weights, never more.",
     ),
-    Claim(
+    _accuracy_claim(
         id="better-than-vanilla-selection",
-        paper="fedtiny",
         statement="Selecting with the clients' batch statistics gives a better network than with the server's.",
         paper_figure=SELECTION_NUMBERS,
         measured="test accuracy of FedTiny minus Vanilla selection, mean of the last three rounds",
         measure=_gain("vanilla"),
-        rule=Effect("above", floor=POINT),
         preset="parts",
         given=METHODS,
-        unit="points",
-        resolution=100 / TEST_DIGITS,
         caveat="Where both select the same candidate, both are the same network from round 0 on.",
     ),
-    Claim(
+    _accuracy_claim(
         id="better-than-rivals",
-        paper="fedtiny",
         statement="At equal density FedTiny is more accurate than SynFlow, PruneFL and FedDST.",
         paper_figure=GAIN,
         measured="test accuracy of FedTiny minus the rival, mean of the last three rounds",
         measure={arm_name(rival): _gain(rival) for rival in ("synflow", "prunefl", "feddst")},
-        rule=Effect("above", floor=POINT),
         preset="rivals",
         given={**METHODS, "rule": "uniform"},
-        unit="points",
-        resolution=100 / TEST_DIGITS,
         caveat="SynFlow and PruneFL choose among all layers together, FedTiny keeps each layer's share; at 14,288 "
         "weights a layer's share can be nine weights.",
     ),
@@ -96,18 +93,14 @@ CLAIMS: tuple[Claim, ...] = (
         given={"task": "candidates", "pool_size": 8},
         unit="of rank correlation",
     ),
-    Claim(
+    _accuracy_claim(
         id="output-to-input",
-        paper="fedtiny",
         statement="Adjusting blocks from output to input is better than from input to output.",
         paper_figure=SELECTION_NUMBERS,
         measured="test accuracy of FedTiny minus FedTiny with the other order, mean of the last three rounds",
         measure=_gain("forward"),
-        rule=Effect("above", floor=POINT),
         preset="parts",
         given={**METHODS, "granularity": "block"},
-        unit="points",
-        resolution=100 / TEST_DIGITS,
     ),
     Claim(
         id="fewer-operations",

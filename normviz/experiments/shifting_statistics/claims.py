@@ -7,6 +7,7 @@ all six shown; alpha is never chosen on the seed that it is judged on.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from normviz.claims import Claim, Effect, Identity
@@ -96,6 +97,10 @@ PALE: dict[str, Any] = {
     "alpha": 0.7,
 }
 
+_distance_claim = partial(Claim, paper="adab2n", paper_figure=NO_NUMBER, unit="standard deviations")
+_cells_claim = partial(Claim, paper="alpha-bn", preset="all-corruptions", given=GRID)
+_stream_claim = partial(Claim, paper="alpha-bn", preset="low-contrast")
+
 CLAIMS: tuple[Claim, ...] = (
     *_six_verdicts(),
     Claim(
@@ -112,79 +117,61 @@ CLAIMS: tuple[Claim, ...] = (
         resolution=ONE_DIGIT,
         caveat="CN removes each sample's own brightness and contrast, and that is how the tasks differ here.",
     ),
-    Claim(
+    _distance_claim(
         id="recency-bias",
-        paper="adab2n",
         statement="Batch norm's running statistics lean to the newest task.",
-        paper_figure=NO_NUMBER,
         measured="distance of BN's running mean to all tasks seen minus that to the newest task, mean from task 2 on",
         measure=_distance("distance", BN) - _distance("distance_newest", BN),
         rule=Effect("above", floor=0.02),
         preset="tasks",
         given=CURVES,
-        unit="standard deviations",
         caveat="Half of every batch is replayed here, which pulls the statistics back.",
     ),
-    Claim(
+    _distance_claim(
         id="recency-bias-without-replay",
-        paper="adab2n",
         statement="Without replay batch norm's running statistics lean to the newest task, also with frozen weights.",
-        paper_figure=NO_NUMBER,
         measured="distance of the running mean to all tasks seen minus that to the newest, mean from task 2 on",
         measure=_distance("distance", ALONE) - _distance("distance_newest", ALONE),
         rule=Effect("above", floor=0.02),
         preset="frozen",
         given=STILL,
-        unit="standard deviations",
         caveat="The mean counts every step of a task, also the first ten, in which the average has not reached it yet.",
     ),
-    Claim(
+    _distance_claim(
         id="remembers-frozen",
-        paper="adab2n",
         statement="With a smaller κ the running statistics stay closer to all tasks, if the weights stand still.",
-        paper_figure=NO_NUMBER,
         measured=f"distance of the running mean to all tasks seen, {MIDDLE} minus {EMA}, mean from task 2 on",
         measure=_distance("distance", MIDDLE) - _distance("distance", EMA),
         rule=Effect("below", floor=0.02),
         preset="frozen",
         given=STILL,
-        unit="standard deviations",
     ),
-    Claim(
+    _distance_claim(
         id="remembers-training",
-        paper="adab2n",
         statement="With a smaller κ the running statistics stay closer to all tasks while the network learns.",
-        paper_figure=NO_NUMBER,
         measured=f"distance of the running mean to all tasks seen, {MIDDLE} minus {EMA}, mean from task 2 on",
         measure=_distance("distance", MIDDLE) - _distance("distance", EMA),
         rule=Effect("below", floor=0.02),
         preset="tasks",
         given=CURVES,
-        unit="standard deviations",
     ),
-    Claim(
+    _distance_claim(
         id="average-forgets-nothing",
-        paper="adab2n",
         statement="A moving average forgets older tasks, an average of all batches does not.",
-        paper_figure=NO_NUMBER,
         measured=f"distance of the running mean to all tasks seen with frozen weights, {EMA} minus {CMA}",
         measure=_distance("distance", EMA) - _distance("distance", CMA),
         rule=Effect("above", floor=0.02),
         preset="frozen",
         given=STILL,
-        unit="standard deviations",
     ),
-    Claim(
+    _distance_claim(
         id="average-cannot-adapt",
-        paper="adab2n",
         statement="An average of all batches cannot follow weights that move, a moving average can.",
-        paper_figure=NO_NUMBER,
         measured=f"distance of the running mean to all tasks seen while learning, {CMA} minus {EMA}",
         measure=_distance("distance", CMA) - _distance("distance", EMA),
         rule=Effect("above", floor=0.02),
         preset="tasks",
         given=CURVES,
-        unit="standard deviations",
     ),
     Claim(
         id="older-tasks-count-more",
@@ -198,110 +185,86 @@ CLAIMS: tuple[Claim, ...] = (
         given=CURVES,
         unit="points",
     ),
-    Claim(
+    _cells_claim(
         id="middle-beats-both-ends",
-        paper="alpha-bn",
         statement="Between the source's and the test batch's statistics lies a mixture that is better than both.",
         paper_figure=SEGMENTATION,
         measured=f"cells of {len(EVERYWHERE)} in which α-BN is better than source and TBN, α chosen on other seeds",
         measure=beats_both_ends(EVERYWHERE),
         rule=Effect("above", floor=1.0, null=len(EVERYWHERE) / 2),
-        preset="all-corruptions",
-        given=GRID,
         unit="cells",
     ),
-    Claim(
+    _cells_claim(
         id="middle-where-batches-mislead",
-        paper="alpha-bn",
         statement="A mixture beats both ends where a batch tells little: sorted streams and batches of four.",
         paper_figure=NO_NUMBER,
         measured=f"cells of {len(HARD)} (sorted, or four images) in which α-BN beats both, α chosen on other seeds",
         measure=beats_both_ends(HARD),
         rule=Effect("above", floor=1.0, null=len(HARD) / 2),
-        preset="all-corruptions",
-        given=GRID,
         unit="cells",
     ),
-    Claim(
+    _cells_claim(
         id="middle-where-batches-tell",
-        paper="alpha-bn",
         statement="A mixture beats both ends also in large shuffled batches.",
         paper_figure=NO_NUMBER,
         measured=f"cells of {len(EASY)} (shuffled, 16 or 64 images) in which α-BN beats both, α chosen on other seeds",
         measure=beats_both_ends(EASY),
         rule=Effect("above", floor=1.0, null=len(EASY) / 2),
-        preset="all-corruptions",
-        given=GRID,
         unit="cells",
     ),
-    Claim(
+    _cells_claim(
         id="without-training",
-        paper="alpha-bn",
         statement="α-BN improves on the source network without any training.",
         paper_figure=SEGMENTATION,
         measured="accuracy of α-BN at α = 0.9 minus the source's, mean over all cells",
         measure=mean_gain(0.9, SOURCE, EVERYWHERE),
         rule=Effect("above", floor=1.0),
-        preset="all-corruptions",
-        given=GRID,
         unit="points",
         caveat="That α = 0.9 is the paper's value could not be confirmed.",
     ),
-    Claim(
+    _cells_claim(
         id="batch-statistics-mislead",
-        paper="alpha-bn",
         statement="Statistics of the test batch alone can do harm: they tear apart what the classes are told by.",
         paper_figure=NO_NUMBER,
         measured="accuracy of TBN minus the source's on noise sorted by label, mean over three batch sizes",
         measure=mean_difference(TBN, SOURCE, SORTED_NOISE),
         rule=Effect("below", floor=1.0),
-        preset="all-corruptions",
-        given=GRID,
         unit="points",
     ),
-    Claim(
+    _cells_claim(
         id="core-over-entropy",
-        paper="alpha-bn",
         statement="Learning from class correlation is better than learning from entropy, at the same α.",
         paper_figure="Core is above the other methods on 12 data sets; the numbers could not be confirmed.",
         measured=f"cells of {len(EVERYWHERE)} in which Core is better than α-BN with entropy",
         measure=wins(CORE, ENTROPY, EVERYWHERE),
         rule=Effect("above", floor=1.0, null=len(EVERYWHERE) / 2),
-        preset="all-corruptions",
-        given=GRID,
         unit="cells",
         caveat=RECONSTRUCTED,
     ),
-    Claim(
+    _cells_claim(
         id="core-over-alpha",
-        paper="alpha-bn",
         statement="Core's training adds to what α-BN does without training.",
         paper_figure="Core is above the other methods on 12 data sets; the numbers could not be confirmed.",
         measured=f"cells of {len(EVERYWHERE)} in which Core is better than α-BN at the same α",
         measure=wins(CORE, ALPHA, EVERYWHERE),
         rule=Effect("above", floor=1.0, null=len(EVERYWHERE) / 2),
-        preset="all-corruptions",
-        given=GRID,
         unit="cells",
         caveat=RECONSTRUCTED,
     ),
-    Claim(
+    _stream_claim(
         id="no-collapse",
-        paper="alpha-bn",
         statement="Where entropy falls into one class for all images, Core learns to tell them apart.",
         paper_figure=NO_NUMBER,
         measured="accuracy over the whole stream, Core minus α-BN with entropy, pale digits, batches of four",
         measure=scalar("accuracy", CORE, bad=-math.inf) - scalar("accuracy", ENTROPY, bad=-math.inf),
         rule=Effect("above", floor=10.0),
-        preset="low-contrast",
         given=PALE,
         unit="points",
         resolution=100 / STREAM,
         caveat=RECONSTRUCTED,
     ),
-    Claim(
+    _stream_claim(
         id="core-over-tent",
-        paper="alpha-bn",
         statement="Core is better than test-time batch norm, with and without entropy.",
         paper_figure="Core is above the other methods on 12 data sets; the numbers could not be confirmed.",
         measured="accuracy over the whole stream, Core minus each, pale digits, batches of four",
@@ -310,22 +273,19 @@ CLAIMS: tuple[Claim, ...] = (
             for rival in (TENT, TBN)
         },
         rule=Effect("above", floor=0.5),
-        preset="low-contrast",
         given=PALE,
         unit="points",
         resolution=100 / STREAM,
         caveat=RECONSTRUCTED
         + " With α = 0.7 it starts from statistics that hardly fit such a change of contrast.",
     ),
-    Claim(
+    _stream_claim(
         id="source-statistics-stay",
-        paper="alpha-bn",
         statement="α-BN leaves the source's statistics as they are.",
         paper_figure="By construction.",
         measured="root mean square change of all running means and variances over the stream",
         measure=scalar("buffers_moved", ALPHA),
         rule=Identity("below", 1e-12),
-        preset="low-contrast",
         given={"task": "stream"},
     ),
 )
