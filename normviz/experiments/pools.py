@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["TEST_DIGITS"]
+__all__ = ["TEST_DIGITS", "TEST_ROWS"]
 
 TEST_DIGITS = 449
 """Of scikit-learn's 1,797 digits, at the loader's default share."""
+
+TEST_ROWS = {"breast_cancer": 142, "wine": 44}
+"""Of scikit-learn's tables, at the loader's default share."""

@@ -221,6 +221,8 @@ def test_the_race_against_classical_classifiers_is_measured_where_they_are_fitte
     assert by_rival["SVM"] == pytest.approx({0: -2.0, 1: -1.999})
     assert by_rival["random forest"] == pytest.approx({0: 2.0, 1: 2.001})
     assert not claim.applies(Knobs(depth=8))
+    assert not claim.applies(Knobs(depth=8, classical=True, data="wine"))
+    assert CLAIMS["better-than-classical-wine"].applies(Knobs(depth=8, classical=True, data="wine"))
 
 
 def test_depth_pays_compares_gains() -> None:

@@ -27,6 +27,20 @@ PRESETS = Presets(
             grid=RATES,
         ),
         Preset(
+            "breast-cancer",
+            "A small table",
+            "Thirty measurements of 427 breast tumours, each network at its best rate: is a small table a fair race?",
+            {"data": "breast_cancer", "depth": 8, "learning_rate": 3e-2, "classical": True},
+            grid=RATES,
+        ),
+        Preset(
+            "wine",
+            "A tiny table",
+            "Thirteen measurements of 134 wines: what is left of the differences when almost nobody errs?",
+            {"data": "wine", "depth": 8, "learning_rate": 3e-2, "classical": True},
+            grid=RATES,
+        ),
+        Preset(
             "two-depths",
             "Does depth pay?",
             "Every network with 8 and with 32 layers: what does depth cost each of them?",
