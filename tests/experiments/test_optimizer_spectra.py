@@ -436,7 +436,8 @@ def test_verdicts_of_a_short_run(logs: dict[str, tuple[Knobs, FrameLog]]) -> Non
     knobs, log = logs["digits"]
     found = EXPERIMENT.verdicts(log, knobs)
     missing = {id for id, v in found.items() if not v.per_seed}
-    assert missing == {"swan-diagonal-throughput", "whitening-counters-curvature"}
+    retrained = {"conda-half-the-steps", "swan-half-the-steps", "sinkgd-half-the-steps"}
+    assert missing == {"swan-diagonal-throughput", "whitening-counters-curvature", *retrained}
     for claim in CLAIMS:
         if claim.identity:
             assert found[claim.id].outcome == "reproduced", claim.id
@@ -527,3 +528,14 @@ def test_the_map_of_a_singular_value_says_what_the_iterations_do() -> None:
     assert (round(x.min(), 2), round(x.max(), 1)) == (0.68, 1.2)
     assert "between 0.56 and 1.6" in text
     assert (round(y.min(), 2), round(y.max(), 1)) == (0.56, 1.6)
+
+
+def test_a_shorter_schedule_ends_early_for_all_but_adamw() -> None:
+    given = {"steps": 20, "seeds": 2, "grid": "1", "optimizers": ("adamw", "muon")}
+    logs = {share: FrameLog(EXPERIMENT.frames(Knobs(**given, shorter=share), "cpu")) for share in (1.0, 0.5)}
+    half, whole = (logs[share].scalars("rms") for share in (0.5, 1.0))
+    muon = half["arm"].str.startswith("Muon")
+    assert (half[muon & (half["step"] >= 10)]["value"] == 0).all()
+    assert (half[muon & (half["step"] < 10)]["value"] > 0).all()
+    assert half[~muon]["value"].tolist() == whole[~muon.to_numpy()]["value"].tolist()
+    assert logs[0.5].scalars("validation_loss").groupby(["arm", "seed"])["value"].last().notna().all()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normviz.claims import Claim, Effect, Rule
+from normviz.claims import Bound, Claim, Effect, Rule
 from normviz.experiments.optimizer_spectra.best import TAIL, at_best, criterion
 from normviz.experiments.optimizer_spectra.knobs import NAMES, SPIKE_AT, Knobs
 from normviz.frame import Log
@@ -26,6 +26,7 @@ __all__ = [
     "late",
     "loss_claim",
     "median",
+    "retrained_claim",
     "rise",
     "speed_claim",
     "steps_saved",
@@ -139,7 +140,7 @@ def claim(
         measure=best[""] if isinstance(measure, Measure) else best,
         rule=rule,
         preset=preset,
-        given={"optimizers": lambda chosen: needed <= set(chosen), **(given or {})},
+        given={"optimizers": lambda chosen: needed <= set(chosen), "shorter": 1.0, **(given or {})},
         given_words=f"{', '.join(first)} and {last}" if first else last,
         unit=unit,
         caveat=caveat,
@@ -177,6 +178,23 @@ def loss_claim(
         given={"task": ("digits", "language")},
         unit="nats",
         caveat=caveat,
+    )
+
+
+def retrained_claim(id: str, paper: str, optimizer: str, statement: str, paper_figure: str) -> Claim:
+    """A claim that an optimizer with a schedule half as long ends level with AdamW."""
+    return claim(
+        id,
+        paper,
+        "half-the-steps",
+        final(optimizer) - final("adamw"),
+        Bound("below", NATS),
+        statement,
+        paper_figure,
+        f"final validation loss of {NAMES[optimizer]} after half of the steps minus AdamW's after all",
+        given={"task": "language", "shorter": 0.5},
+        unit="nats",
+        caveat="Both schedules fall to zero, each at its own end; the rate of each is its best for its own length.",
     )
 
 

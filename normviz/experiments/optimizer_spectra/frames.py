@@ -146,7 +146,8 @@ def _frames(knobs: Knobs, where: torch.device) -> Iterator[Frame]:
 
     builds = {name: _Build(*names[name], knobs, task) for name in names}
     arms = [
-        Arm(name, build.model, build.optimizer, task.loss, _schedule(knobs)) for name, build in builds.items()
+        Arm(name, build.model, build.optimizer, task.loss, _schedule(knobs, build.name))
+        for name, build in builds.items()
     ]
     every = max(1, knobs.steps // PROBES)
     training = train(
@@ -221,10 +222,12 @@ class _Build:
         return watched
 
 
-def _schedule(knobs: Knobs) -> Callable[[Optimizer], LambdaLR] | None:
+def _schedule(knobs: Knobs, optimizer: str) -> Callable[[Optimizer], LambdaLR] | None:
+    """The fall of all learning rates; a shorter schedule is followed by steps of size zero."""
+    end = knobs.steps * (1.0 if optimizer == "adamw" else knobs.shorter)
     if knobs.schedule == "constant":
-        return None
-    return partial(LambdaLR, lr_lambda=lambda step: 1 - step / knobs.steps)
+        return partial(LambdaLR, lr_lambda=lambda step: float(step < end)) if end < knobs.steps else None
+    return partial(LambdaLR, lr_lambda=lambda step: max(0.0, 1 - step / end))
 
 
 def _evaluate(member: Member, *, held_out: Callable[[int], list[Batch]]) -> Mapping[str, Value]:

@@ -191,6 +191,16 @@ class Knobs(Base):
         labels={"linear": "Linear fall", "constant": "Constant"},
         section="Training",
     )
+    shorter: float = knob(
+        1.0,
+        0.2,
+        1.0,
+        label="Length of all schedules but AdamW's",
+        help="Below 1 the learning rates of all other optimizers fall to zero after this share of the steps, and they "
+        "stand still from then on: who ends level with AdamW has needed that share of its steps.",
+        step=0.05,
+        section="Training",
+    )
     batch_size: int = knob_fields.batch_size(
         128,
         256,

@@ -51,6 +51,17 @@ PRESETS = Presets(
             },
         ),
         Preset(
+            "half-the-steps",
+            "Half the steps",
+            "On text the others get half of AdamW's steps: who still ends level with it? About two minutes.",
+            {
+                "task": "language",
+                "steps": 100,
+                "shorter": 0.5,
+                "optimizers": ("adamw", "sinkgd", "swan", "conda"),
+            },
+        ),
+        Preset(
             "halves",
             "SWAN's two halves",
             "SWAN normalizes rows and whitens: what does each half do alone? About a minute.",

@@ -14,6 +14,7 @@ from normviz.experiments.optimizer_spectra.claim_measures import (
     jitter,
     loss_claim,
     median,
+    retrained_claim,
     speed_claim,
 )
 from normviz.experiments.optimizer_spectra.knobs import NAMES
@@ -39,6 +40,13 @@ CLAIMS: tuple[Claim, ...] = (
         "3 × speed-up over Adam, LLaMA up to 1B (abstract of v1).",
         bar=1.0,
         floor=0.1,
+    ),
+    retrained_claim(
+        "sinkgd-half-the-steps",
+        "multi-norm",
+        "sinkgd",
+        "Trained for half as many steps SinkGD is level with Adam.",
+        "3 × speed-up over Adam, LLaMA up to 1B (abstract of v1).",
     ),
     loss_claim(
         "sinkgd-beats-low-rank",
@@ -110,6 +118,13 @@ CLAIMS: tuple[Claim, ...] = (
         "2 × speed-up, LLaMA 350M and 1.3B.",
         bar=0.5,
         floor=0.1,
+    ),
+    retrained_claim(
+        "swan-half-the-steps",
+        "swan",
+        "swan",
+        "Trained for half as many steps SWAN is level with Adam.",
+        "2 × speed-up, LLaMA 350M and 1.3B.",
     ),
     loss_claim(
         "swan-beats-adam",
