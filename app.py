@@ -7,6 +7,7 @@ from streamlit import App
 
 from normviz.ui.front import ServerAddress
 from normviz.ui.server import lifespan
+from normviz.ui.visitor import VisitorCookie
 from normviz.variables import VariableError, check_variables
 
 try:
@@ -14,4 +15,8 @@ try:
 except VariableError as error:
     sys.exit(f"normviz: {error}")
 
-app = App("normviz/ui/main.py", lifespan=lifespan, middleware=[Middleware(ServerAddress)])
+app = App(
+    "normviz/ui/main.py",
+    lifespan=lifespan,
+    middleware=[Middleware(VisitorCookie), Middleware(ServerAddress)],
+)

@@ -187,6 +187,11 @@ class WorkerEngine:
         job = self._jobs.get(run_id)
         return job.run if job is not None else None
 
+    def owner(self, run_id: str) -> str | None:
+        """Who started a run; None if this engine does not know it (any more)."""
+        job = self._jobs.get(run_id)
+        return job.owner if job is not None else None
+
     def place(self, run_id: str) -> int:
         """Place in the queue: 1 is next; 0 if the run is going, has ended or is unknown."""
         with self._lock:
@@ -235,6 +240,17 @@ class WorkerEngine:
             if not job.viewers and job.run.live:
                 seen = job.attachments
                 self._later(self._grace, lambda: self._cancel_unwatched(job, seen))
+
+    def leave(self, run_id: str, viewer: str) -> None:
+        """A viewer turns to another run: this one is cancelled at once if nobody else watches it."""
+        with self._lock:
+            job = self._jobs.get(run_id)
+            if job is None:
+                return
+            job.viewers.discard(viewer)
+            watched = bool(job.viewers)
+        if not watched:
+            self.cancel(run_id)
 
     def wait_for_frames(self, run_id: str, seen: int, timeout: float) -> int:
         """Wait until the run has more than ``seen`` frames, has ended, or the time is over.

@@ -13,7 +13,7 @@ from normviz.experiments import Run
 from normviz.ui.charts import STAGE_HEIGHT, figure_grid
 from normviz.ui.legend import legend
 from normviz.ui.runs import RunControl, has_points
-from normviz.ui.server import engine, store
+from normviz.ui.server import engine, store, viewer
 from normviz.ui.shared import shared_figures
 from normviz.ui.verdicts import verdict_strip
 
@@ -115,10 +115,15 @@ _WORDS = {
 def _control_line(control: RunControl, run: Run, device: str, label: str) -> int | None:
     """Buttons, the moment, progress and messages about the run; returns the moment, None for the newest."""
     state = control.state
+    mine = viewer().owns(run.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{state.slug}-control"):
         if run.status == "paused":
             if st.button(
-                "Resume", icon=":material/play_arrow:", help="Resume training", key=f"{state.slug}-resume"
+                "Resume",
+                icon=":material/play_arrow:",
+                help=_help("Resume training", mine),
+                disabled=not mine,
+                key=f"{state.slug}-resume",
             ):
                 engine().resume(run.id)
                 st.rerun(scope="fragment")
@@ -126,19 +131,19 @@ def _control_line(control: RunControl, run: Run, device: str, label: str) -> int
             st.button(
                 "Pause",
                 icon=":material/pause:",
-                help="Pause training",
+                help=_help("Pause training", mine),
                 on_click=engine().pause,
                 args=(run.id,),
-                disabled=not run.live,
+                disabled=not (run.live and mine),
                 key=f"{state.slug}-pause",
             )
         st.button(
             "Stop",
             icon=":material/stop:",
-            help="Stop training; what was measured stays",
+            help=_help("Stop training; what was measured stays", mine),
             on_click=engine().cancel,
             args=(run.id,),
-            disabled=not run.live,
+            disabled=not (run.live and mine),
             key=f"{state.slug}-stop",
         )
         if st.button(
@@ -149,6 +154,11 @@ def _control_line(control: RunControl, run: Run, device: str, label: str) -> int
         step = _moment(control, run)
     _status(run, label)
     return step
+
+
+def _help(text: str, mine: bool) -> str:
+    """What a button does, or why it does nothing."""
+    return text if mine else "Another visitor started this run. Move a knob or press Again to start your own."
 
 
 def _moment(control: RunControl, run: Run) -> int | None:

@@ -68,18 +68,20 @@ class RunControl:
         if shown is None or run is None or shown["key"] != (_setting(knobs), device):
             return self.start(knobs, device)
         wanted, there = (int(getattr(k, "seeds", 1)) for k in (knobs, run.knobs))
-        if wanted > there and run.status == "done" and self.extend(run, wanted - there) is None:
+        mine = viewer().owns(run.id)
+        if wanted > there and mine and run.status == "done" and self.extend(run, wanted - there) is None:
             return self.run() or run
         if wanted != there and not (wanted < there and self.state.adding_seeds):
-            return self.start(knobs, device) if wanted < there or not run.live else run
+            waits = wanted > there and mine and run.live  # until it is done, then it grows
+            return run if waits else self.start(knobs, device)
         return run
 
     def start(self, knobs: Knobs, device: str) -> Run:
-        """Cancel what this page was running and start anew."""
-        if self.run_id is not None:
-            engine().cancel(self.run_id)
+        """Leave what this page was showing, which ends a run that nobody else watches, and start anew."""
         me = viewer()
-        run = engine().submit(self.experiment, knobs, owner=me.id, device=device)
+        if self.run_id is not None:
+            me.leave(self.run_id)
+        run = engine().submit(self.experiment, knobs, owner=me.visitor, device=device)
         me.attach(run.id)
         self.state.run = {"id": run.id, "key": (_setting(knobs), device), "loaded": None}
         self.state.playing = self.state.adding_seeds = False
@@ -89,6 +91,8 @@ class RunControl:
 
     def extend(self, run: Run, seeds: int) -> str | None:
         """Go on with a run that is done by so many seeds; a sentence if that is not possible."""
+        if not viewer().owns(run.id):
+            return "Another visitor started this run: press Again to start your own, then add seeds to that."
         try:
             more = engine().extend(run.id, seeds)
         except (KnobError, ValueError, StoreError) as error:

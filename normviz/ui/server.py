@@ -14,6 +14,7 @@ import streamlit as st
 from streamlit import App
 
 from normviz.engine import RunStore, StoreError, WorkerEngine, default_store_path
+from normviz.ui.visitor import visitor_name
 from normviz.variables import grace_seconds, thread_count
 
 __all__ = ["Viewer", "engine", "lifespan", "store", "store_trouble", "viewer"]
@@ -90,15 +91,31 @@ async def lifespan(app: App) -> AsyncIterator[None]:  # noqa: ARG001
 
 @dataclass
 class Viewer:
-    """One browser tab: whose runs are attached to it, so that they can be let go when it closes."""
+    """One browser tab: whose runs are attached to it, so that they can be let go when it closes.
+
+    Attributes:
+        id: of the tab.
+        visitor: of the browser, who owns the runs that its tabs start.
+        runs: that the tab watches.
+    """
 
     id: str = field(default_factory=lambda: uuid4().hex)
+    visitor: str = ""
     runs: set[str] = field(default_factory=set)
 
     def attach(self, run_id: str) -> None:
         """Watch a run; harmless to repeat."""
         if engine().attach(run_id, self.id) is not None:
             self.runs.add(run_id)
+
+    def leave(self, run_id: str) -> None:
+        """Turn to another run: this one ends unless somebody else watches it."""
+        engine().leave(run_id, self.id)
+        self.runs.discard(run_id)
+
+    def owns(self, run_id: str) -> bool:
+        """Whether this visitor may stop the run; one that has left the engine's memory has nothing to stop."""
+        return engine().owner(run_id) in (self.visitor, None)
 
     def release(self) -> None:
         """Let go of every run: those nobody watches end after the engine's grace period."""
@@ -113,7 +130,8 @@ def _release(viewer: Viewer) -> None:
 
 @st.cache_resource(show_spinner=False, scope="session", on_release=_release)
 def _session_viewer() -> Viewer:
-    return Viewer()
+    tab = uuid4().hex
+    return Viewer(tab, visitor_name(tab))
 
 
 def viewer() -> Viewer:

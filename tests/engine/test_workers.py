@@ -232,6 +232,16 @@ class TestViewers:
         engine.cancel(run.id)
         wait_for_end(engine, run)
 
+    def test_who_leaves_ends_it_only_where_nobody_else_watches(self, engine: WorkerEngine) -> None:
+        run = submit(engine, steps=10_000, delay=5.0)
+        engine.attach(run.id, "one")
+        engine.attach(run.id, "two")
+        engine.leave(run.id, "one")
+        assert run.live
+        engine.leave(run.id, "two")
+        assert wait_for_end(engine, run).status == "cancelled"
+        engine.leave("unknown", "one")
+
     def test_run_that_was_never_attached_goes_on(
         self, engine: WorkerEngine, due: list[Callable[[], None]]
     ) -> None:
