@@ -12,7 +12,13 @@ from normviz.catalog import PAGES, TOPICS
 from normviz.experiments import SLUGS
 from normviz.ui.files import page_file
 
-st.set_page_config(page_title="normviz", page_icon=str(Path(__file__).with_name("icon.svg")), layout="wide")
+embedded = bool(st.context.is_embedded)
+st.set_page_config(
+    page_title="normviz",
+    page_icon=str(Path(__file__).with_name("icon.svg")),
+    layout="wide",
+    initial_sidebar_state="collapsed" if embedded else "auto",
+)
 
 sections: dict[str, list[st.Page]] = {
     "": [
@@ -37,4 +43,4 @@ for page in PAGES.values():
         entry = st.Page(page_file(page.slug), title=page.title, url_path=page.slug)
         sections.setdefault(TOPICS[page.topic], []).append(entry)
 
-st.navigation(sections, position="top").run()
+st.navigation(sections, position="hidden" if embedded else "top").run()

@@ -58,6 +58,10 @@ MORE, READ, CLAIMS, MATHS, TAKE = (
 )
 
 
+TAB_MARKS = {"queued": "● ", "running": "● ", "paused": "‖ ", "done": "✓ ", "failed": "✗ "}
+"""What the browser's tab shows before the title: whether the run goes on, to be seen from another tab."""
+
+
 def experiment_page(
     slug: str,
     *,
@@ -69,6 +73,8 @@ def experiment_page(
     panel: Callable[[Run, int | None], None] | None = None,
 ) -> None:
     """Draw an experiment's page: knobs beside the stage, one control line, one legend, verdicts, tabs.
+
+    With ``?embed=true`` in its link, inside another site, it is the stage alone; the knobs are those of the link.
 
     Args:
         slug: of the experiment.
@@ -103,7 +109,9 @@ def experiment_page(
             args=(slug, experiment.knobs),
             help="Set every knob to its default",
         )
-    _header(experiment.title, experiment.question, intro, experiment.papers)
+    embedded = bool(st.context.is_embedded)
+    if not embedded:
+        _header(experiment.title, experiment.question, intro, experiment.papers)
     if refused:
         st.warning(
             f"Part of the link was not used. {' '.join(refused)} The default stands in its place.",
@@ -115,11 +123,12 @@ def experiment_page(
         st.error(problem, icon=":material/tune:")
     run = control.ensure(knobs or state.knobs or experiment.knobs(), device)
     _write_link(run.knobs, run.id)
+    st.set_page_config(page_title=f"{TAB_MARKS.get(run.status, '')}{experiment.title}")
     opening, state.opened = not state.opened, True
 
     stage = st.container(key=f"{slug}-live")
     more: Group | None = None
-    if not opening:
+    if not opening and not embedded:
         names = [MORE, READ, *([exact.title] if exact is not None else []), CLAIMS, MATHS, TAKE]
         tabs = dict(zip(names, st.tabs(names, key=state.tabs, on_change="rerun"), strict=True))
         if tabs[MORE].open:

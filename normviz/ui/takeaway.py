@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import zipfile
@@ -34,6 +35,13 @@ def snippet_of(run: Run) -> str:
         f"run = {module}.run({module}.Knobs({arguments}))\n"
         f'run.figures()["{next(iter(run.figures()))}"]'
     )
+
+
+def frame_of(run: Run, base: str) -> str:
+    """HTML that shows the stage inside another page."""
+    link = permalink(run, base)
+    source = html.escape(f"{link}{'&' if '?' in link else '?'}embed=true")
+    return f'<iframe src="{source}" title="{html.escape(run.experiment.title)}" width="1100" height="760"></iframe>'
 
 
 def notebook_of(run: Run) -> str:
@@ -88,6 +96,8 @@ def draw_takeaway(run: Run, *, base: str, step: int | None) -> None:
     with left:
         st.markdown("**Link** to this page with these knobs")
         st.code(permalink(run, base), language=None, wrap_lines=True)
+        st.markdown("**Frame** for another site: the stage alone, with these knobs")
+        st.code(frame_of(run, base), language="html", wrap_lines=True)
         st.markdown("**Python** that repeats the run")
         st.code(snippet_of(run), language="python")
     with right:
