@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
+from normviz.optim._coverage import warn_of_fallback
 from normviz.validation import check_real
 
 __all__ = [
@@ -338,9 +339,27 @@ class MatrixOptimizer(Optimizer):
     * absent: decided per parameter, ndim >= 2 is a matrix; the others get AdamW without decay.
 
     Nothing is changed by a step that raises because of a sparse or complex gradient.
+
+    Warns:
+        UserWarning: a group with the flag True is empty, and no parameter with ndim >= 2 takes the matrix step.
     """
 
     flag: ClassVar[str]
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        groups = self.param_groups
+        if (
+            any(group.get(self.flag) and not group["params"] for group in groups)
+            and any(p.ndim >= 2 for group in groups for p in group["params"])
+            and not any(self.is_matrix(p, group) for group in groups for p in group["params"])
+        ):
+            warn_of_fallback(
+                self,
+                "AdamW",
+                f"The group with {self.flag}=True holds no matrix for it; split_matrix_params(model, exclude=()) keeps "
+                "embeddings out and counts every other weight as a matrix.",
+            )
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError if a hyper-parameter of ``group`` (defaults already filled in) is out of range."""

@@ -20,8 +20,9 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer
+from torch.optim.optimizer import Optimizer, ParamsT
 
+from normviz.optim._coverage import warn_of_fallback
 from normviz.optim._matrix import (
     Group,
     MatrixBatch,
@@ -256,11 +257,30 @@ class ProjectedOptimizer(Optimizer):
     int); parameters of equal shape, dtype and counter are stacked to (k, m, n) and stepped together. Half types
     are computed in float32; the state is kept in the parameter's dtype.
 
-    A subclass implements :meth:`rule` and :meth:`projected_step`, and extends :meth:`check_group`.
+    A subclass names its marker, its ``builder`` of groups and its elementwise rule's ``fallback``, implements
+    :meth:`rule` and :meth:`projected_step`, and extends :meth:`check_group`.
+
+    Warns:
+        UserWarning: two or more parameters with ndim >= 2, none in a projected group, and no group that says so
+            itself by giving the marker.
     """
 
     marker: ClassVar[str]
+    builder: ClassVar[str]
+    fallback: ClassVar[str]
     group_defaults: ClassVar[Mapping[str, Any]]
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+        matrices = sum(p.ndim >= 2 for group in self.param_groups for p in group["params"])
+        # One matrix alone is what the builder takes for the head.
+        if matrices >= 2 and not any(self.marker in group for group in self.param_groups):
+            warn_of_fallback(
+                self,
+                self.fallback,
+                f"Build the groups with {self.builder}(model, targets=None), or give as targets words that occur "
+                "in the names of the model's linear layers.",
+            )
 
     def is_projected(self, group: Mapping[str, Any]) -> bool:
         """Whether the parameters of ``group`` are stepped in a singular basis."""
@@ -422,6 +442,8 @@ class AdamRule(ProjectedOptimizer):
 
     Measured against torch's Adam the effective eps is eps/sqrt(1 - b2^t).
     """
+
+    fallback: ClassVar[str] = "Adam"
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Adds the check of ``betas``."""

@@ -141,6 +141,9 @@ class Conda(AdamRule):
     Raises:
         ValueError: an option out of range, or a projected group with a parameter of fewer than two axes.
 
+    Warns:
+        UserWarning: two or more matrices and no group with the key ``update_proj_gap``: the steps are plain Adam.
+
     Example:
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
@@ -152,6 +155,7 @@ class Conda(AdamRule):
     """
 
     marker: ClassVar[str] = "update_proj_gap"
+    builder: ClassVar[str] = "conda_param_groups"
     group_defaults: ClassVar[Mapping[str, Any]] = {"scale": 0.25, "proj_type": "std"}
 
     def __init__(
@@ -212,14 +216,15 @@ def conda_param_groups(
     Args:
         model: any module; frozen parameters are in neither group.
         targets: an nn.Linear weight is projected if its module name contains one of these words. Default
-            ("attn", "mlp"): the authors' scripts. None: every nn.Linear weight except the last one's.
+            ("attn", "mlp"): the authors' scripts. None: every nn.Linear weight except the last one's, which works
+            on any model.
         update_proj_gap: T. Default 2000: the authors' scripts. A run shorter than T sees one SVD only, of the
             first gradient; 20 to 50 suits a few hundred steps.
         scale: factor of the projected update. Default 0.25: the authors' scripts.
         proj_type: see :class:`OrthogonalProjector`.
 
     Returns:
-        [projected group, plain group]; only the plain group if no weight is chosen.
+        [projected group, plain group]; only the plain group if no weight is chosen (:class:`Conda` then warns).
 
     Raises:
         ValueError: an argument out of range, or ``targets`` a single string.

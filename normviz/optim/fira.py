@@ -202,7 +202,8 @@ class FiraAdamW(AdamRule, _FiraDirection):
         ValueError: an option out of range, or a projected group with a parameter of fewer than two axes.
 
     Warns:
-        UserWarning: once for each parameter with min(m, n) < rank, which is clipped.
+        UserWarning: once for each parameter with min(m, n) < rank, which is clipped; two or more matrices and no group
+            with the key ``rank``, which is no Fira.
 
     Example:
         >>> import torch
@@ -254,7 +255,8 @@ class FiraRMSProp(RMSPropRule, _FiraDirection):
         ValueError: an option out of range, weight decay, or a projected parameter of fewer than two axes.
 
     Warns:
-        UserWarning: once for each parameter with min(m, n) < rank, which is clipped.
+        UserWarning: once for each parameter with min(m, n) < rank, which is clipped; two or more matrices and no group
+            with the key ``rank``, which is no Fira.
     """
 
     def __init__(
@@ -293,14 +295,15 @@ def fira_param_groups(
     Args:
         model: any module; frozen parameters are in neither group.
         targets: an nn.Linear weight is projected if its module name contains one of these words. Default
-            ("attn", "mlp"): the authors' scripts. None: every nn.Linear weight except the last one's.
+            ("attn", "mlp"): the authors' scripts. None: every nn.Linear weight except the last one's, which works
+            on any model.
         rank: r. Default 8, for small networks (runs: 128 at 60M parameters, 512 at 1B).
         update_proj_gap: T. Default 200: the authors' 60M script.
         alpha: factor of the low-rank part. Default 0.25: the authors' 60M script (1B: 0.0625).
         proj_type: see :class:`LowRankProjector`.
 
     Returns:
-        [projected group, plain group]; only the plain group if no weight is chosen.
+        [projected group, plain group]; only the plain group if no weight is chosen (the optimizers then warn).
 
     Raises:
         ValueError: an argument out of range, or ``targets`` a single string.

@@ -137,6 +137,7 @@ class LowRankOptimizer(ProjectedOptimizer):
     """Base of GaLore and Fira: a group with the key ``rank`` steps in the gradient's leading singular directions."""
 
     marker: ClassVar[str] = "rank"
+    builder: ClassVar[str] = "fira_param_groups"
     group_defaults: ClassVar[Mapping[str, Any]] = {"update_proj_gap": 200, "alpha": 1.0, "proj_type": "std"}
 
     def check_group(self, group: Mapping[str, Any]) -> None:
@@ -186,6 +187,8 @@ class RMSPropRule(ProjectedOptimizer):
     centred: a <- b a + (1 - b) R, and max(v - a^2, 0) in place of v in N ;
     momentum mu > 0: buf <- mu buf + N, and buf is the new N.
     """
+
+    fallback: ClassVar[str] = "RMSProp"
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Adds the checks of ``beta`` and ``momentum``, and refuses weight decay."""
@@ -241,7 +244,8 @@ class GaLoreAdamW(AdamRule, LowRankOptimizer):
         ValueError: an option out of range, or a projected group with a parameter of fewer than two axes.
 
     Warns:
-        UserWarning: once for each parameter with min(m, n) < rank, which is clipped.
+        UserWarning: once for each parameter with min(m, n) < rank, which is clipped; two or more matrices and no group
+            with the key ``rank``, which is no GaLore.
 
     Example:
         >>> import torch
@@ -290,7 +294,8 @@ class GaLoreRMSProp(RMSPropRule, LowRankOptimizer):
         ValueError: an option out of range, weight decay, or a projected parameter of fewer than two axes.
 
     Warns:
-        UserWarning: once for each parameter with min(m, n) < rank, which is clipped.
+        UserWarning: once for each parameter with min(m, n) < rank, which is clipped; two or more matrices and no group
+            with the key ``rank``, which is no GaLore.
     """
 
     def __init__(

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from normviz.optim._coverage import warn_if_nothing_to_do
 from normviz.optim._matrix import (
     Group,
     MatrixBatch,
@@ -252,6 +253,9 @@ class MultiNormGD(Optimizer):
     Raises:
         ValueError: lr < 0, weight_decay < 0, iters < 1, eps <= 0, no norms, a parameter with ndim < 2.
 
+    Warns:
+        UserWarning: no group has a parameter.
+
     Example:
         >>> layer = torch.nn.Linear(6, 4, bias=False)
         >>> optimizer = MultiNormGD(layer.parameters(), lr=1e-3, norms=[RowNorm(), SpectralNorm()])
@@ -270,6 +274,7 @@ class MultiNormGD(Optimizer):
     ) -> None:
         self.norms = check_norms(norms)
         super().__init__(params, {"lr": lr, "iters": iters, "weight_decay": weight_decay, "eps": eps})
+        warn_if_nothing_to_do(self)
 
     # Optimizer's own __getstate__ lists its three attributes, so a copy or a pickle would lose the norms.
     def __getstate__(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from normviz.optim._coverage import warn_if_nothing_to_do
 from normviz.optim._matrix import (
     Group,
     add_to_parameters,
@@ -83,6 +84,9 @@ class Muon(Optimizer):
             three numbers, unknown adjust_lr_fn, a parameter that is not 2-D, a group with ``use_muon=False``.
         RuntimeError: a gradient is sparse or complex (at the step).
 
+    Warns:
+        UserWarning: no group has a parameter.
+
     Example:
         >>> layer = torch.nn.Linear(6, 4, bias=False)
         >>> optimizer = Muon(layer.parameters(), lr=0.02)
@@ -115,6 +119,7 @@ class Muon(Optimizer):
             "ns_dtype": ns_dtype,
         }
         super().__init__(params, defaults)
+        warn_if_nothing_to_do(self)
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError if a hyper-parameter or a parameter's shape is not allowed."""
