@@ -46,6 +46,7 @@ from normviz.norms._rows import (
     row_axes,
     unversioned,
 )
+from normviz.norms._warm_up import WarmUpNotice
 from normviz.norms.fusion import fuse_into_linear
 from normviz.validation import check_choice, check_integer, check_real
 
@@ -316,7 +317,7 @@ class PowerNormV(_QuadraticMeanNorm):
         )
 
 
-class PowerNorm(_QuadraticMeanNorm):
+class PowerNorm(WarmUpNotice, _QuadraticMeanNorm):
     """PN: normalise by a running quadratic mean, with an approximate backward. Equations in the module's docstring.
 
     Buffers: ``running_phi`` (C), ``ema_gz`` (C), ``iters`` (int64 scalar).
@@ -351,6 +352,9 @@ class PowerNorm(_QuadraticMeanNorm):
         ValueError: arguments out of range; x or mask of another shape; no real row in training.
         TypeError: x not floating point, mask not bool.
 
+    Warns:
+        UserWarning: once, when a layer with the default warm-up is evaluated within it, after 100 steps or more.
+
     Example:
         >>> norm = PowerNorm(8, warmup_iters=50, groups=4, batch_first=True)
         >>> norm(torch.randn(2, 5, 8), pad_mask=torch.tensor([[False] * 5, [False] * 3 + [True] * 2])).shape
@@ -359,6 +363,7 @@ class PowerNorm(_QuadraticMeanNorm):
 
     ema_gz: Tensor
     iters: Tensor
+    paper_warmup = 10000
 
     def __init__(
         self,

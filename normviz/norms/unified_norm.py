@@ -59,6 +59,7 @@ from normviz.norms._rows import (
     row_axes,
     unversioned,
 )
+from normviz.norms._warm_up import WarmUpNotice
 from normviz.norms.block_fusion import fuse_transformer_block
 from normviz.norms.fusion import fuse_into_linear
 from normviz.validation import check_choice, check_integer, check_real
@@ -142,9 +143,10 @@ class UnifiedNormFunction(torch.autograd.Function):
         return (u - k * z) * scale, (dy * r * z).sum(rows), dy.sum(rows), *(9 * (None,))
 
 
-class _UnifiedNorm(nn.Module):
+class _UnifiedNorm(WarmUpNotice):
     """What UnifiedNorm1d and UnifiedNorm2d share: parameters, state, the step on rows (..., C)."""
 
+    paper_warmup = 4000
     running_var: Tensor
     ema_gz: Tensor
     buffer_x2: Tensor
@@ -363,7 +365,8 @@ class UnifiedNorm1d(_UnifiedNorm):
         TypeError: window_size neither int nor tuple of two ints, x not floating point, mask not bool.
 
     Warns:
-        UserWarning: warmup_iters shorter than the longer window.
+        UserWarning: warmup_iters shorter than the longer window; once, when a layer with the paper's warm-up is
+            evaluated within it, after 40 steps or more.
 
     Example:
         >>> norm = UnifiedNorm1d.for_text(8, warmup_iters=30)
