@@ -81,19 +81,23 @@ def _support_vectors(points: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, flo
 
     With alpha the dual variables, xi the primal slacks and s the margins beyond 1, the conditions of the optimum are
     ``y (x w + b) - 1 = s - xi``, ``w = sum alpha y x``, ``y alpha = 0``, ``alpha s = 0``, ``(1 - alpha) xi = 0``. Each
-    Newton step aims at products of a tenth of their mean; its matrix is diagonal plus rank Z.
+    Newton step aims at products of a tenth of their mean, or of half of it where the residual lags; its matrix is
+    diagonal plus rank Z.
     """
     centre = points.mean(0)
     a = y[:, None] * (points - centre)  # (N, Z)
     count, width = a.shape
-    alpha, s, xi, b = np.full(count, 0.5), np.ones(count), np.ones(count), 0.0
+    # 1 - alpha, which moves by itself: as a difference it would round to 0 where alpha comes close to 1.
+    alpha, room = np.full(count, 0.5), np.full(count, 0.5)
+    s, xi, b = np.ones(count), np.ones(count), 0.0
     for _ in range(_MOST_STEPS):
-        room = 1 - alpha
         products = alpha @ s + room @ xi
         residual = 1 + s - xi - a @ (a.T @ alpha) - b * y
         if max(products / count, np.abs(residual).max(), abs(y @ alpha)) < _TOLERANCE:
             break
-        target = 0.1 * products / (2 * count)
+        # The products must not vanish long before the residual: the matrix would become singular first.
+        mean = products / (2 * count)
+        target = max(0.1 * mean, min(0.5 * mean, 1e-3 * np.abs(residual).max()))
         diagonal = s / alpha + xi / room
         right = residual + target / alpha - s - target / room + xi
         scaled = a / diagonal[:, None]
@@ -107,7 +111,8 @@ def _support_vectors(points: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, flo
         step = min(
             1.0, *(0.99 * _room(v, d) for v, d in ((alpha, d_alpha), (room, -d_alpha), (s, d_s), (xi, d_xi)))
         )
-        alpha, s, xi, b = alpha + step * d_alpha, s + step * d_s, xi + step * d_xi, b + step * d_b
+        alpha, room, b = alpha + step * d_alpha, room - step * d_alpha, b + step * d_b
+        s, xi = s + step * d_s, xi + step * d_xi
     else:
         warnings.warn(
             f"the plane is not exact after {_MOST_STEPS} steps: is the scale of z large?",

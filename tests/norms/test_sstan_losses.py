@@ -153,6 +153,21 @@ def test_plane_is_that_of_libsvm(seed, gap, positive) -> None:
     assert ours <= objective(size, w / size, b / size) * (1 + 1e-4)
 
 
+@pytest.mark.parametrize(("seed", "width", "spread"), [(140, 8, 1.0), (21, 16, 0.5)])
+def test_plane_of_codes_with_directions_of_very_different_size(seed, width, spread) -> None:
+    """Two sets of codes in which a product of the interior-point method vanishes before the plane is found."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(256) % 4
+    z = spread * torch.randn(256, width, generator=draw) + torch.eye(4)[labels].repeat(1, width // 4)
+    z = (z @ torch.diag(torch.logspace(0, 1, width))).double()
+    normal, offset = domain_hyperplane(z, labels, 3)
+    y = np.where(labels.numpy() == 3, 1, -1)
+    reference = SVC(kernel="linear", C=1.0, tol=1e-6).fit(z.numpy(), y)
+    size = float(np.linalg.norm(reference.coef_[0]))
+    np.testing.assert_allclose(normal, reference.coef_[0] / size, rtol=0, atol=1e-2)
+    assert offset == pytest.approx(float(reference.intercept_[0]) / size, abs=5e-2)
+
+
 @pytest.mark.parametrize("gap", [0.0, 30.0])
 def test_plane_of_labels_that_no_plane_divides_is_midway_between_their_means(gap) -> None:
     z, labels = clouds(0, gap)
