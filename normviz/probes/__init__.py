@@ -13,6 +13,7 @@ from normviz.probes.gradients import GradientNorm
 from normviz.probes.inference import allocated_bytes, compare_inference
 from normviz.probes.optimizer_memory import optimizer_state_bytes
 from normviz.probes.probe import Probe
+from normviz.probes.reach import warn_of_blind_spots
 from normviz.probes.spectrum import (
     SpectrumValues,
     col_norm_cv,
@@ -59,4 +60,5 @@ __all__ = [
     "singular_values",
     "stable_rank",
     "update_spectrum",
+    "warn_of_blind_spots",
 ]
