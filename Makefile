@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8501
 
-.PHONY: app test fast lint types bench browser evidence readme clean
+.PHONY: app test fast lint types bench browser evidence readme docs clean
 
 app: $(VENV)/app
 	$(BIN)/normviz app --port $(PORT)
@@ -36,6 +36,10 @@ evidence: $(VENV)/app
 readme: $(VENV)/app
 	$(BIN)/python docs/readme_tables.py
 
+# The documentation site, in build/site.
+docs: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 browser: $(VENV)/dev
 	$(BIN)/python tests/chromium.py
 
@@ -52,4 +56,4 @@ $(VENV)/dev: requirements-dev.txt $(VENV)/app
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache benchmarks/results
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache benchmarks/results
