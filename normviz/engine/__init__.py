@@ -25,13 +25,13 @@ __all__ = [
 _HOME = {
     "RayEngine": "ray",
     "RunStore": "store",
-    "StoreError": "store",
-    "StoredRun": "store",
+    "StoreError": "run_file",
+    "StoredRun": "stored_run",
     "WorkerEngine": "workers",
     "default_store_path": "store",
     "extend_inline": "inline",
     "find_experiment": "resolve",
-    "read_parquet": "store",
+    "read_parquet": "run_file",
     "run_inline": "inline",
 }
 
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from normviz.engine.inline import extend_inline, run_inline
     from normviz.engine.ray import RayEngine
     from normviz.engine.resolve import find_experiment
-    from normviz.engine.store import RunStore, StoredRun, StoreError, default_store_path, read_parquet
+    from normviz.engine.run_file import StoreError, read_parquet
+    from normviz.engine.store import RunStore, default_store_path
+    from normviz.engine.stored_run import StoredRun
     from normviz.engine.workers import WorkerEngine
 
 

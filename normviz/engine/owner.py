@@ -17,9 +17,18 @@ def owner_name(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}:{_start_time(pid)}"
 
 
-def is_alive(owner: str, touched: float) -> bool:
-    """Whether a server still runs; one on another machine counts as ended if its run had no frame for an hour."""
-    host, pid, start = owner.rsplit(":", 2)
+def is_alive(owner: object, touched: float) -> bool:
+    """Whether a server still runs; one on another machine counts as ended if its run had no frame for an hour.
+
+    Args:
+        owner: :func:`owner_name` of the server; what is none was damaged, and nobody answers to it.
+        touched: when its run had its last frame, in seconds since the epoch.
+    """
+    host, pid, start = (
+        owner.rsplit(":", 2) if isinstance(owner, str) and owner.count(":") > 1 else ("", "", "")
+    )
+    if not (pid.isascii() and pid.isdecimal() and len(pid) < 10):
+        return False
     if host != socket.gethostname() or os.name != "posix":
         return time.time() - touched < _GIVE_UP_SECONDS
     try:

@@ -3,7 +3,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import random
 import resource
+import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -22,7 +25,7 @@ from normviz.engine import RunStore, StoreError, default_store_path, read_parque
 from normviz.engine import store as store_module
 from normviz.engine.owner import owner_name
 from normviz.experiments import Run
-from normviz.frame import Frame, FrameLog
+from normviz.frame import Frame, FrameLog, frames_to_table, schema
 from tests.engine.toy import EXPERIMENT, ToyKnobs
 from tests.waiting import wait_until
 
@@ -67,6 +70,64 @@ def assert_same_frames(log: FrameLog, other: FrameLog) -> None:
     assert log.to_table().equals(other.to_table())
 
 
+def written_in_batches(store: RunStore) -> Run:
+    run = begin(store)
+    for _ in range(4):
+        extend(store, run, 3)
+        flush(store)
+    run.end("done")
+    store.finish(run)
+    return run
+
+
+def flush(store: RunStore) -> None:
+    """Write what waits."""
+    for run_id, writer in store._open_writers():
+        store._flush(run_id, writer)
+
+
+def damage(data: bytes, random: random.Random) -> bytes:
+    """Bytes that are changed, missing or new in up to five places."""
+    spoilt = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 5))):
+        place, length = random.randrange(len(spoilt)), random.randrange(1, 64)
+        match random.randrange(4):
+            case 0:
+                spoilt[place] ^= 1 << random.randrange(8)
+            case 1:
+                spoilt[place : place + 8] = random.randbytes(8)
+            case 2:
+                del spoilt[place : place + length]
+            case _:
+                spoilt[place:place] = random.randbytes(length)
+    return bytes(spoilt)
+
+
+@contextlib.contextmanager
+def full_disk(store: RunStore) -> Iterator[None]:
+    """No file of this process can grow, and the index cannot be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store.list()
+    store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+KILLED = """
+import os, signal
+from normviz.engine import RunStore
+from tests.engine.test_store import begin, finished, flush
+store = RunStore({path!r})
+finished(store, 4)
+begin(store, 4)
+flush(store)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 class TestRoundTrip:
     def test_run(self, store: RunStore) -> None:
         run = finished(store, 20, steps=19, tag=0.1, arms=("a", "b"))
@@ -106,6 +167,40 @@ class TestRoundTrip:
         extend(store, run, 4)
         assert_same_frames(store.load(run.id).log, run.log)
         assert store.load(run.id).status == "running"
+
+    def test_run_that_another_server_goes_on_with_is_followed(self, store: RunStore) -> None:
+        run, reader = begin(store, 3), RunStore(store.path)
+        flush(store)
+        seen = reader.load(run.id)
+        shown = seen.log.view()
+        for _ in range(3):
+            extend(store, run, 4)
+            flush(store)
+            reader.update(seen)
+            assert_same_frames(seen.log, run.log)
+            assert seen.status == "running"
+        reader.update(seen)
+        assert len(seen.log) == len(run.log), "nothing twice"
+        assert len(shown) < len(run.log)
+        extend(store, run, 4)
+        run.end("failed", "ValueError: no")
+        store.finish(run)
+        reader.update(seen)
+        assert_same_frames(seen.log, run.log)
+        assert (seen.status, seen.error, seen.finished) == ("failed", "ValueError: no", run.finished)
+        store.delete(run.id)
+        with pytest.raises(StoreError, match="no stored run"):
+            reader.update(seen)
+
+    def test_run_of_this_server_is_followed_with_what_waits(self, store: RunStore) -> None:
+        run = begin(store, 3)
+        extend(store, run, 3)
+        seen = store.load(run.id)
+        assert_same_frames(seen.log, run.log)
+        extend(store, run, 3)
+        flush(store)
+        store.update(seen)
+        assert_same_frames(seen.log, run.log)
 
     def test_frames_reach_the_disk_within_a_second_without_further_calls(self, store: RunStore) -> None:
         run = begin(store, 2)
@@ -233,8 +328,8 @@ class TestDamage:
         ends = []
         path = store.path / "frames" / f"{run.id}.arrows"
         for _ in range(3):
-            store._writers[run.id].flushed = 0.0
             extend(store, run, 2)
+            flush(store)
             ends.append((path.stat().st_size, len(run.log)))
         run.end("done")
         store.finish(run)
@@ -243,6 +338,59 @@ class TestDamage:
             path.write_bytes(whole[:cut])
             expected = max((count for end, count in ends if end <= cut), default=0)
             assert len(store.load(run.id).log) == expected, cut
+
+    def test_random_damage_is_told_from_whole_frames(self, store: RunStore) -> None:
+        damaged, other = written_in_batches(store), finished(store)
+        path = store.path / "frames" / f"{damaged.id}.arrows"
+        whole, told, opened, beginnings = path.read_bytes(), 0, 0, 0
+        for seed in range(150):
+            path.write_bytes(damage(whole, random.Random(seed)))
+            assert {row.id for row in store.list()} == {damaged.id, other.id}
+            try:
+                back = store.load(damaged.id)
+            except StoreError as error:
+                beginnings += "beginning is damaged" in str(error)
+                continue
+            opened += 1
+            assert_same_frames(back.log, FrameLog(damaged.log.frames[: len(back.log)]))
+            if len(back.log) < len(damaged.log):
+                told += 1
+                assert back.status == "cancelled", seed
+                assert f"Only {len(back.log)} of {len(damaged.log)} frames can be read" in back.error
+        assert told > 50
+        assert opened + beginnings == 150
+        assert_same_frames(store.load(other.id).log, other.log)
+
+    def test_random_damage_to_a_file_without_checksums_raises_nothing_else(self, store: RunStore) -> None:
+        run = finished(store)
+        path = store.path / "frames" / f"{run.id}.arrows"
+        with pyarrow.ipc.new_stream(path, schema()) as writer:
+            for first in range(0, len(run.log), 4):
+                writer.write_table(frames_to_table(run.log.frames[first : first + 4]))
+        assert_same_frames(store.load(run.id).log, run.log)
+        whole = path.read_bytes()
+        for seed in range(150):
+            path.write_bytes(damage(whole, random.Random(seed)))
+            with contextlib.suppress(StoreError):
+                store.load(run.id)
+
+    def test_more_seeds_for_a_file_that_is_damaged_or_has_no_checksums(self, store: RunStore) -> None:
+        for spoil in (True, False):
+            run = written_in_batches(store)
+            path = store.path / "frames" / f"{run.id}.arrows"
+            if spoil:
+                path.write_bytes(path.read_bytes()[:-50])
+            else:
+                with pyarrow.ipc.new_stream(path, schema()) as writer:
+                    writer.write_table(run.log.to_table())
+            run.begin()
+            store.reopen(run)
+            extend(store, run, 3)
+            run.end("done")
+            store.finish(run)
+            back = RunStore(store.path).load(run.id)
+            assert_same_frames(back.log, run.log)
+            assert back.status == "done"
 
     def test_frames_of_another_form(self, store: RunStore) -> None:
         run = finished(store)
@@ -282,6 +430,70 @@ class TestDamage:
             store.list()
         with pytest.raises(StoreError, match="cannot be written"):
             begin(store)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("knobs", '{"steps": 5'),
+            ("knobs", "[1]"),
+            ("knobs", '{"steps": NaN}'),
+            ("knobs", "[" * 100_000),
+            ("environment", '{"torch": 2}'),
+            ("environment", b"{\xff}"),
+            ("status", "sleeping"),
+            ("created", None),
+            ("created", 1e300),
+            ("started", "yesterday"),
+            ("frames", -1),
+            ("last_step", "many"),
+            ("slug", None),
+        ],
+    )
+    def test_damaged_row_is_said_and_hides_no_other(self, store: RunStore, field: str, value: object) -> None:
+        run, other = finished(store), finished(store)
+        with store._index(write=True) as index:
+            index.execute(f"UPDATE runs SET {field} = CAST(? AS TEXT) WHERE id = ?", (value, run.id))
+            if field == "knobs":
+                index.execute("UPDATE runs SET owner = NULL WHERE id = ?", (run.id,))
+        rows = {row.id: row for row in store.list()}
+        assert rows.keys() == {run.id, other.id}
+        assert rows[other.id].status == "done"
+        assert (rows[run.id].status, rows[run.id].damaged) == ("failed", (field,))
+        assert rows[run.id].error == f"The entry of this run in the index is damaged ({field})."
+        with pytest.raises(StoreError, match=rf"cannot be read\. The entry .* is damaged \({field}\)"):
+            store.load(run.id)
+        store.delete(run.id)
+        assert [row.id for row in store.list()] == [other.id]
+
+    def test_text_in_the_index_that_is_not_utf8(self, store: RunStore) -> None:
+        run, other = finished(store), finished(store)
+        with store._index(write=True) as index:
+            index.execute("UPDATE runs SET name = CAST(x'61ff' AS TEXT) WHERE id = ?", (run.id,))
+        assert {row.id: row.name for row in store.list()} == {run.id: "a\ufffd", other.id: ""}
+
+    @pytest.mark.parametrize("owner", [None, "", "nobody", "a:b:c", f"host:{'9' * 30}:1", ":-1:", b"\xff"])
+    def test_owner_that_is_none(self, store: RunStore, owner: object) -> None:
+        run = begin(store, 2)
+        store._writers.pop(run.id)
+        with store._index(write=True) as index:
+            index.execute("UPDATE runs SET owner = ? WHERE id = ?", (owner, run.id))
+        assert store.load(run.id).status == "cancelled"
+
+    def test_columns_that_are_missing_or_new(self, store: RunStore) -> None:
+        run = finished(store)
+        store.close()
+        connection = sqlite3.connect(store.path / "runs.sqlite")
+        connection.executescript(
+            "DROP INDEX runs_by_knobs; ALTER TABLE runs DROP COLUMN finished;"
+            "ALTER TABLE runs DROP COLUMN device; ALTER TABLE runs ADD COLUMN colour TEXT;"
+        )
+        connection.close()
+        other = finished(store)
+        rows = {row.id: row for row in store.list()}
+        assert rows[other.id].status == "done"
+        assert rows[run.id].damaged == ("device",)
+        assert store.latest("toy", other.knobs.key()).id == other.id
+        assert_same_frames(store.load(other.id).log, other.log)
 
     def test_newer_version(self, store: RunStore) -> None:
         finished(store)
@@ -324,10 +536,94 @@ class TestNoRoom:
         store.finish(run)
         assert_same_frames(RunStore(store.path).load(run.id).log, run.log)
 
+    def test_run_that_ends_while_the_disk_is_full(self, store: RunStore) -> None:
+        run = begin(store, 3)
+        extend(store, run, 3)
+        with full_disk(store):
+            run.end("done")
+            with pytest.raises(StoreError, match="cannot be written"):
+                store.finish(run)
+            (row,) = store.list()
+            assert (row.status, row.frames, row.finished) == ("done", len(run.log), run.finished)
+            assert_same_frames(store.load(run.id).log, run.log)
+            with pytest.raises(StoreError, match="not being stored"):
+                store.append(run.id, [])
+        other = RunStore(store.path)
+        wait_until(lambda: other.list()[0].status == "done", "the end on the disk")
+        assert_same_frames(other.load(run.id).log, run.log)
+        assert store._writers == {}
+
+    def test_run_that_ended_while_the_disk_is_full_can_be_deleted(self, store: RunStore) -> None:
+        run = begin(store, 3)
+        with full_disk(store):
+            extend(store, run, 3)
+            run.end("done")
+            with pytest.raises(StoreError, match="cannot be written"):
+                store.finish(run)
+            store._frames_path(run.id).unlink()
+        store.delete(run.id)
+        time.sleep(2 * store_module.FLUSH_SECONDS)  # in which it would have been tried again
+        assert store.list() == []
+        assert list((store.path / "frames").iterdir()) == []
+
+    def test_folder_that_is_taken_away_and_comes_back(self, store: RunStore) -> None:
+        before, run = finished(store), begin(store, 3)
+        other = begin(store, 1)
+        flush(store)
+        shutil.rmtree(store.path)
+        assert store.list() == []
+        extend(store, run, 4)
+        flush(store)
+        other.end("done")
+        store.finish(other)
+        reader = RunStore(store.path)
+        assert {row.id for row in reader.list()} == {run.id, other.id}
+        assert_same_frames(reader.load(run.id).log, run.log)
+        assert_same_frames(reader.load(other.id).log, other.log)
+        run.end("done")
+        store.finish(run)
+        assert {row.status for row in reader.list()} == {"done"}
+        for call in (store.load, reader.load):
+            with pytest.raises(StoreError, match="no stored run"):
+                call(before.id)
+
+    def test_folder_that_comes_back_as_it_was(self, store: RunStore, tmp_path: Path) -> None:
+        before, run = finished(store), begin(store, 3)
+        flush(store)
+        store.path.rename(tmp_path / "elsewhere")
+        extend(store, run, 4)
+        flush(store)
+        assert_same_frames(store.load(run.id).log, run.log)
+        shutil.rmtree(store.path)
+        (tmp_path / "elsewhere").rename(store.path)
+        run.end("done")
+        store.finish(run)
+        assert {row.id for row in store.list()} == {before.id, run.id}
+        assert_same_frames(RunStore(store.path).load(run.id).log, run.log)
+
+    def test_read_only_folder_in_which_a_server_was_killed(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as undo:
+            path = Path(folder) / "store"
+            script = KILLED.format(path=str(path))
+            killed = subprocess.run([sys.executable, "-c", script], cwd=Path.cwd(), check=False)
+            assert killed.returncode == -signal.SIGKILL
+            assert (path / "runs.sqlite-wal").stat().st_size > 0
+            Path(folder).chmod(0o755)
+            for entry in (*path.rglob("*"), path):
+                entry.chmod(0o555 if entry.is_dir() else 0o444)
+                undo.callback(entry.chmod, 0o755)
+            if os.geteuid() == 0:  # root may write anywhere
+                os.seteuid(65534)
+                undo.callback(os.seteuid, 0)
+            reader = RunStore(path)
+            assert sorted(row.status for row in reader.list()) == ["cancelled", "done"]
+            assert all(len(reader.load(row.id).log) == row.frames > 0 for row in reader.list())
+            reader.close()
+
     def test_error_of_a_late_write_is_raised_by_the_next_append(
         self, store: RunStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(path: Path, frames: object) -> None:
+        def full(path: Path, frames: object, end: int) -> int:
             raise OSError(28, "No space left on device")
 
         run = begin(store, 2)
