@@ -112,17 +112,22 @@ _WORDS = {
 }
 
 
+_OTHER_VISITOR = "Another visitor started this run. Move a knob or press Again to start your own."
+_OTHER_PROGRAM = "Another program on this store runs it. Move a knob or press Again to start your own."
+
+
 def _control_line(control: RunControl, run: Run, device: str, label: str) -> int | None:
     """Buttons, the moment, progress and messages about the run; returns the moment, None for the newest."""
     state = control.state
-    mine = viewer().owns(run.id)
+    other = _OTHER_PROGRAM if run.live and engine().get(run.id) is None else ""
+    other = other or ("" if viewer().owns(run.id) else _OTHER_VISITOR)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{state.slug}-control"):
         if run.status == "paused":
             if st.button(
                 "Resume",
                 icon=":material/play_arrow:",
-                help=_help("Resume training", mine),
-                disabled=not mine,
+                help=other or "Resume training",
+                disabled=bool(other),
                 key=f"{state.slug}-resume",
             ):
                 engine().resume(run.id)
@@ -131,19 +136,19 @@ def _control_line(control: RunControl, run: Run, device: str, label: str) -> int
             st.button(
                 "Pause",
                 icon=":material/pause:",
-                help=_help("Pause training", mine),
+                help=other or "Pause training",
                 on_click=engine().pause,
                 args=(run.id,),
-                disabled=not (run.live and mine),
+                disabled=bool(other) or not run.live,
                 key=f"{state.slug}-pause",
             )
         st.button(
             "Stop",
             icon=":material/stop:",
-            help=_help("Stop training; what was measured stays", mine),
+            help=other or "Stop training; what was measured stays",
             on_click=engine().cancel,
             args=(run.id,),
-            disabled=not (run.live and mine),
+            disabled=bool(other) or not run.live,
             key=f"{state.slug}-stop",
         )
         if st.button(
@@ -154,11 +159,6 @@ def _control_line(control: RunControl, run: Run, device: str, label: str) -> int
         step = _moment(control, run)
     _status(run, label)
     return step
-
-
-def _help(text: str, mine: bool) -> str:
-    """What a button does, or why it does nothing."""
-    return text if mine else "Another visitor started this run. Move a knob or press Again to start your own."
 
 
 def _moment(control: RunControl, run: Run) -> int | None:
@@ -214,6 +214,8 @@ def _status(run: Run, label: str) -> None:
     st.progress(run.progress, text=f"{text}. {label}" if label else text)
     if run.status == "failed":
         st.error(f"This run failed: {run.error} Change a knob or run it again.", icon=":material/error:")
+    elif run.error and not run.live:
+        st.info(run.error, icon=":material/info:")
     if events := run.log.events[-4:]:
         lines = [f"{event.arm}, seed {event.seed}: {event.text}" for event in events]
         st.warning("  \n".join(lines), icon=":material/warning:")

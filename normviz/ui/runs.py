@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import streamlit as st
 
@@ -35,7 +36,7 @@ class RunControl:
         return None if self.state.run is None else self.state.run["id"]
 
     def run(self) -> Run | None:
-        """The run shown: live, or from the store."""
+        """The run shown: live here, live in another process that shares the store, or ended."""
         if self.state.run is None:
             return None
         live = engine().get(self.state.run["id"])
@@ -43,6 +44,9 @@ class RunControl:
             viewer().attach(live.id)
             return live
         loaded: Run | None = self.state.run["loaded"]
+        if loaded is not None and loaded.live and (kept := store()) is not None:
+            with suppress(StoreError):  # deleted by the other process: what is shown stays
+                kept.update(loaded)
         return loaded
 
     def adopt(self, run_id: str) -> Run | None:
