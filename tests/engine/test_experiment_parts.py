@@ -61,6 +61,10 @@ SMALL: list[tuple[str, dict[str, object]]] = [
         "vision-modulation",
         {"arms": "attention,frozen,pooled,concat", "host_steps": 10, "filler": 2, "steps": 10},
     ),
+    (
+        "adaptive-batch-size",
+        {"task": "toy", "arms": "small,norm,coordinates", "samples": 1000, "eta": 0.5},
+    ),
 ]
 
 
