@@ -61,7 +61,7 @@ __all__ = [
     "group_advantage",
 ]
 
-SLACK = 1e-6  # by which rounding may carry a rescaled mean reward outside [0, 1]
+SLACK = 1e-6  # by which rounding may carry a rescaled reward outside [0, 1]
 
 
 class BNPOResult(NamedTuple):
@@ -110,7 +110,7 @@ def bnpo_advantage(
 
     Raises:
         ValueError: max_value <= min_value, max_weight <= 0, one of alpha and beta alone or <= 0, rewards not 2-D, empty
-            or not finite, a mean reward outside [min_value, max_value].
+            or not finite, a reward outside [min_value, max_value].
 
     Example:
         >>> R = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
@@ -120,9 +120,9 @@ def bnpo_advantage(
     """
     check_configuration(min_value, max_value, alpha, beta, max_weight)
     check_rewards("rewards", rewards, 2)
-    R = rescaled(rewards, min_value, max_value)
+    R = rescaled("rewards", rewards, min_value, max_value)
     p, deviation = group_deviation(R)
-    p = inside_unit_interval(p, min_value, max_value)
+    p = p.clamp(0.0, 1.0)
     weight, *parameters = inverse_density(p, alpha, beta, max_weight)
     return BNPOResult(weight[:, None] * deviation, p, weight, *parameters)
 
@@ -159,7 +159,7 @@ def bnpo_advantage_from_index(
             f"index must hold integers of scores' shape {tuple(scores.shape)}, got {index.dtype} of shape "
             f"{tuple(index.shape)}."
         )
-    R = rescaled(scores, min_value, max_value)
+    R = rescaled("scores", scores, min_value, max_value)
     _, group, count = torch.unique(index, return_inverse=True, return_counts=True)
     total = R.new_zeros(count.shape[0]).index_add(0, group, R)
     p = torch.where(count == 1, 0.0, total / count)
@@ -167,7 +167,7 @@ def bnpo_advantage_from_index(
     high = R.new_zeros(count.shape[0]).scatter_reduce(0, group, R, "amax", include_self=False)
     equal = (low == high) & (count > 1)
     deviation = torch.where(equal[group], 0.0, R - p[group])
-    p = inside_unit_interval(p, min_value, max_value)
+    p = p.clamp(0.0, 1.0)
     weight = inverse_density(p, alpha, beta, max_weight)[0]
     return weight[group] * deviation
 
@@ -326,23 +326,24 @@ class BNPO(nn.Module):
         )
 
 
-def rescaled(rewards: Tensor, min_value: float, max_value: float) -> Tensor:
-    """(R - min_value) / (max_value - min_value) in at least float32, detached."""
-    return (at_least_float32(rewards.detach()) - min_value) / (max_value - min_value)
-
-
-def inside_unit_interval(p: Tensor, min_value: float, max_value: float) -> Tensor:
-    """``p`` clamped to [0, 1].
+def rescaled(name: str, rewards: Tensor, min_value: float, max_value: float) -> Tensor:
+    """(R - min_value) / (max_value - min_value) in at least float32, detached.
 
     Raises:
-        ValueError: a value is outside by more than rounding (eager mode only).
+        ValueError: an entry of ``rewards`` (called ``name``) is outside [min_value, max_value] by more than rounding
+            (eager mode only). A mean can lie inside while its rewards do not, and theory needs the rewards inside.
     """
-    if readable(p) and bool(((p < -SLACK) | (p > 1 + SLACK)).any()):
-        raise ValueError(
-            f"mean rewards must lie between min_value = {min_value:g} and max_value = {max_value:g}, "
-            f"got rescaled means from {float(p.min()):g} to {float(p.max()):g}."
-        )
-    return p.clamp(0.0, 1.0)
+    R = (at_least_float32(rewards.detach()) - min_value) / (max_value - min_value)
+    if readable(R):
+        kind = rewards.dtype if rewards.is_floating_point() else R.dtype
+        stored = torch.finfo(kind).eps * max(abs(min_value), abs(max_value)) / (max_value - min_value)
+        slack = SLACK + 2 * stored
+        if float((R - 0.5).abs().max()) > 0.5 + slack:
+            raise ValueError(
+                f"{name} must lie between min_value = {min_value:g} and max_value = {max_value:g}, got values from "
+                f"{float(rewards.min()):g} to {float(rewards.max()):g}; give min_value and max_value of this reward."
+            )
+    return R
 
 
 def check_configuration(

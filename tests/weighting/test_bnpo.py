@@ -616,3 +616,24 @@ def test_public_names() -> None:
     for name in bnpo.__all__:
         assert name in weighting.__all__
         assert getattr(weighting, name) is getattr(bnpo, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_every_entry_must_be_in_range_not_only_the_mean(dtype: torch.dtype) -> None:
+    R = torch.tensor([[1.0, -1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]], dtype=dtype)
+    assert (R.mean(1) >= 0).all()
+    for build in (BNPO(), bnpo_advantage, group_advantage):
+        with pytest.raises(
+            ValueError, match=r"rewards must lie between min_value = 0 and max_value = 1.*-1 to 1"
+        ):
+            build(R)
+    index = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    with pytest.raises(ValueError, match="scores must lie between min_value"):
+        bnpo_advantage_from_index(R.flatten(), index)
+    assert BNPO(min_value=-1.0)(R).isfinite().all()
+
+
+def test_the_ends_of_the_range_pass_as_their_dtype_rounds_them() -> None:
+    for dtype in (torch.bfloat16, torch.float32):
+        R = torch.tensor([[0.3, 1000.3, 0.3], [1000.3, 1000.3, 0.3]], dtype=dtype)
+        assert bnpo_advantage(R, min_value=0.3, max_value=1000.3).advantages.isfinite().all()
