@@ -1,4 +1,4 @@
-"""What an optimizer for matrices says when it was given matrices and treats none of them as one."""
+"""What an optimizer says when it was given a model, or matrices of which it treats none as one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,28 @@ import sys
 import warnings
 from pathlib import Path
 
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
-__all__ = ["warn_if_nothing_to_do", "warn_of_fallback"]
+__all__ = ["refuse_model", "warn_if_nothing_to_do", "warn_of_fallback"]
 
 _PACKAGE = str(Path(__file__).parent)
+
+
+def refuse_model(params: object, optimizer: Optimizer, remedy: str) -> None:
+    """Raise TypeError if ``params`` is a module, or holds modules.
+
+    Args:
+        params: what the constructor of ``optimizer`` was given. Iterators are left alone.
+        optimizer: for its name.
+        remedy: what to give instead, as code.
+    """
+    given = params[0] if isinstance(params, list | tuple) and params else params
+    if isinstance(given, nn.Module):
+        raise TypeError(
+            f"params must be parameters or groups of them, got the model {type(given).__name__}: "
+            f"{type(optimizer).__name__}({remedy}) takes those of a model."
+        )
 
 
 def warn_of_fallback(optimizer: Optimizer, rule: str, remedy: str) -> None:

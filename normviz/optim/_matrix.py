@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
-from normviz.optim._coverage import warn_of_fallback
+from normviz.optim._coverage import refuse_model, warn_of_fallback
 from normviz.validation import check_real
 
 __all__ = [
@@ -98,7 +98,7 @@ def check_flag(flag: str, group: Mapping[str, Any]) -> None:
             if p.ndim < 2:
                 raise ValueError(
                     f"a group with {flag}=True may only hold parameters with at least 2 axes, "
-                    f"got one of shape {tuple(p.shape)}."
+                    f"got one of shape {tuple(p.shape)}; split_matrix_params(model) makes the two groups."
                 )
 
 
@@ -347,6 +347,7 @@ class MatrixOptimizer(Optimizer):
     flag: ClassVar[str]
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        refuse_model(params, self, "split_matrix_params(model)")
         super().__init__(params, defaults)
         groups = self.param_groups
         if (

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from normviz.optim._coverage import warn_of_fallback
+from normviz.optim._coverage import refuse_model, warn_of_fallback
 from normviz.optim._matrix import (
     Group,
     MatrixBatch,
@@ -271,6 +271,7 @@ class ProjectedOptimizer(Optimizer):
     group_defaults: ClassVar[Mapping[str, Any]]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any]) -> None:
+        refuse_model(params, self, f"{self.builder}(model, targets=None)")
         super().__init__(params, defaults)
         matrices = sum(p.ndim >= 2 for group in self.param_groups for p in group["params"])
         # One matrix alone is what the builder takes for the head.

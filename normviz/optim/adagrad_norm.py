@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from normviz.optim._coverage import refuse_model
 from normviz.optim._matrix import Group, at_least_float32, check_rates, evaluate, own_group, refuse_unusual
 from normviz.validation import check_choice, check_real
 
@@ -83,6 +84,7 @@ class AdaGradNorm(Optimizer):
             "lr_decay": lr_decay,
             "scope": scope,
         }
+        refuse_model(params, self, "model.parameters()")
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: Group) -> None:

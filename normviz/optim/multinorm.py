@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from normviz.optim._coverage import warn_if_nothing_to_do
+from normviz.optim._coverage import refuse_model, warn_if_nothing_to_do
 from normviz.optim._matrix import (
     Group,
     MatrixBatch,
@@ -272,6 +272,7 @@ class MultiNormGD(Optimizer):
         weight_decay: float = 0.0,
         eps: float = 1e-8,
     ) -> None:
+        refuse_model(params, self, "split_matrix_params(model)[:1]")
         self.norms = check_norms(norms)
         super().__init__(params, {"lr": lr, "iters": iters, "weight_decay": weight_decay, "eps": eps})
         warn_if_nothing_to_do(self)
@@ -294,7 +295,11 @@ class MultiNormGD(Optimizer):
             group["params"] = list(group["params"])
         for p in tensors_of(group["params"]):
             if p.ndim < 2:
-                raise ValueError(f"params must have at least 2 axes, got one of shape {tuple(p.shape)}.")
+                raise ValueError(
+                    f"params must have at least 2 axes, got one of shape {tuple(p.shape)}. Give the first group of "
+                    "split_matrix_params(model) and the second to another optimizer, or take SinkGD, which has AdamW "
+                    "for the rest."
+                )
         super().add_param_group(group)
 
     @torch.no_grad()

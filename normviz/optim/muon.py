@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from normviz.optim._coverage import warn_if_nothing_to_do
+from normviz.optim._coverage import refuse_model, warn_if_nothing_to_do
 from normviz.optim._matrix import (
     Group,
     add_to_parameters,
@@ -118,6 +118,7 @@ class Muon(Optimizer):
             "adjust_lr_fn": adjust_lr_fn,
             "ns_dtype": ns_dtype,
         }
+        refuse_model(params, self, "split_matrix_params(model)[:1]")
         super().__init__(params, defaults)
         warn_if_nothing_to_do(self)
 
@@ -136,7 +137,9 @@ class Muon(Optimizer):
         for p in params:
             if p.ndim != 2:
                 raise ValueError(
-                    f"Muon only takes parameters with 2 axes, got one of shape {tuple(p.shape)}."
+                    f"Muon only takes parameters with 2 axes, got one of shape {tuple(p.shape)}. Give it the first "
+                    "group of split_matrix_params(model) and the second to another optimizer, or take NorMuon, which "
+                    "has Adam for the rest."
                 )
 
     def add_param_group(self, param_group: Group) -> None:
