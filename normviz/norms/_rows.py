@@ -13,6 +13,7 @@ from torch import Tensor
 
 __all__ = [
     "align_padding",
+    "channels_hint",
     "check_rows",
     "computing_dtype",
     "kept_for_backward",
@@ -33,6 +34,13 @@ def computing_dtype(name: str, x: Tensor) -> torch.dtype:
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"{name} must be a floating point tensor, got {given}.")
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def channels_hint(x: Tensor, num_features: int, norm: str) -> str:
+    """What to do with ``x`` that has its ``num_features`` channels on axis 1, for an error's end; "" for any other."""
+    if x.ndim < 3 or x.shape[1] != num_features:
+        return ""
+    return f" Channels are the last axis here: ChannelsLast({norm}({num_features})) takes (N, C, ...)."
 
 
 def values_readable(tensor: Tensor) -> bool:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normviz.norms._rows import align_padding, check_rows, computing_dtype, masked_mean
+from normviz.norms._rows import align_padding, channels_hint, check_rows, computing_dtype, masked_mean
 from normviz.validation import check_integer, check_real
 
 __all__ = ["BatchNorm", "ChannelsLast", "GroupNorm", "RMSNorm"]
@@ -77,7 +77,10 @@ class BatchNorm(_BatchNorm):
         """
         kind = computing_dtype("x", x)
         if x.ndim < 2 or x.shape[-1] != self.num_features:
-            raise ValueError(f"x must have shape (..., {self.num_features}), got {tuple(x.shape)}.")
+            raise ValueError(
+                f"x must have shape (..., {self.num_features}), got {tuple(x.shape)}."
+                f"{channels_hint(x, self.num_features, type(self).__name__)}"
+            )
         pad = align_padding(pad_mask, x, self.batch_first)
         rows = x.to(kind)
         if not self.training:
@@ -147,7 +150,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., C); same shape and dtype out."""
         kind = computing_dtype("x", x)
-        _check_channels(x, self.num_features)
+        _check_channels(x, self)
         gamma = None if self.weight is None else self.weight.to(kind)
         return F.rms_norm(x.to(kind), (self.num_features,), gamma, self.eps).to(x.dtype)
 
@@ -195,7 +198,7 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., C); same shape and dtype out."""
         kind = computing_dtype("x", x)
-        _check_channels(x, self.num_features)
+        _check_channels(x, self)
         size = self.num_features // self.groups
         grouped = x.to(kind).reshape(*x.shape[:-1], self.groups, size)  # (..., G, C/G)
         z = F.layer_norm(grouped, (size,), eps=self.eps).flatten(-2)
@@ -241,6 +244,9 @@ class ChannelsLast(nn.Module):
         return y.transpose(1, 2).reshape(x.shape)
 
 
-def _check_channels(x: Tensor, num_features: int) -> None:
-    if x.ndim < 1 or x.shape[-1] != num_features:
-        raise ValueError(f"x must have shape (..., {num_features}), got {tuple(x.shape)}.")
+def _check_channels(x: Tensor, norm: RMSNorm | GroupNorm) -> None:
+    if x.ndim < 1 or x.shape[-1] != norm.num_features:
+        raise ValueError(
+            f"x must have shape (..., {norm.num_features}), got {tuple(x.shape)}."
+            f"{channels_hint(x, norm.num_features, type(norm).__name__)}"
+        )

@@ -317,8 +317,17 @@ def _resolve_groups(num_features: int, groups: int | None, group_size: int | Non
         return num_features // size
     count = check_integer("groups", DEFAULT_GROUPS if groups is None else groups, 1)
     if num_features % count:
-        raise ValueError(f"groups must divide num_features = {num_features}, got {count}.")
+        source = " by default, timm's" if groups is None else ""
+        raise ValueError(
+            f"groups must divide num_features = {num_features}, got {count}{source}; "
+            f"groups={_nearest_divisor(num_features, count)} does."
+        )
     return count
+
+
+def _nearest_divisor(num_features: int, count: int) -> int:
+    """The largest divisor of num_features up to ``count`` that leaves two channels or more in a group, else 1."""
+    return max((g for g in range(1, min(count, num_features // 2) + 1) if num_features % g == 0), default=1)
 
 
 class EvoNorm2dS0(_EvoNorm2dS):
@@ -326,7 +335,8 @@ class EvoNorm2dS0(_EvoNorm2dS):
 
     Args:
         num_features: C.
-        groups: number g of channel groups; None means 32 (timm). Must divide C.
+        groups: number g of channel groups; None means 32 (timm). Must divide C: give it for narrow layers, the error
+            names one that does.
         group_size: C/g instead of g; give only one of the two.
         eps: inside the root; 1e-5 (timm).
         apply_act: False leaves only ``gamma x + beta`` (timm).

@@ -39,6 +39,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from normviz.norms._rows import (
     align_padding,
+    channels_hint,
     check_rows,
     computing_dtype,
     kept_for_backward,
@@ -246,7 +247,7 @@ class _QuadraticMeanNorm(nn.Module):
         if x.ndim not in (2, 3) or x.shape[-1] != self.num_features:
             raise ValueError(
                 f"x must have 2 or 3 axes, the last of size num_features = {self.num_features}, "
-                f"got shape {tuple(x.shape)}."
+                f"got shape {tuple(x.shape)}.{channels_hint(x, self.num_features, type(self).__name__)}"
             )
         return kind
 

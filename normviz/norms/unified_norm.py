@@ -52,6 +52,7 @@ from torch import Tensor, nn
 
 from normviz.norms._rows import (
     align_padding,
+    channels_hint,
     check_rows,
     computing_dtype,
     kept_for_backward,
@@ -388,7 +389,7 @@ class UnifiedNorm1d(_UnifiedNorm):
         if x.ndim not in (2, 3) or x.shape[-1] != self.num_features:
             raise ValueError(
                 f"x must have 2 or 3 axes, the last of size num_features = {self.num_features}, "
-                f"got shape {tuple(x.shape)}."
+                f"got shape {tuple(x.shape)}.{channels_hint(x, self.num_features, type(self).__name__)}"
             )
         return self._normalize(x, align_padding(pad_mask, x, batch_first=True))
 
