@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PORT   ?= 8501
 
-.PHONY: app test fast lint types bench browser evidence readme docs clean
+.PHONY: app test fast lint types bench browser evidence readme docs soak clean
 
 app: $(VENV)/app
 	$(BIN)/normviz app --port $(PORT)
@@ -35,6 +35,10 @@ evidence: $(VENV)/app
 
 readme: $(VENV)/app
 	$(BIN)/python docs/readme_tables.py
+
+# Faults and load at full length, about ten minutes; a short form is part of the tests.
+soak: $(VENV)/dev
+	$(BIN)/python -m tests.soak
 
 # The documentation site, in build/site.
 docs: $(VENV)/dev
