@@ -18,29 +18,45 @@ __all__ = ["ControlBlock"]
 _CANCEL, _PAUSE = 0, 1
 _SIZE = 16
 
+SHARED_MEMORY = Path("/dev/shm")
+_BY_NUMBER = Path("/proc/self/fd")
+"""Where a process finds its open files by number, if the system has it (Linux)."""
+
 
 class ControlBlock:
     """A memory-mapped file of two 64-bit numbers, written by the server and read by one worker.
 
+    On Linux the file never has a name for longer than it takes to make it, so that no sudden death leaves it behind:
+    the worker inherits it open. Elsewhere it has one until both sides have it open.
+
     Args:
         path: the file that the server made; None (the server): make one.
+
+    Attributes:
+        path: what the worker opens.
+        inherited: numbers of open files that the worker must inherit for that.
 
     Raises:
         OSError: the file cannot be made or opened.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
+        self.inherited: tuple[int, ...] = ()
         if path is None:
-            shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+            shared = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
             descriptor, path = tempfile.mkstemp(prefix="normviz-", suffix=".control", dir=shared)
             os.write(descriptor, bytes(_SIZE))
+            if (numbered := _BY_NUMBER / str(descriptor)).exists():
+                os.unlink(path)
+                path, self.inherited = numbered, (descriptor,)
         else:
             descriptor = os.open(path, os.O_RDWR)
         self.path = Path(path)
         try:
             self._map = mmap.mmap(descriptor, _SIZE)
         finally:
-            os.close(descriptor)
+            if not self.inherited:
+                os.close(descriptor)
         # An aligned 64-bit cell is read and written as a whole, so no lock is needed between the processes.
         self._cells = memoryview(self._map).cast("q")
 
@@ -61,9 +77,13 @@ class ControlBlock:
         return self._cells[_PAUSE] == job
 
     def unlink(self) -> None:
-        """Remove the file's name once both sides have it open, so that no crash leaves it behind."""
-        with suppress(OSError):  # gone already, or a system that keeps the names of open files
-            self.path.unlink()
+        """Let nobody else open the file, once both sides have: its name or its number is given back."""
+        numbers, self.inherited = self.inherited, ()
+        for number in numbers:
+            os.close(number)
+        if self.path.parent != _BY_NUMBER:
+            with suppress(OSError):  # gone already, or a system that keeps the names of open files
+                self.path.unlink()
 
     def close(self) -> None:
         """Give the memory back."""

@@ -61,7 +61,14 @@ class WorkerProcess:
         command += ["--threads", count, "--nice", str(nice), "--interval", str(interval)]
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+            self._process = subprocess.Popen(
+                command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                env=environment,
+                pass_fds=self.control.inherited,
+            )
         except OSError:
             self.control.close()
             raise

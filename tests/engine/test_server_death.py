@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 from normviz.engine import RunStore
 from tests.waiting import wait_until
@@ -22,7 +25,6 @@ if __name__ == "__main__":
     while True:
         time.sleep(0.02)
         said = {"id": run.id, "frames": len(run.log), "pids": list(engine.worker_pids()), "time": time.time()}
-        said["control"] = [str(worker.control.path) for worker in engine._workers]
         print(json.dumps(said), flush=True)
 """
 
@@ -63,4 +65,23 @@ def test_killed_server_leaves_a_readable_store_and_no_workers(tmp_path: Path) ->
 
     assert len(said[-1]["pids"]) == 1
     wait_until(lambda: all(ended(pid) for pid in said[-1]["pids"]), "the workers' end")
-    assert not any(Path(path).exists() for path in said[-1]["control"]), "nothing is left behind"
+
+
+STARTING = """
+import os, signal, sys
+from pathlib import Path
+from normviz.engine import WorkerEngine, control
+if __name__ == "__main__":
+    control.SHARED_MEMORY = Path(sys.argv[1])
+    engine = WorkerEngine(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="the system does not know open files by number"
+)
+def test_server_that_is_killed_while_its_workers_start_leaves_no_file(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", STARTING, str(tmp_path)], cwd=Path.cwd(), check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
