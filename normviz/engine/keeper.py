@@ -25,6 +25,7 @@ class Keeper:
     def __init__(self, store: RunStore | None) -> None:
         self._store = store
         self._kept: set[str] = set()
+        self._refused: set[str] = set()
         self._lock = threading.Lock()
         self._message: str | None = None
 
@@ -34,9 +35,10 @@ class Keeper:
         return self._message
 
     def begin(self, run: Run) -> None:
-        """A run has started."""
-        if self._store is not None:
-            self._open(run, self._store.create)
+        """A run has started. If the store does not take it now, it is asked again when the run has ended."""
+        if self._store is not None and not self._open(run, self._store.create):
+            with self._lock:
+                self._refused.add(run.id)
 
     def go_on(self, run: Run) -> None:
         """A run that was kept has started again, with more seeds."""
@@ -53,6 +55,11 @@ class Keeper:
 
     def end(self, run: Run) -> None:
         """A run has ended."""
+        if self._store is not None and run.id in self._refused:
+            with self._lock:
+                self._refused.discard(run.id)
+            if self._open(run, self._store.create):
+                self.add(run.id, run.log.frames)
         if self._store is not None and run.id in self._kept:
             with self._lock:
                 self._kept.discard(run.id)
@@ -61,15 +68,17 @@ class Keeper:
             except StoreError as error:
                 self._complain(error)
 
-    def _open(self, run: Run, opening: Callable[[Run], None]) -> None:
+    def _open(self, run: Run, opening: Callable[[Run], None]) -> bool:
+        """Whether the store takes a run."""
         try:
             opening(run)
         except StoreError as error:
             self._complain(error)
-        else:
-            with self._lock:
-                self._kept.add(run.id)
-                self._message = None
+            return False
+        with self._lock:
+            self._kept.add(run.id)
+            self._message = None
+        return True
 
     def _complain(self, error: StoreError) -> None:
         message = f"Runs are not being kept: {error}"
