@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -514,3 +516,18 @@ def test_server_loads_no_torch() -> None:
         "assert not {'torch', 'streamlit', 'multiprocessing'} & set(sys.modules), 'loaded'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_runs_that_a_tab_has_left_are_let_go(engine: WorkerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "KEPT_IN_MEMORY", 3)
+    left: list[weakref.ref[Run]] = []
+    for _ in range(12):
+        run = submit(engine, steps=1)
+        engine.attach(run.id, "tab")
+        wait_for_end(engine, run)
+        engine.leave(run.id, "tab")
+        left.append(weakref.ref(run))
+    wait_until(
+        lambda: gc.collect() >= 0 and sum(ref() is not None for ref in left) <= 4, "the runs to be let go"
+    )
+    assert engine.get(run.id) is run
