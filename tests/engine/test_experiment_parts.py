@@ -57,6 +57,11 @@ SMALL: list[tuple[str, dict[str, object]]] = [
         "active-learning",
         {"steps": 10, "particles": 8, "classes": 2, "queries": 3, "rivals": "minimax,prior,uniform"},
     ),
+    ("conditional-normalization", {"task": "paint", "painters": "sstan,sean", "steps": 10}),
+    (
+        "conditional-normalization",
+        {"models": "late,loan_day", "patches": 200, "epochs": 1, "width": 4, "season": 1.0},
+    ),
     (
         "vision-modulation",
         {"arms": "attention,frozen,pooled,concat", "host_steps": 10, "filler": 2, "steps": 10},
