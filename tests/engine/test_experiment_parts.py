@@ -8,7 +8,16 @@ from normviz.experiments import SLUGS, get_experiment
 from normviz.frame import Frame
 from tests.engine.members import by_member
 
-CLOCK = ("step_ms", "optimizer_ms", "weighting_cost", "seconds_by_length", "time_exponent", "ms_by_tokens")
+CLOCK = (
+    "step_ms",
+    "optimizer_ms",
+    "weighting_cost",
+    "seconds_by_length",
+    "time_exponent",
+    "ms_by_tokens",
+    "token_ms",
+    "sweep_token_ms",
+)
 """Values that say how long something took."""
 
 SMALL: list[tuple[str, dict[str, object]]] = [
@@ -65,6 +74,10 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     (
         "vision-modulation",
         {"arms": "attention,frozen,pooled,concat", "host_steps": 10, "filler": 2, "steps": 10},
+    ),
+    (
+        "entropy-decoding",
+        {"steps": 10, "prompts": 2, "batch_size": 4, "large_width": 40, "rivals": "random,speculative"},
     ),
     (
         "adaptive-batch-size",

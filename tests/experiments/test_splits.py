@@ -39,6 +39,7 @@ ROWS: list[tuple[str, dict[str, object]]] = [
     ("noisy-labels", {"arms": "plain", "steps": 50}),
     ("noisy-labels", {"task": "text", "arms": "plain", "steps": 50}),
     ("federated-pruning", {"arms": "dense", "clients": 2, "rounds": 3}),
+    ("entropy-decoding", {"task": "text", "steps": 10, "prompts": 2, "rivals": "random"}),
     ("adaptive-batch-size", {"task": "digits", "arms": "large", "samples": 1000}),
 ]
 
