@@ -27,6 +27,7 @@ _COLUMNS = {
     "frames": "INTEGER",
     "last_step": "INTEGER",
     "owner": "TEXT",
+    "visitor": "TEXT",
 }
 _TABLE = (
     f"CREATE TABLE IF NOT EXISTS runs ({', '.join(f'{name} {kind}' for name, kind in _COLUMNS.items())});"

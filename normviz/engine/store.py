@@ -285,6 +285,7 @@ class RunStore:
         experiment = experiment_of(stored.slug if stored.slug in SLUGS else stored.package, run_id)
         frames, position = self._read_frames(run_id)
         run = restore(record, experiment, FrameLog(frames))
+        run.visitor = stored.visitor
         self._positions[run] = position
         if len(frames) < stored.frames and not run.live:
             lack = f"Only {len(frames)} of {stored.frames} frames can be read: the file of frames is damaged."
@@ -414,6 +415,7 @@ class RunStore:
             "frames": writer.frames,
             "last_step": writer.last_step,
             "owner": self._owner,
+            "visitor": run.visitor,
             **_end_of(run),
         }
         places = ", ".join("?" * len(row))

@@ -32,6 +32,7 @@ class StoredRun:
         created, started, finished: seconds since the epoch.
         frames: how many frames are stored.
         last_step: the furthest step stored.
+        visitor: who started it, as in :class:`normviz.experiments.Run`.
         damaged: fields that could not be read and have neutral values; ``status`` is then ``"failed"``.
     """
 
@@ -49,6 +50,7 @@ class StoredRun:
     finished: float | None
     frames: int
     last_step: int
+    visitor: str = ""
     damaged: tuple[str, ...] = ()
 
 
@@ -130,5 +132,6 @@ _FIELDS: dict[str, tuple[Callable[[object], Any], object]] = {
     "finished": (_optional(_moment), None),
     "frames": (_count, 0),
     "last_step": (_count, 0),
+    "visitor": (lambda value: "" if value is None else _text(value), ""),
 }
 """How each field is read, and what stands in its place if that fails."""

@@ -118,7 +118,8 @@ class WorkerEngine:
         Args:
             experiment: what to run; the workers find it by its package.
             knobs: an instance of ``experiment.knobs``; checked again here.
-            owner: who asks, e.g. the session's id; owners take turns in the queue.
+            owner: who asks, e.g. the visitor of a page; owners take turns in the queue; it becomes the
+                run's ``visitor``.
             device: as for :meth:`normviz.experiments.Experiment.frames`; one that is not there fails the run.
 
         Returns:
@@ -134,7 +135,7 @@ class WorkerEngine:
         knobs = experiment.knobs.parse(knobs.model_dump())
         if find_experiment(experiment.package).slug != experiment.slug:
             raise ValueError(f"The package {experiment.package!r} holds another experiment.")
-        run = Run(experiment, knobs, device=str(device))
+        run = Run(experiment, knobs, device=str(device), visitor=owner)
         with self._lock:
             self._check_open()
             job = Job(run, owner, self._next_number(), threading.Condition(self._lock))
@@ -186,11 +187,6 @@ class WorkerEngine:
         """A live run or one of the last that ended; None if this engine does not know it (any more)."""
         job = self._jobs.get(run_id)
         return job.run if job is not None else None
-
-    def owner(self, run_id: str) -> str | None:
-        """Who started a run; None if this engine does not know it (any more)."""
-        job = self._jobs.get(run_id)
-        return job.owner if job is not None else None
 
     def place(self, run_id: str) -> int:
         """Place in the queue: 1 is next; 0 if the run is going, has ended or is unknown."""

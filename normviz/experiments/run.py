@@ -43,6 +43,7 @@ class Run:
         error: why it failed, in one readable message.
         created, started, finished: seconds since the epoch (None: not yet).
         environment: versions, device, git revision.
+        visitor: who started it in the app, and may stop, rename or delete it ("": nobody in particular).
     """
 
     experiment: Experiment
@@ -57,6 +58,7 @@ class Run:
     started: float | None = None
     finished: float | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    visitor: str = ""
 
     def __post_init__(self) -> None:
         if not self.environment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from normviz.knobs import Control
+from normviz.ui.plain import plain
 from normviz.uploads import BUILT_IN, MAX_BYTES, TextUploadError, keep_text
 
 __all__ = ["corpus_widget"]
@@ -30,7 +31,7 @@ def corpus_widget(control: Control, key: str) -> None:
             known[chosen] = uploaded.name
             st.session_state[key] = chosen
     if refused := st.session_state.get(f"{key}/refused"):
-        st.error(refused, icon=":material/description:")
+        st.error(plain(refused), icon=":material/description:")
     options = list(dict.fromkeys([BUILT_IN, *known, st.session_state[key]]))
     names = {BUILT_IN: "Python's documentation", **known}
     st.selectbox(control.label, options, format_func=lambda k: names.get(k, k), key=key, help=control.help)

@@ -18,7 +18,8 @@ from normviz.figures import line_figure
 from normviz.frame import Frame, FrameLog
 from normviz.ui.charts import draw_figure
 from normviz.ui.files import page_file
-from normviz.ui.server import store, store_trouble
+from normviz.ui.plain import plain
+from normviz.ui.server import store, store_trouble, viewer
 
 __all__ = ["first_arms", "overlay", "runs_page"]
 
@@ -46,11 +47,22 @@ def runs_page() -> None:
     if not runs:
         st.info("No runs yet: open a page, the first starts by itself.", icon=":material/info:")
         return
-    chosen = _choose(runs)
+    chosen = _choose(_wanted(runs))
     if len(chosen) == 1:
         _one(kept, chosen[0])
     elif len(chosen) > 1:
         _several(kept, chosen)
+
+
+def _wanted(runs: list[StoredRun]) -> list[StoredRun]:
+    """The visitor's own runs, or all; asked where there are others' too."""
+    own = [run for run in runs if viewer().owns(run)]
+    if not own or len(own) == len(runs):
+        return runs
+    whose = st.segmented_control(
+        "Whose runs", ("Mine", "Everyone's"), default="Mine", required=True, key="runs/whose"
+    )
+    return own if whose == "Mine" else runs
 
 
 def _choose(runs: list[StoredRun]) -> list[StoredRun]:
@@ -104,10 +116,13 @@ def _changed(run: StoredRun) -> str:
 
 def _one(kept: RunStore, run: StoredRun) -> None:
     with st.container(border=True):
-        st.markdown(f"**{run.name or run.slug}** :gray[{_changed(run)}]")
+        st.markdown(f"**{plain(run.name or run.slug)}** :gray[{plain(_changed(run))}]")
         if run.error:
-            st.caption(run.error)
-        name = st.text_input("Name", run.name, max_chars=80, key=f"runs/name/{run.id}")
+            st.caption(plain(run.error))
+        own = viewer().owns(run)
+        if not own:
+            st.caption("Another visitor started this run: you can open and export it.")
+        name = st.text_input("Name", run.name, max_chars=80, key=f"runs/name/{run.id}", disabled=not own)
         with st.container(horizontal=True):
             st.button(
                 "Open",
@@ -117,7 +132,9 @@ def _one(kept: RunStore, run: StoredRun) -> None:
                 args=(run,),
                 key="runs/open",
             )
-            if st.button("Rename", icon=":material/edit:", disabled=name == run.name, key="runs/rename"):
+            if st.button(
+                "Rename", icon=":material/edit:", disabled=not own or name == run.name, key="runs/rename"
+            ):
                 _act(lambda: kept.rename(run.id, name))
             kinds: dict[str, Literal["parquet", "csv"]] = {"Parquet": "parquet", "CSV": "csv"}
             for label, kind in kinds.items():
@@ -129,7 +146,7 @@ def _one(kept: RunStore, run: StoredRun) -> None:
                     on_click="ignore",
                     key=f"runs/export/{kind}",
                 )
-            with st.popover("Delete", icon=":material/delete:"):
+            with st.popover("Delete", icon=":material/delete:", disabled=not own):
                 st.markdown("The frames of this run cannot be brought back.")
                 if st.button("Delete for good", type="primary", key="runs/delete"):
                     _act(lambda: kept.delete(run.id))
@@ -199,7 +216,7 @@ def _several(kept: RunStore, chosen: list[StoredRun]) -> None:
     draw_figure("overlay", figure, key="runs")
     for run, label in zip(runs, labels, strict=True):
         st.caption(
-            f"**{label}**: {run.title}, {run.status}, {datetime.fromtimestamp(run.created):%d %b %H:%M}"
+            f"**{plain(label)}**: {plain(run.title)}, {run.status}, {datetime.fromtimestamp(run.created):%d %b %H:%M}"
         )
 
 

@@ -12,6 +12,7 @@ from normviz.evidence import recorded_run
 from normviz.experiments import Run
 from normviz.ui.charts import STAGE_HEIGHT, figure_grid
 from normviz.ui.legend import legend
+from normviz.ui.plain import plain
 from normviz.ui.runs import RunControl, has_points
 from normviz.ui.server import engine, store, viewer
 from normviz.ui.shared import shared_figures
@@ -120,7 +121,7 @@ def _control_line(control: RunControl, run: Run, device: str, label: str) -> int
     """Buttons, the moment, progress and messages about the run; returns the moment, None for the newest."""
     state = control.state
     other = _OTHER_PROGRAM if run.live and engine().get(run.id) is None else ""
-    other = other or ("" if viewer().owns(run.id) else _OTHER_VISITOR)
+    other = other or ("" if viewer().owns(run) else _OTHER_VISITOR)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{state.slug}-control"):
         if run.status == "paused":
             if st.button(
@@ -213,9 +214,12 @@ def _status(run: Run, label: str) -> None:
         text = f"{word}: {progress.at(run.log.last_step)} of {total} in {run.seconds:.1f} s"
     st.progress(run.progress, text=f"{text}. {label}" if label else text)
     if run.status == "failed":
-        st.error(f"This run failed: {run.error} Change a knob or run it again.", icon=":material/error:")
+        st.error(
+            f"This run failed: {plain(run.error or '')} Change a knob or run it again.",
+            icon=":material/error:",
+        )
     elif run.error and not run.live:
-        st.info(run.error, icon=":material/info:")
+        st.info(plain(run.error), icon=":material/info:")
     if events := run.log.events[-4:]:
         lines = [f"{event.arm}, seed {event.seed}: {event.text}" for event in events]
         st.warning("  \n".join(lines), icon=":material/warning:")

@@ -72,7 +72,7 @@ class RunControl:
         if shown is None or run is None or shown["key"] != (_setting(knobs), device):
             return self.start(knobs, device)
         wanted, there = (int(getattr(k, "seeds", 1)) for k in (knobs, run.knobs))
-        mine = viewer().owns(run.id)
+        mine = viewer().owns(run)
         if wanted > there and mine and run.status == "done" and self.extend(run, wanted - there) is None:
             return self.run() or run
         if wanted != there and not (wanted < there and self.state.adding_seeds):
@@ -95,7 +95,7 @@ class RunControl:
 
     def extend(self, run: Run, seeds: int) -> str | None:
         """Go on with a run that is done by so many seeds; a sentence if that is not possible."""
-        if not viewer().owns(run.id):
+        if not viewer().owns(run):
             return "Another visitor started this run: press Again to start your own, then add seeds to that."
         try:
             more = engine().extend(run.id, seeds)

@@ -13,7 +13,8 @@ from uuid import uuid4
 import streamlit as st
 from streamlit import App
 
-from normviz.engine import RunStore, StoreError, WorkerEngine, default_store_path
+from normviz.engine import RunStore, StoredRun, StoreError, WorkerEngine, default_store_path
+from normviz.experiments import Run
 from normviz.ui.visitor import visitor_name
 from normviz.variables import grace_seconds, thread_count
 
@@ -113,9 +114,9 @@ class Viewer:
         engine().leave(run_id, self.id)
         self.runs.discard(run_id)
 
-    def owns(self, run_id: str) -> bool:
-        """Whether this visitor may stop the run; one that has left the engine's memory has nothing to stop."""
-        return engine().owner(run_id) in (self.visitor, None)
+    def owns(self, run: Run | StoredRun) -> bool:
+        """Whether this visitor may stop, rename or delete the run: who started it may, or anyone if nobody did."""
+        return run.visitor in (self.visitor, "")
 
     def release(self) -> None:
         """Let go of every run: those nobody watches end after the engine's grace period."""

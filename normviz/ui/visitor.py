@@ -1,13 +1,15 @@
 """Who a visitor is: a random name that the browser keeps in a cookie, so that all of its tabs are one visitor.
 
 Runs belong to visitors: only the one who started a run stops or pauses it, and visitors, not tabs, take turns in the
-queue. The name says nothing about a person; who knows it can stop the runs of its browser, so scripts cannot read it.
+queue. The name says nothing about a person. Who knows it can stop the runs of its browser: scripts cannot read it, and
+what is stored with a run is a name that follows from it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from uuid import uuid4
@@ -28,13 +30,13 @@ NAME = re.compile(r"[0-9a-f]{32}")
 
 
 def visitor_name(otherwise: str) -> str:
-    """The visitor of the present session.
+    """The visitor of the present session: a name that follows from the cookie's, and from which that does not follow.
 
     Args:
         otherwise: where the browser keeps no cookie: a name for this tab alone.
     """
     name = str(st.context.cookies.get(COOKIE, ""))
-    return name if NAME.fullmatch(name) else otherwise
+    return sha256((name if NAME.fullmatch(name) else otherwise).encode()).hexdigest()[:16]
 
 
 class VisitorCookie:

@@ -11,6 +11,7 @@ import streamlit as st
 
 from normviz.experiments import Experiment
 from normviz.knobs import Control, KnobError, Knobs
+from normviz.ui.plain import plain
 from normviz.ui.state import PageState
 
 __all__ = ["CustomWidget", "knob_panel", "load_link", "preset_panel", "resend", "reset_knobs", "set_knobs"]
@@ -40,23 +41,17 @@ def load_link(experiment: Experiment) -> list[str]:
             try:
                 base = dict(experiment.presets[preset].knobs)
             except KeyError as error:
-                sentences.append(_plain(str(error.args[0])))
+                sentences.append(plain(str(error.args[0])))
         values = {**base, **{k: v for k, v in given.items() if k not in NOT_KNOBS}}
         if values:
             knobs, rejections = schema.parse_leniently(values)
-            sentences += [_plain(r.sentence) for r in rejections]
+            sentences += [plain(r.sentence) for r in rejections]
         else:
             knobs = state.knobs or schema()
         set_knobs(experiment.slug, knobs)
         more = len(sentences) - QUOTED
         state.refused = sentences[:QUOTED] + ([f"So were {more} more."] if more > 0 else [])
     return state.refused
-
-
-def _plain(sentence: str) -> str:
-    """Text from outside without any meaning as Markdown, of bounded length."""
-    escaped = "".join(f"\\{c}" if c in r"\`*_{}[]()<>#+-!|~$:" else c for c in sentence[:300])
-    return " ".join(escaped.split())
 
 
 def set_knobs(slug: str, knobs: Knobs) -> None:

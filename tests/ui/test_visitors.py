@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from streamlit.testing.v1 import AppTest
 
-from normviz.ui import server
+from normviz.engine import RunStore
+from normviz.experiments import Run, get_experiment
+from normviz.ui import history, server
+from normviz.ui.plain import SPECIAL, plain
 from normviz.ui.server import Viewer, engine
 from normviz.ui.visitor import COOKIE, NAME, VisitorCookie
 
@@ -52,6 +59,49 @@ def test_who_opens_anothers_link_watches_and_starts_a_run_of_his_own(
     assert not engine().get(own).live  # type: ignore[union-attr]
     assert run.live
     engine().cancel(run.id)
+
+
+def test_the_page_of_runs_has_own_ones_first_and_others_to_read(
+    open_page: OpenPage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = RunStore(tmp_path)
+    experiment = get_experiment(SLUG)
+    link = "![beacon](http://host/x.png)"
+    runs = {}
+    for visitor in ("anna", "ben"):
+        run = Run(experiment, experiment.knobs(), visitor=visitor, name=f"{visitor} {link}")
+        run.begin()
+        kept.create(run)
+        run.end("done")
+        kept.finish(run)
+        runs[visitor] = run.id
+    assert {row.id: row.visitor for row in kept.list()} == {id: name for name, id in runs.items()}
+    assert kept.load(runs["ben"]).visitor == "ben"
+    monkeypatch.setattr(history, "store", lambda: kept)
+    monkeypatch.setattr(server, "_session_viewer", lambda: Viewer("tab 1", "anna"))
+    app = open_page("runs")
+    assert app.multiselect[0].options
+    assert len(app.multiselect[0].options) == 1
+    app.segmented_control(key="runs/whose").set_value("Everyone's").run()
+    assert len(app.multiselect[0].options) == 2
+    for visitor, others in (("anna", False), ("ben", True)):
+        app.multiselect(key="runs/chosen").set_value([runs[visitor]]).run()
+        assert not app.exception
+        assert app.text_input(key=f"runs/name/{runs[visitor]}").disabled is others
+        assert any("Another visitor" in caption.value for caption in app.caption) is others
+        shown = " ".join(element.value for element in (*app.markdown, *app.caption))
+        assert link not in shown
+        assert plain(link) in shown
+
+
+@given(st.text(max_size=400))
+def test_plain_text_has_no_meaning_as_markdown(text: str) -> None:
+    shown = plain(text)
+    assert len(shown) <= 2 * 300
+    unescaped = re.sub(rf"\\([{re.escape(SPECIAL)}])", r"\1", shown)
+    assert unescaped == " ".join(text[:300].split())
+    for special in "*_`[]<>$#|~:!":
+        assert shown.count(special) == shown.count(f"\\{special}")
 
 
 async def answer(cookie: str | None, kind: bytes = b"text/html; charset=utf-8") -> list[tuple[bytes, bytes]]:
