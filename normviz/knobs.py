@@ -247,7 +247,7 @@ class Knobs(BaseModel):
             if name in controls:
                 given[name] = _from_text(controls[name], value)
             else:
-                close = nearest(name, controls)
+                close = nearest(str(name), controls)
                 hint = f" Nearest: {', '.join(close)}." if close else ""
                 rejections.append(Rejection(name, value, f"There is no knob {name!r}.{hint}"))
         while True:
@@ -316,7 +316,8 @@ def _from_text(control: Control, value: Any) -> Any:
     if control.kind == "choices":
         if isinstance(value, str):
             value = [part for part in value.split(",") if part]
-        return tuple(dict.fromkeys(value)) if isinstance(value, Sequence) else value
+        if isinstance(value, Sequence) and all(isinstance(part, str) for part in value):
+            return tuple(dict.fromkeys(value))
     return value
 
 

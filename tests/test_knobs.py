@@ -113,6 +113,24 @@ def test_every_refused_knob_has_its_sentence() -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [[["layer"]], [{"a": 1}], [["layer"], "batch"], [[]], [None], {"layer": 1}, (("x",),), [["x"], ["y"]]],
+)
+@pytest.mark.parametrize("name", ["norms", "pair", "steps", "rate", "name", "task", "sort"])
+def test_values_that_hold_other_values_are_refused(name: str, value: object) -> None:
+    with pytest.raises(KnobError, match=rf"^{name} = .* is not allowed: it takes "):
+        Toy.parse({name: value})
+    knobs, rejections = Toy.parse_leniently({name: value})
+    assert knobs == Toy()
+    assert [rejection.name for rejection in rejections] == [name]
+
+
+def test_names_that_are_no_text_are_refused() -> None:
+    with pytest.raises(KnobError, match=r"There is no knob 1\. There is no knob None"):
+        Toy.parse({1: 2, None: 3})  # type: ignore[dict-item]
+
+
 def test_long_values_are_cut_in_messages() -> None:
     with pytest.raises(KnobError) as caught:
         Toy.parse({"task": "x" * 10_000})
