@@ -37,9 +37,12 @@ class VariableError(ValueError):
 
 
 def evidence_folder() -> Path:
-    """Where the recorded verdicts and runs lie."""
-    given = os.environ.get("NORMVIZ_EVIDENCE")
-    return Path(given).expanduser() if given else Path(__file__).parents[1] / "evidence"
+    """Where the recorded verdicts and runs lie.
+
+    Raises:
+        VariableError: ``NORMVIZ_EVIDENCE`` names the home of a user who is not there.
+    """
+    return _folder("NORMVIZ_EVIDENCE") or Path(__file__).parents[1] / "evidence"
 
 
 def data_folder() -> Path:
@@ -48,15 +51,7 @@ def data_folder() -> Path:
     Raises:
         VariableError: ``NORMVIZ_DATA`` names the home of a user who is not there.
     """
-    given = os.environ.get("NORMVIZ_DATA")
-    if not given:
-        return platformdirs.user_data_path("normviz", appauthor=False)
-    try:
-        return Path(given).expanduser()
-    except RuntimeError as error:
-        raise VariableError(
-            f"NORMVIZ_DATA must be a folder, got {given!r}: there is no such home."
-        ) from error
+    return _folder("NORMVIZ_DATA") or platformdirs.user_data_path("normviz", appauthor=False)
 
 
 def worker_count() -> int | None:
@@ -116,10 +111,19 @@ def check_variables() -> None:
         VariableError: the first that has a value that is not allowed.
     """
     data_folder()
+    evidence_folder()
     worker_count()
     thread_count()
     grace_seconds(0.0)
     experiment_packages()
+
+
+def _folder(name: str) -> Path | None:
+    given = os.environ.get(name)
+    try:
+        return Path(given).expanduser() if given else None
+    except RuntimeError as error:
+        raise VariableError(f"{name} must be a folder, got {given!r}: there is no such home.") from error
 
 
 def _integer(name: str, low: int, high: int) -> int | None:

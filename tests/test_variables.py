@@ -14,14 +14,14 @@ from normviz.variables import VariableError
 
 @pytest.fixture(autouse=True)
 def _none_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DATA", "WORKERS", "THREADS", "GRACE", "EXPERIMENTS"):
+    for name in ("DATA", "WORKERS", "THREADS", "GRACE", "EXPERIMENTS", "EVIDENCE"):
         monkeypatch.delenv(f"NORMVIZ_{name}", raising=False)
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     for empty in (False, True):
         if empty:
-            for name in ("DATA", "WORKERS", "THREADS", "GRACE", "EXPERIMENTS"):
+            for name in ("DATA", "WORKERS", "THREADS", "GRACE", "EXPERIMENTS", "EVIDENCE"):
                 monkeypatch.setenv(f"NORMVIZ_{name}", "")
         variables.check_variables()
         assert variables.data_folder().name == "normviz"
@@ -70,6 +70,12 @@ GRACE = "NORMVIZ_GRACE must be a number of seconds >= 0, got "
             for v in ("soon", "-1", "nan", "inf", "1e999")
         ),
         ("DATA", "~nobody-of-this-name/x", variables.data_folder, "NORMVIZ_DATA must be a folder, got"),
+        (
+            "EVIDENCE",
+            "~nobody-of-this-name",
+            variables.evidence_folder,
+            "NORMVIZ_EVIDENCE must be a folder, got",
+        ),
         (
             "EXPERIMENTS",
             "lab own",

@@ -21,7 +21,7 @@ from normviz.cli.progress import can_redraw
 from normviz.cli.session import Session
 from normviz.cli.settings import named_experiment
 from normviz.cli.tables import identity_table, tally, verdict_table
-from normviz.cli.targets import check_target, write_whole
+from normviz.cli.targets import check_target, given_path, write_whole
 from normviz.engine import RayEngine, WorkerEngine
 from normviz.evidence import Evidence, evidence_folder, read_evidence, write_evidence, write_recorded
 from normviz.evidence.reproduce import Engine, Reproduction, Stage, deciding_presets, reproduce
@@ -88,7 +88,7 @@ def _check_presets(experiment: Experiment, presets: tuple[str, ...] | None, seed
 
 
 def _folder(given: str | None) -> Path:
-    folder = Path(given).expanduser() if given else evidence_folder()
+    folder = given_path(given) if given else evidence_folder()
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is no folder.")
     try:

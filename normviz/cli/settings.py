@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from normviz.catalog import PAGES
 from normviz.cli.errors import UsageError
 from normviz.cli.flags import CORPUS, knob_flags
+from normviz.cli.targets import given_path
 from normviz.engine import find_experiment
 from normviz.experiments import SLUGS, Experiment
 from normviz.knobs import KnobError, Knobs
@@ -73,7 +73,7 @@ def parse_knobs(schema: type[Knobs], values: Mapping[str, Any], setting: str = "
 def _corpus_key(given: str) -> str:
     if given == BUILT_IN:
         return given
-    path = Path(given).expanduser()
+    path = given_path(given)
     if not path.is_file():
         if re.fullmatch(r"text-[0-9a-f]{12}", given):
             read_text(given)

@@ -7,7 +7,21 @@ from pathlib import Path
 
 from normviz.cli.errors import UsageError
 
-__all__ = ["check_target", "write_whole"]
+__all__ = ["check_target", "given_path", "write_whole"]
+
+
+def given_path(name: str) -> Path:
+    """The path that an argument names; "~" stands for a home.
+
+    Raises:
+        UsageError: there is no such home.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"There is no file or folder {name!r}: {name.partition('/')[0]} is no home."
+        ) from error
 
 
 def check_target(name: str | None, *suffixes: str) -> Path | None:
@@ -18,7 +32,7 @@ def check_target(name: str | None, *suffixes: str) -> Path | None:
     """
     if name is None:
         return None
-    path = Path(name).expanduser()
+    path = given_path(name)
     if path.suffix not in suffixes:
         raise UsageError(f"{name} must end in {' or '.join(suffixes)}.")
     if path.is_dir():
