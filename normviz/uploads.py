@@ -3,7 +3,7 @@
 No PyTorch: the server checks and keeps an upload, the worker reads it. Nothing is kept that was refused.
 
 TextUploadError (ValueError)
-├── EmptyTextError       no bytes, or white space only
+├── EmptyTextError       no bytes, or nothing that can be seen
 ├── TextTooLargeError    more than ``max_bytes``
 ├── TextTooShortError    fewer than ``min_characters`` characters
 ├── BinaryTextError      a NUL byte, or too many control characters
@@ -50,12 +50,19 @@ _CONTROLS = frozenset(chr(code) for code in (*range(9), 11, *range(14, 32), 127)
 """ASCII control characters but tab, line feed, form feed and carriage return."""
 
 
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Characters that show nothing: Unicode's property ``Default_Ignorable_Code_Point``, and the blank of Braille."""
+
+
 class TextUploadError(ValueError):
     """The bytes are not a text this project can train on; the message says why."""
 
 
 class EmptyTextError(TextUploadError):
-    """No bytes, or white space only."""
+    """No bytes, or nothing that can be seen."""
 
 
 class TextTooLargeError(TextUploadError):
@@ -89,9 +96,9 @@ def check_text(
         The text with a byte-order mark dropped and line ends made ``\\\\n``.
 
     Raises:
-        EmptyTextError: no bytes, or white space only.
+        EmptyTextError: no bytes, or only white space and characters that show nothing.
         TextTooLargeError: more than ``max_bytes``.
-        TextTooShortError: fewer than ``min_characters`` characters.
+        TextTooShortError: fewer than ``min_characters`` characters, without those that show nothing.
         BinaryTextError: a NUL byte, or more than 1 % control characters; names the position of the first.
         TextEncodingError: not UTF-8; names the position of the first bad byte.
     """
@@ -124,9 +131,13 @@ def check_text(
             f"the first, {data[position]:#04x}, at byte position {position}."
         )
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if len(text) < min_characters:
+    if not (seen := _UNSEEN.sub("", text)).strip():
+        raise EmptyTextError(f"{name} holds nothing that can be seen.")
+    if len(seen) < min_characters:
+        unseen = f" that can be seen and {len(text) - len(seen):,} others" if len(seen) < len(text) else ""
         raise TextTooShortError(
-            f"{name} has {len(text):,} characters; at least {min_characters:,} are needed to train and validate."
+            f"{name} has {len(seen):,} characters{unseen}; "
+            f"at least {min_characters:,} are needed to train and validate."
         )
     return text
 

@@ -47,6 +47,13 @@ def test_bounds_are_inclusive() -> None:
     [
         (b"", EmptyTextError, "a.txt is empty."),
         (b" \n\t" * 2000, EmptyTextError, "nothing but white space"),
+        ("\u200b\ufeff\u2060 ".encode() * 2000, EmptyTextError, "a.txt holds nothing that can be seen."),
+        ("\u3164\n\u2800\ufe0f".encode() * 2000, EmptyTextError, "a.txt holds nothing that can be seen."),
+        (
+            b"a" + "\u200b".encode() * 3000,
+            TextTooShortError,
+            "a.txt has 1 characters that can be seen and 3,000 others; at least 2,000 are needed",
+        ),
         (b"x" * 3000 + b"\0", BinaryTextError, "NUL byte at position 3000"),
         (b"x" * 90 + b"\x01" * 2910, BinaryTextError, "the first, 0x01, at byte position 90"),
         ("é".encode() * 50 + b"\x7f" * 2900, BinaryTextError, "the first, 0x7f, at byte position 100"),
@@ -61,6 +68,19 @@ def test_refused_texts(data: bytes, error: type[TextUploadError], message: str) 
         check_text(data, "a.txt")
     assert isinstance(caught.value, TextUploadError)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u0915\u094d\u200d\u0937\u0947\u0924\u094d\u0930 ",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 ",
+        "\u2764\ufe0f ",
+        "e\u0301\u00e9 ",
+    ],
+)
+def test_scripts_that_use_unseen_characters_are_kept_whole(text: str) -> None:
+    assert check_text((text * 1500).encode(), "a.txt") == text * 1500
 
 
 def test_one_percent_of_control_characters_is_allowed() -> None:
