@@ -8,7 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-__all__ = ["PAGES", "PAPERS", "TOPICS", "Page", "Paper", "get_paper", "papers_of_page", "papers_table"]
+__all__ = [
+    "PAGES",
+    "PAPERS",
+    "TOPICS",
+    "Method",
+    "Page",
+    "Paper",
+    "get_paper",
+    "paper_of",
+    "papers_of_page",
+    "papers_table",
+]
 
 TOPICS: dict[str, str] = {
     "normalization": "Normalization",
@@ -50,6 +61,40 @@ class Paper:
     def topic(self) -> str:
         """Topic of its page."""
         return PAGES[self.page].topic
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that a factory builds by its name.
+
+    Attributes:
+        name: what the factory takes, which is the name of its class.
+        summary: one line.
+        reference: its paper and arXiv id.
+        paper: its entry in the catalog, None for what other methods are compared with.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    paper: Paper | None
+
+    @classmethod
+    def of(cls, path: str, summary: str, reference: str = "") -> Method:
+        """The method with a dotted name, with its paper from the catalog if no other ``reference`` is given.
+
+        Raises:
+            ValueError: no reference, and no paper of the catalog names the method.
+        """
+        paper = paper_of(path)
+        if not reference:
+            if paper is None:
+                raise ValueError(f"reference must be given for {path}, which no paper of the catalog names.")
+            reference = f"{paper.title}, arXiv {paper.arxiv}"
+        return cls(path.rpartition(".")[2], summary, reference, paper)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.summary} ({self.reference})"
 
 
 PAGES: dict[str, Page] = {
@@ -371,6 +416,11 @@ def get_paper(slug: str) -> Paper:
     from normviz.validation import check_choice
 
     return PAPERS[check_choice("paper", slug, PAPERS)]
+
+
+def paper_of(method: str) -> Paper | None:
+    """The paper that names the method with that dotted name, such as "normviz.optim.SWAN"; None if none does."""
+    return next((paper for paper in PAPERS.values() if method in paper.methods), None)
 
 
 def papers_of_page(page: str) -> list[Paper]:

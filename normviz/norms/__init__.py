@@ -90,6 +90,7 @@ __all__ = [
     "balance_loss",
     "calibrate_batchnorm",
     "convert_batchnorm",
+    "create_norm",
     "domain_hyperplane",
     "dominates",
     "dormant_fraction",
@@ -117,6 +118,7 @@ __all__ = [
     "layer_factory",
     "leap_day_of_year",
     "lecun_normal_",
+    "list_norms",
     "make_artsem_like",
     "make_evonorm",
     "make_norm",
@@ -223,6 +225,7 @@ _HOME = {
     "balance_loss": "adab2n",
     "calibrate_batchnorm": "alpha_bn",
     "convert_batchnorm": "adab2n",
+    "create_norm": "factory",
     "domain_hyperplane": "sstan",
     "dominates": "_evonorm_pareto",
     "dormant_fraction": "nap",
@@ -252,6 +255,7 @@ _HOME = {
     "lecun_normal_": "self_normalizing",
     "make_artsem_like": "sstan",
     "make_evonorm": "evonorm",
+    "list_norms": "factory",
     "make_norm": "factory",
     "make_synthetic_firecube": "loan",
     "min_max_scale": "loan",
@@ -333,7 +337,7 @@ if TYPE_CHECKING:
         quality_reject,
         stability_reject,
     )
-    from normviz.norms.factory import NORM_NAMES, make_norm
+    from normviz.norms.factory import NORM_NAMES, create_norm, list_norms, make_norm
     from normviz.norms.fusion import FoldableNorm, fuse_into_linear
     from normviz.norms.layer_norm import LayerNorm, LayerNormFunction, norm_statistics
     from normviz.norms.layer_norm_invariances import invariance_gaps, invariance_table

@@ -320,12 +320,12 @@ def _resolve_groups(num_features: int, groups: int | None, group_size: int | Non
         source = " by default, timm's" if groups is None else ""
         raise ValueError(
             f"groups must divide num_features = {num_features}, got {count}{source}; "
-            f"groups={_nearest_divisor(num_features, count)} does."
+            f"groups={fitting_groups(num_features, count)} does."
         )
     return count
 
 
-def _nearest_divisor(num_features: int, count: int) -> int:
+def fitting_groups(num_features: int, count: int) -> int:
     """The largest divisor of num_features up to ``count`` that leaves two channels or more in a group, else 1."""
     return max((g for g in range(1, min(count, num_features // 2) + 1) if num_features % g == 0), default=1)
 

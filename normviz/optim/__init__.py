@@ -6,6 +6,7 @@ from normviz.optim.adadagrad import AdAdaGrad, AdAdaGradNorm
 from normviz.optim.adagrad_norm import AdaGradNorm
 from normviz.optim.conda import Conda, OrthogonalProjector, conda_param_groups
 from normviz.optim.distributed_normuon import DistributedNorMuon, simulate_sharded_step
+from normviz.optim.factory import OPTIMIZER_NAMES, create_optimizer, list_optimizers
 from normviz.optim.fira import (
     FiraAdamW,
     FiraRMSProp,
@@ -39,6 +40,7 @@ from normviz.optim.swan import SWAN, SWANFast, exact_whitening, grad_norm, grad_
 
 __all__ = [
     "L2",
+    "OPTIMIZER_NAMES",
     "SWAN",
     "AdAdaGrad",
     "AdAdaGradNorm",
@@ -70,10 +72,12 @@ __all__ = [
     "SpectralNorm",
     "assign_owners",
     "conda_param_groups",
+    "create_optimizer",
     "exact_whitening",
     "fira_param_groups",
     "grad_norm",
     "grad_whitening",
+    "list_optimizers",
     "multi_normalize",
     "multi_normalize_fixed_point",
     "neuron_normalize",

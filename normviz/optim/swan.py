@@ -243,7 +243,9 @@ class SWAN(MatrixOptimizer):
 
     Args:
         params: parameters or param groups; N-d weights are read as (out, rest).
-        lr: eta (1e-3, ours; the paper's learning rates are not confirmed).
+        lr: eta (1e-3, ours, for long runs; the paper's are not confirmed). A small network wants more: a digits
+            network of 64-128-128-10 gets 53 % right after 150 steps at 1e-3 and 96 % at 0.05, where
+            :func:`create_optimizer` starts.
         alpha: factor of eta for matrices (0.05, a public implementation).
         steps, beta, center, diagonal, rescale, gram_norm, eps: of :func:`swan_update`.
         norm_axis: "rows" (default, ours) standardises rows of the torch layout; "short" those of the orientation with
@@ -337,6 +339,8 @@ class SWANFast(SWAN):
 
     The same arguments as :class:`SWAN` without ``diagonal``, which is True. On wide and tall matrices its update is
     even flatter than the full scheme's, because beta = 0.8 does not converge; on square ones the full scheme wins.
+    It is meant for gradients that no few directions dominate: the digits network of :class:`SWAN` it leaves between
+    chance and 35 % at every lr from 1e-3 to 1, for the following reason.
 
     It turns around gradients that a few directions dominate: where all rows of N are equally long (m <= n),
     two steps at beta 0.4 give Z = 0.96 I - 0.2048 Y, so a singular value of N above 2.165 times their root mean square
