@@ -6,6 +6,7 @@ from starlette.middleware import Middleware
 from streamlit import App
 
 from normviz.ui.front import ServerAddress
+from normviz.ui.origin import SameOrigin
 from normviz.ui.server import lifespan
 from normviz.ui.visitor import VisitorCookie
 from normviz.variables import VariableError, check_variables
@@ -18,5 +19,5 @@ except VariableError as error:
 app = App(
     "normviz/ui/main.py",
     lifespan=lifespan,
-    middleware=[Middleware(VisitorCookie), Middleware(ServerAddress)],
+    middleware=[Middleware(SameOrigin), Middleware(VisitorCookie), Middleware(ServerAddress)],
 )
