@@ -36,7 +36,11 @@ IDENTITY = Graph((Node("add", (0, 1)),))
 
 
 class Candidate(NamedTuple):
-    """An accepted layer and its accuracies, one per anchor. Calling it builds the layer: ``norm=candidate``."""
+    """An accepted layer and its accuracies, one per anchor. Calling it builds the layer: ``norm=candidate``.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the layer
+        search.
+    """
 
     graph: Graph
     scores: tuple[float, ...]
@@ -67,6 +71,9 @@ class Event:
         parent: the tournament's winner that was mutated, else None.
         verdict: one of :data:`VERDICTS`.
         scores: accuracies, one per anchor, of an accepted candidate, else None.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the layer
+        search.
     """
 
     index: int
@@ -129,6 +136,9 @@ class EvolutionSearch:
         >>> event = search.step()
         >>> event.origin, event.index, len(search.history)
         ('initial', 0, 1)
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the layer
+        search: Pareto tournament, ageing, rejection.
     """
 
     def __init__(

@@ -27,7 +27,11 @@ FIRST_NODE = len(LEAVES)
 
 
 class Node(NamedTuple):
-    """One intermediate node: the name of its operation and the ids it reads."""
+    """One intermediate node: the name of its operation and the ids it reads.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the search
+        space.
+    """
 
     op: str
     inputs: tuple[int, ...]
@@ -52,6 +56,9 @@ class Graph:
         >>> relu = Graph([("max", (0, 1))])
         >>> relu.to_formula()
         'max(x, 0)'
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the search
+        space.
     """
 
     nodes: tuple[Node, ...]

@@ -47,6 +47,9 @@ class GraphLayer2d(nn.Module):
         >>> layer = GraphLayer2d(EVONORM_GRAPHS["BN-ReLU"], 16)
         >>> layer(torch.randn(8, 16, 4, 4)).min().item()
         0.0
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the search
+        space.
     """
 
     v0: nn.Parameter

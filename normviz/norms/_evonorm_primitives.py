@@ -76,6 +76,9 @@ class Primitive(NamedTuple):
         arity: number of inputs, 1 or 2.
         fn: ``fn(*inputs, eps=1e-5, groups=8)`` on (N, C, H, W) tensors; the result has the same shape. Batch
             aggregations use the statistics of the batch given.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the search
+        space.
     """
 
     name: str

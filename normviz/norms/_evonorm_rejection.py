@@ -56,6 +56,9 @@ class SearchData(NamedTuple):
         x_val: validation inputs.
         y_val: validation labels.
         batch_size: samples per training step, drawn uniformly with replacement.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the layer
+        search.
     """
 
     x: Tensor
@@ -90,6 +93,9 @@ class RejectionReport(NamedTuple):
         scores: validation accuracies reached so far, the failing one included.
         norms: gradient norms n_0, n_1, ... of the stability test.
         steps: training steps over all anchors (one that broke included), or ascent steps taken.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, the rejection
+        tests.
     """
 
     rejected: bool

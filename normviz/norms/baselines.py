@@ -162,6 +162,8 @@ class RMSNorm(nn.Module):
 class GroupNorm(nn.Module):
     """Layer norm of each token within groups of consecutive channels, then gain and bias per channel.
 
+    ``y = gamma (x - mean_g) / sqrt(var_g + eps) + beta`` with mean and biased variance of the group g of each channel.
+
     Wu, He, "Group Normalization", ECCV 2018, arXiv 1803.08494. On tokens there are no spatial axes: the statistics are
     of C / groups values. (So behind :class:`ChannelsLast` they are of one pixel, while ``nn.GroupNorm`` on images takes
     them over the whole image.) float16 and bfloat16 inputs are computed in float32 and cast back.
@@ -226,6 +228,8 @@ class ChannelsLast(nn.Module):
     Example:
         >>> ChannelsLast(BatchNorm(3))(torch.randn(2, 3, 8, 8)).shape
         torch.Size([2, 3, 8, 8])
+
+    Reference: none; a change of layout, no paper.
     """
 
     def __init__(self, norm: nn.Module) -> None:

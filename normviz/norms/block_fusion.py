@@ -19,11 +19,14 @@ __all__ = ["ScaleShift", "fuse_transformer_block"]
 
 
 class ScaleShift(nn.Module):
-    """``x * scale + shift`` on the last axis: what remains of an offline norm whose statistics are frozen.
+    """``y = x * scale + shift`` on the last axis: what remains of an offline norm whose statistics are frozen.
 
     Args:
         scale: (C,).
         shift: (C,).
+
+    Reference: Yang et al., "Unified Normalization for Accelerating and Stabilizing Transformers", arXiv 2208.01313,
+        norms of a transformer block in eval.
     """
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:

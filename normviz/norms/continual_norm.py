@@ -13,7 +13,7 @@ __all__ = ["ContinualNorm2d"]
 
 
 class ContinualNorm2d(_BatchNorm):
-    """``BN(GN(x))``: group norm without gain and bias, then batch norm, on images (N, C, H, W).
+    """``y = BN(GN(x))``: group norm without gain and bias, then batch norm, on images (N, C, H, W).
 
     The group norm takes each sample's own level and scale out, so that less of a task is left in the batch statistics.
     Parameters, buffers, and what happens in training and eval are those of ``nn.BatchNorm2d``; the group norm has no

@@ -219,6 +219,9 @@ class EvoNorm2dB0(_EvoNorm2dB):
         >>> layer = EvoNorm2dB0(16)
         >>> layer(torch.randn(8, 16, 4, 4)).shape
         torch.Size([8, 16, 4, 4])
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, EvoNorm-B0,
+        the formula above.
     """
 
     _learns_v = True
@@ -233,6 +236,9 @@ class EvoNorm2dB1(_EvoNorm2dB):
     r"""EvoNorm-B1: ``y = gamma x / max(sqrt(s2_{n,h,w}(x)+eps), (x+1) sqrt(mu_{h,w}(x^2)+eps)) + beta``.
 
     Arguments, shapes, state (``v`` is None) and errors as in :class:`EvoNorm2dB0`.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, EvoNorm-B1,
+        the formula above.
     """
 
     def _instance_term(self, x: Tensor) -> Tensor:
@@ -243,6 +249,9 @@ class EvoNorm2dB2(_EvoNorm2dB):
     r"""EvoNorm-B2: ``y = gamma x / max(sqrt(s2_{n,h,w}(x)+eps), sqrt(mu_{h,w}(x^2)+eps) - x) + beta``.
 
     Arguments, shapes, state (``v`` is None) and errors as in :class:`EvoNorm2dB0`.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, EvoNorm-B2,
+        the formula above.
     """
 
     def _instance_term(self, x: Tensor) -> Tensor:
@@ -357,6 +366,9 @@ class EvoNorm2dS0(_EvoNorm2dS):
         >>> layer = EvoNorm2dS0(16, groups=4)
         >>> layer(torch.randn(1, 16, 4, 4)).shape
         torch.Size([1, 16, 4, 4])
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, EvoNorm-S0,
+        the formula above.
     """
 
     _learns_v = True
@@ -370,6 +382,9 @@ class EvoNorm2dS1(_EvoNorm2dS):
     r"""EvoNorm-S1: ``y = gamma x sigmoid(x) / sqrt(s2_{h,w,c/g}(x)+eps) + beta``.
 
     Arguments, shapes, state (``v`` is None), errors and warnings as in :class:`EvoNorm2dS0`.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, EvoNorm-S1,
+        the formula above.
     """
 
 
@@ -377,6 +392,9 @@ class EvoNorm2dS2(_EvoNorm2dS):
     r"""EvoNorm-S2: ``y = gamma x sigmoid(x) / sqrt(mu_{h,w,c/g}(x^2)+eps) + beta``.
 
     Arguments, shapes, state (``v`` is None) and errors as in :class:`EvoNorm2dS0`.
+
+    Reference: Liu, Brock, Simonyan, Le, "Evolving Normalization-Activation Layers", arXiv 2004.02967, EvoNorm-S2,
+        the formula above.
     """
 
     _moment = "mean_square"

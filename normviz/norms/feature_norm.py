@@ -46,6 +46,9 @@ class FeatureNorm(nn.Module):
     Example:
         >>> FeatureNorm(8, "rms")(torch.randn(2, 5, 8)).shape
         torch.Size([2, 5, 8])
+
+    Reference: Lyle et al., "Normalization and effective learning rates in reinforcement learning", arXiv
+        2407.01800; equations in the module's docstring.
     """
 
     weight: Tensor | None

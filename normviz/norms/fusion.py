@@ -26,7 +26,12 @@ __all__ = ["FoldableNorm", "fuse_into_linear"]
 
 @runtime_checkable
 class FoldableNorm(Protocol):
-    """A norm that is one multiply-add per channel in eval, at least in some of its configurations."""
+    """A norm that is one multiply-add per channel in eval, at least in some of its configurations.
+
+    Reference: Shen, Yao, Gholami, Mahoney, Keutzer, "PowerNorm: Rethinking Batch Normalization in Transformers",
+        arXiv 2003.07845; Yang et al., "Unified Normalization for Accelerating and Stabilizing Transformers", arXiv
+        2208.01313: scale and shift in the module's docstring.
+    """
 
     def eval_scale_shift(self) -> tuple[Tensor, Tensor]:
         """Scale and shift, both (C,), with ``norm.eval()(x) == x * scale + shift`` on the last axis.

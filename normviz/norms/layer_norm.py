@@ -84,6 +84,9 @@ class LayerNormFunction(torch.autograd.Function):
     Per case, with ``u = g dy``: ``da = (u - mean(u) - z mean(u z)) / s``; ``dg`` and ``db`` sum ``dy z`` and ``dy``
     over the cases. Only ``a`` and ``g`` are kept for the backward; z and s are computed again, so that a second
     differentiation sees them as the functions of ``a`` that they are.
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450, its gradient; equations in the module's
+        docstring.
     """
 
     generate_vmap_rule = True
@@ -145,6 +148,8 @@ class LayerNorm(nn.Module):
         >>> layer = LayerNorm(4)
         >>> layer(torch.tensor([[1.0, 2.0, 3.0, 4.0]])).mean().abs() < 1e-6
         tensor(True)
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450; equations in the module's docstring.
     """
 
     weight: Tensor | None

@@ -36,6 +36,8 @@ class LayerNormLinear(nn.Module):
     Raises:
         ValueError: unknown activation name, sizes below 1.
         TypeError: ``activation`` neither a string nor callable.
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450: ``h = f(LN(W x))``.
     """
 
     def __init__(

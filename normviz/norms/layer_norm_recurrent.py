@@ -134,6 +134,9 @@ class LayerNormRNNCell(_HiddenStateCell):
     Raises:
         ValueError: bad sizes, ``eps`` < 0, x or state of another shape.
         TypeError: x holds integers.
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450, the recurrent forms; equations in
+        :mod:`normviz.norms.layer_norm`.
     """
 
     blocks = 1
@@ -180,6 +183,9 @@ class LayerNormGRUCell(_HiddenStateCell):
     Raises:
         ValueError: bad sizes, ``eps`` < 0, x or state of another shape.
         TypeError: x holds integers.
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450, the recurrent forms; equations in
+        :mod:`normviz.norms.layer_norm`.
     """
 
     blocks = 3
@@ -237,6 +243,9 @@ class LayerNormLSTMCell(_Cell):
     Raises:
         ValueError: bad sizes, ``eps`` < 0, x or state of another shape, state not a pair.
         TypeError: x holds integers.
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450, the recurrent forms; equations in
+        :mod:`normviz.norms.layer_norm`.
     """
 
     blocks = 4
@@ -400,13 +409,20 @@ class LayerNormRNN(_HiddenStateSequence):
     Raises:
         ValueError: bad sizes, x or state of another shape, no time step, ``lengths`` not in [1, T] or not (N,).
         TypeError: x holds integers, ``lengths`` does not.
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450, the recurrent forms; equations in
+        :mod:`normviz.norms.layer_norm`.
     """
 
     cell = LayerNormRNNCell
 
 
 class LayerNormGRU(_HiddenStateSequence):
-    """Layers of :class:`LayerNormGRUCell` over a sequence; arguments and errors as :class:`LayerNormRNN`."""
+    """Layers of :class:`LayerNormGRUCell` over a sequence; arguments and errors as :class:`LayerNormRNN`.
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450, the recurrent forms; equations in
+        :mod:`normviz.norms.layer_norm`.
+    """
 
     cell = LayerNormGRUCell
 
@@ -419,6 +435,9 @@ class LayerNormLSTM(_Sequence):
         >>> output, (h, c) = net(torch.randn(4, 6, 3), lengths=torch.tensor([6, 2, 5, 1]))
         >>> output.shape, h.shape
         (torch.Size([4, 6, 8]), torch.Size([2, 4, 8]))
+
+    Reference: Ba, Kiros, Hinton, "Layer Normalization", arXiv 1607.06450, the recurrent forms; equations in
+        :mod:`normviz.norms.layer_norm`.
     """
 
     cell = LayerNormLSTMCell

@@ -99,6 +99,9 @@ class NaPMLP(nn.Module):
         >>> import torch
         >>> NaPMLP(64, 10, hidden=(128, 128))(torch.randn(5, 64)).shape
         torch.Size([5, 10])
+
+    Reference: Lyle et al., "Normalization and effective learning rates in reinforcement learning", arXiv
+        2407.01800.
     """
 
     def __init__(
@@ -153,6 +156,9 @@ class NaPConvNet(nn.Module):
         >>> import torch
         >>> NaPConvNet(1, 10)(torch.randn(5, 1, 8, 8)).shape
         torch.Size([5, 10])
+
+    Reference: Lyle et al., "Normalization and effective learning rates in reinforcement learning", arXiv
+        2407.01800.
     """
 
     def __init__(

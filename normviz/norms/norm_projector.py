@@ -85,6 +85,9 @@ class NormProjector:
         >>> optimizer.step()
         >>> abs(projector.norms()["0.weight"] / projector.radii["0.weight"] - 1) < 1e-6
         True
+
+    Reference: Lyle et al., "Normalization and effective learning rates in reinforcement learning", arXiv
+        2407.01800: ``W <- rho W / ||W||_F``.
     """
 
     def __init__(

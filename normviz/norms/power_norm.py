@@ -81,6 +81,9 @@ class GroupScaling(nn.Module):
     Raises:
         ValueError: ``groups`` < 1, ``eps`` < 0; in forward: C not divisible by ``groups``.
         TypeError: forward on integers.
+
+    Reference: Shen, Yao, Gholami, Mahoney, Keutzer, "PowerNorm: Rethinking Batch Normalization in Transformers",
+        arXiv 2003.07845, group scaling of the official code: ``x / sqrt(mean of x^2 over the group + eps)``.
     """
 
     def __init__(self, groups: int = 1, eps: float = 1e-5) -> None:
@@ -110,6 +113,9 @@ class PowerNormFunction(torch.autograd.Function):
 
     The gradients are not those of the forward: D is a running statistic (or treated like one), and the term that an
     exact gradient would subtract is replaced by its running estimate (1 - alpha_bkw) ema_gz.
+
+    Reference: Shen, Yao, Gholami, Mahoney, Keutzer, "PowerNorm: Rethinking Batch Normalization in Transformers",
+        arXiv 2003.07845, Algorithm 2 and the official code; equations in the module's docstring.
     """
 
     generate_vmap_rule = True
@@ -281,6 +287,9 @@ class PowerNormV(_QuadraticMeanNorm):
 
     As in :class:`PowerNorm` running_phi is written only while gradients are enabled, and not in channels where it
     would not be finite.
+
+    Reference: Shen, Yao, Gholami, Mahoney, Keutzer, "PowerNorm: Rethinking Batch Normalization in Transformers",
+        arXiv 2003.07845, PN-V.
     """
 
     def __init__(
@@ -360,6 +369,9 @@ class PowerNorm(WarmUpNotice, _QuadraticMeanNorm):
         >>> norm = PowerNorm(8, warmup_iters=50, groups=4, batch_first=True)
         >>> norm(torch.randn(2, 5, 8), pad_mask=torch.tensor([[False] * 5, [False] * 3 + [True] * 2])).shape
         torch.Size([2, 5, 8])
+
+    Reference: Shen, Yao, Gholami, Mahoney, Keutzer, "PowerNorm: Rethinking Batch Normalization in Transformers",
+        arXiv 2003.07845, Algorithm 2 ("paper") and the official code.
     """
 
     ema_gz: Tensor

@@ -105,6 +105,9 @@ class SELU(nn.Module):
     Raises:
         ValueError: alpha or scale is not a finite number.
         TypeError: forward of a tensor that is not floating point.
+
+    Reference: Klambauer, Unterthiner, Mayr, Hochreiter, "Self-Normalizing Neural Networks", arXiv 1706.02515:
+        ``scale x`` for x > 0, ``scale alpha (e^x - 1)`` else.
     """
 
     def __init__(self, alpha: float = ALPHA01, scale: float = LAMBDA01) -> None:
@@ -174,6 +177,9 @@ class AlphaDropout(nn.Module):
     Raises:
         ValueError: as :func:`alpha_dropout_affine`.
         TypeError: forward of a tensor that is not floating point, in eval mode too.
+
+    Reference: Klambauer, Unterthiner, Mayr, Hochreiter, "Self-Normalizing Neural Networks", arXiv 1706.02515: ``a
+        (d x + (1-d) alpha') + b``.
     """
 
     def __init__(
@@ -293,6 +299,9 @@ class SelfNormalizingMLP(nn.Module):
 
     Raises:
         ValueError: a size below 1, depth below 1, dropout outside [0, 1).
+
+    Reference: Klambauer, Unterthiner, Mayr, Hochreiter, "Self-Normalizing Neural Networks", arXiv 1706.02515;
+        equations in the module's docstring.
     """
 
     def __init__(

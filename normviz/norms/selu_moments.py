@@ -56,7 +56,11 @@ __all__ = [
 
 
 class ContractionReport(TypedDict):
-    """What ``is_contraction`` found on its grid."""
+    """What ``is_contraction`` found on its grid.
+
+    Reference: Klambauer, Unterthiner, Mayr, Hochreiter, "Self-Normalizing Neural Networks", arXiv 1706.02515,
+        theorem 1.
+    """
 
     contraction: bool
     max_norm: float

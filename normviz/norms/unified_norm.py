@@ -92,6 +92,9 @@ class UnifiedNormFunction(torch.autograd.Function):
     """``y = gamma x / sqrt(s2 + eps) + beta`` with UN's approximate backward, which moves ``ema_gz`` and ``buffer_gz``.
 
     The gradient is that of the forward only on skipped steps (and with window 1).
+
+    Reference: Yang et al., "Unified Normalization for Accelerating and Stabilizing Transformers", arXiv 2208.01313;
+        equations in the module's docstring.
     """
 
     generate_vmap_rule = True
@@ -373,6 +376,9 @@ class UnifiedNorm1d(_UnifiedNorm):
         >>> norm = UnifiedNorm1d.for_text(8, warmup_iters=30)
         >>> norm(torch.randn(2, 5, 8)).shape, norm.last_stats["gm"].shape
         (torch.Size([2, 5, 8]), torch.Size([8]))
+
+    Reference: Yang et al., "Unified Normalization for Accelerating and Stabilizing Transformers", arXiv 2208.01313;
+        equations in the module's docstring.
     """
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
@@ -404,6 +410,9 @@ class UnifiedNorm2d(_UnifiedNorm):
     Example:
         >>> UnifiedNorm2d.for_vision(3)(torch.randn(2, 3, 4, 4)).shape
         torch.Size([2, 3, 4, 4])
+
+    Reference: Yang et al., "Unified Normalization for Accelerating and Stabilizing Transformers", arXiv 2208.01313;
+        equations in the module's docstring.
     """
 
     def forward(self, x: Tensor) -> Tensor:

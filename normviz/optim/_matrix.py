@@ -342,6 +342,9 @@ class MatrixOptimizer(Optimizer):
 
     Warns:
         UserWarning: a group with the flag True is empty, and no parameter with ndim >= 2 takes the matrix step.
+
+    Reference: none, no paper: the base of SWAN (arXiv 2412.13148), SinkGD (arXiv 2502.06742) and NorMuon (arXiv
+        2510.05491).
     """
 
     flag: ClassVar[str]

@@ -263,6 +263,9 @@ class ProjectedOptimizer(Optimizer):
     Warns:
         UserWarning: two or more parameters with ndim >= 2, none in a projected group, and no group that says so
             itself by giving the marker.
+
+    Reference: none, no paper: the base of Conda (arXiv 2509.24218), GaLore (arXiv 2403.03507) and Fira (arXiv
+        2410.01623).
     """
 
     marker: ClassVar[str]

@@ -77,6 +77,9 @@ class OrthogonalProjector(SingularProjector):
         (True, False)
         >>> torch.allclose(projector.project_back(projector.project(G)), G, atol=1e-6)
         True
+
+    Reference: Wang et al., "Conda: Column-Normalized Adam for Training Large Language Models Faster", arXiv
+        2509.24218; equations in the module's docstring.
     """
 
     def __init__(self, update_proj_gap: int = 2000, scale: float = 0.25, proj_type: str = "std") -> None:
@@ -152,6 +155,9 @@ class Conda(AdamRule):
         >>> optimizer.step()
         >>> tuple(optimizer.state[model[0].weight]["basis"].shape)
         (4, 4)
+
+    Reference: Wang et al., "Conda: Column-Normalized Adam for Training Large Language Models Faster", arXiv
+        2509.24218; equations in the module's docstring.
     """
 
     marker: ClassVar[str] = "update_proj_gap"

@@ -66,6 +66,9 @@ class DistributedNorMuon(NorMuon):
     Raises:
         NotImplementedError: a DTensor matrix with other placements (at construction).
         ValueError, RuntimeError: as in NorMuon.
+
+    Reference: Li, Liu, Liang, Chen, Zhao, "NorMuon: Making Muon more efficient and scalable", arXiv 2510.05491, the
+        distributed form; steps in :mod:`normviz.optim.normuon`.
     """
 
     process_group: dist.ProcessGroup | None = None

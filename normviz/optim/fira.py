@@ -118,6 +118,9 @@ class NormGrowthLimiter:
         >>> S, norm = limiter(torch.full((2, 2), 10.0), prev=4.0)
         >>> round(float(norm), 6), round(float(S[0, 0]), 6)
         (6.0, 3.0)
+
+    Reference: Chen et al., "Fira: Can We Achieve Full-Rank Training of LLMs Under Low-Rank Constraint?", arXiv
+        2410.01623, the norm-growth limiter.
     """
 
     def __init__(self, gamma: float | None = 1.01) -> None:
@@ -213,6 +216,9 @@ class FiraAdamW(AdamRule, _FiraDirection):
         >>> optimizer.step()
         >>> int(torch.linalg.matrix_rank(W.detach()))
         4
+
+    Reference: Chen et al., "Fira: Can We Achieve Full-Rank Training of LLMs Under Low-Rank Constraint?", arXiv
+        2410.01623; equations in the module's docstring.
     """
 
     def __init__(
@@ -257,6 +263,9 @@ class FiraRMSProp(RMSPropRule, _FiraDirection):
     Warns:
         UserWarning: once for each parameter with min(m, n) < rank, which is clipped; two or more matrices and no group
             with the key ``rank``, which is no Fira.
+
+    Reference: Chen et al., "Fira: Can We Achieve Full-Rank Training of LLMs Under Low-Rank Constraint?", arXiv
+        2410.01623, RMSProp form of the released code; equations in the module's docstring.
     """
 
     def __init__(

@@ -91,6 +91,9 @@ class LowRankProjector(SingularProjector):
         >>> R = projector.project(G, step=0)
         >>> tuple(R.shape), int(torch.linalg.matrix_rank(projector.project_back(R)))
         ((6, 2), 2)
+
+    Reference: Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv
+        2403.03507; equations in the module's docstring.
     """
 
     def __init__(
@@ -255,6 +258,9 @@ class GaLoreAdamW(AdamRule, LowRankOptimizer):
         >>> optimizer.step()
         >>> tuple(optimizer.state[W]["exp_avg"].shape)
         (4, 2)
+
+    Reference: Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv
+        2403.03507; equations in the module's docstring.
     """
 
     def __init__(
@@ -296,6 +302,9 @@ class GaLoreRMSProp(RMSPropRule, LowRankOptimizer):
     Warns:
         UserWarning: once for each parameter with min(m, n) < rank, which is clipped; two or more matrices and no group
             with the key ``rank``, which is no GaLore.
+
+    Reference: Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv
+        2403.03507, RMSProp form released with Fira, arXiv 2410.01623; equations in the module's docstring.
     """
 
     def __init__(

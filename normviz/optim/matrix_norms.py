@@ -50,6 +50,9 @@ class MatrixNorm(ABC):
         >>> g = RowNorm()
         >>> torch.allclose((X * g.project(X)).sum(), g.dual(X))
         True
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742; ``P_g`` and ``g_*`` in the module's docstring.
     """
 
     def value(self, X: Tensor) -> Tensor:
@@ -95,7 +98,11 @@ class MatrixNorm(ABC):
 
 
 class RowNorm(MatrixNorm):
-    """g(X) = max_i ||X_{i,:}||_2 / sqrt(n); P_g scales every row to sqrt(n); g_* = sqrt(n) sum_i ||X_{i,:}||_2."""
+    """g(X) = max_i ||X_{i,:}||_2 / sqrt(n); P_g scales every row to sqrt(n); g_* = sqrt(n) sum_i ||X_{i,:}||_2.
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742; dual and projection as above.
+    """
 
     def _value(self, X: Tensor) -> Tensor:
         return row_lengths(X).amax(-1) / math.sqrt(X.shape[-1])
@@ -109,7 +116,11 @@ class RowNorm(MatrixNorm):
 
 
 class ColumnNorm(MatrixNorm):
-    """g(X) = max_j ||X_{:,j}||_2 / sqrt(m): the row norm of the transpose."""
+    """g(X) = max_j ||X_{:,j}||_2 / sqrt(m): the row norm of the transpose.
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742; dual and projection as above.
+    """
 
     def _value(self, X: Tensor) -> Tensor:
         return RowNorm()._value(X.mT)
@@ -133,6 +144,9 @@ class SpectralNorm(MatrixNorm):
 
     Raises:
         ValueError: unknown method or steps < 1.
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742; dual and projection as above.
     """
 
     def __init__(self, method: str = "svd", steps: int = 30) -> None:
@@ -169,7 +183,11 @@ class SpectralNorm(MatrixNorm):
 
 
 class FrobeniusNorm(MatrixNorm):
-    """g(X) = ||X||_F / sqrt(mn); P_g(X) = sqrt(mn) X / ||X||_F; g_* = sqrt(mn) ||X||_F."""
+    """g(X) = ||X||_F / sqrt(mn); P_g(X) = sqrt(mn) X / ||X||_F; g_* = sqrt(mn) ||X||_F.
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742; dual and projection as above.
+    """
 
     def _value(self, X: Tensor) -> Tensor:
         return frobenius(X) / math.sqrt(X.shape[-2] * X.shape[-1])
@@ -183,7 +201,11 @@ class FrobeniusNorm(MatrixNorm):
 
 
 class MaxNorm(MatrixNorm):
-    """g(X) = max_ij |X_ij|; P_g(X) = sign(X), 0 stays 0 (``eps`` has nothing to clamp); g_* = sum_ij |X_ij|."""
+    """g(X) = max_ij |X_ij|; P_g(X) = sign(X), 0 stays 0 (``eps`` has nothing to clamp); g_* = sum_ij |X_ij|.
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742; dual and projection as above.
+    """
 
     def _value(self, X: Tensor) -> Tensor:
         return X.abs().amax((-2, -1))

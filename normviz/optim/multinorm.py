@@ -261,6 +261,9 @@ class MultiNormGD(Optimizer):
         >>> optimizer = MultiNormGD(layer.parameters(), lr=1e-3, norms=[RowNorm(), SpectralNorm()])
         >>> layer(torch.randn(8, 6)).square().mean().backward()
         >>> optimizer.step()
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742, algorithm 2.
     """
 
     def __init__(
@@ -356,6 +359,9 @@ class SinkGD(MatrixOptimizer):
         >>> optimizer.step()
         >>> sorted(tuple(p.shape) for p in optimizer.state)  # only the biases have state
         [(2,), (4,)]
+
+    Reference: Scetbon, Ma, Gong, Meeds, "Gradient Multi-Normalization for Efficient LLM Training", arXiv
+        2502.06742, algorithms 3 and 4.
     """
 
     flag: ClassVar[str] = "use_sinkgd"

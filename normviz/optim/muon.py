@@ -92,6 +92,9 @@ class Muon(Optimizer):
         >>> optimizer = Muon(layer.parameters(), lr=0.02)
         >>> layer(torch.randn(8, 6)).square().mean().backward()
         >>> optimizer.step()
+
+    Reference: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); "match_rms_adamw":
+        Liu et al., arXiv 2502.16982; equations in the module's docstring.
     """
 
     def __init__(

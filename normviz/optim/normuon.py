@@ -187,6 +187,9 @@ class NorMuon(MatrixOptimizer):
         [(True, 0.02, 2), (False, 0.0003, 2)]
         >>> model(torch.randn(8, 6)).square().mean().backward()
         >>> optimizer.step()
+
+    Reference: Li, Liu, Liang, Chen, Zhao, "NorMuon: Making Muon more efficient and scalable", arXiv 2510.05491;
+        steps 1 to 7 in the module's docstring.
     """
 
     flag = "use_muon"

@@ -48,6 +48,9 @@ class L2:
         >>> _ = nn.init.constant_(layer.weight, 3.0)
         >>> L2(layer, strength=0.5).penalty()
         tensor(9., grad_fn=<MulBackward0>)
+
+    Reference: a baseline of Lyle et al., "Normalization and effective learning rates in reinforcement learning",
+        arXiv 2407.01800: ``loss + strength sum theta^2``.
     """
 
     def __init__(self, model: nn.Module, strength: float = 1e-4) -> None:
@@ -77,6 +80,8 @@ class RegenerativeL2:
         >>> _ = layer.weight.data.add_(1)
         >>> regularizer.penalty()
         tensor(1., grad_fn=<MulBackward0>)
+
+    Reference: Kumar, Marklund, Van Roy, arXiv 2308.11958: ``loss + strength sum (theta - theta_0)^2``.
     """
 
     def __init__(self, model: nn.Module, strength: float = 1e-3) -> None:
@@ -160,6 +165,9 @@ class NoisyUpdates:
         >>> layer(torch.ones(1, 2)).sum().backward()
         >>> optimizer.step()
         >>> noise.remove()
+
+    Reference: a baseline of Lyle et al., "Normalization and effective learning rates in reinforcement learning",
+        arXiv 2407.01800: ``theta + std N(0, 1)`` after each step.
     """
 
     def __init__(

@@ -55,6 +55,9 @@ class ReDO:
         >>> x = torch.randn(8, 3)
         >>> redo.step(x), redo.step(x)
         ({}, {'0': 4})
+
+    Reference: Sokar, Agarwal, Castro, Evci, "The Dormant Neuron Phenomenon in Deep Reinforcement Learning", arXiv
+        2302.12902; score in the module's docstring.
     """
 
     def __init__(

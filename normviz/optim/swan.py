@@ -265,6 +265,9 @@ class SWAN(MatrixOptimizer):
         >>> optimizer.step()
         >>> sorted(tuple(p.shape) for p in optimizer.state)  # only the biases have state
         [(2,), (4,)]
+
+    Reference: Ma, Gong, Scetbon, Meeds, "SWAN: SGD with Normalization and Whitening Enables Stateless LLM
+        Training", arXiv 2412.13148, algorithms 1 to 3.
     """
 
     flag: ClassVar[str] = "use_swan"
@@ -345,6 +348,9 @@ class SWANFast(SWAN):
     It turns around gradients that a few directions dominate: where all rows of N are equally long (m <= n),
     two steps at beta 0.4 give Z = 0.96 I - 0.2048 Y, so a singular value of N above 2.165 times their root mean square
     changes its sign, and the step goes uphill. The full scheme keeps all signs.
+
+    Reference: Ma, Gong, Scetbon, Meeds, "SWAN: SGD with Normalization and Whitening Enables Stateless LLM
+        Training", arXiv 2412.13148, algorithm 1 with the diagonal substitution of public implementations.
     """
 
     def __init__(

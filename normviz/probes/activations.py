@@ -30,6 +30,8 @@ class ActivationHistogram(Probe):
 
     Raises:
         ValueError: an empty range, or fewer than two bins.
+
+    Reference: none, no paper.
     """
 
     def __init__(

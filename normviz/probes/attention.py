@@ -132,6 +132,9 @@ class AttentionEntropy(Probe):
 
     Raises:
         ValueError: ``examples`` or ``rows`` is smaller than 1.
+
+    Reference: Meng et al., "NaLaFormer: Norm-Aware Linear Attention for Transformer Models", arXiv 2506.21137;
+        measures in the module's docstring.
     """
 
     def __init__(

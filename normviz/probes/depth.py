@@ -25,6 +25,9 @@ class LayerMoments(Probe):
     Args:
         select: which modules are layers.
         every: cadence in steps.
+
+    Reference: mean and variance layer by layer, as in Klambauer, Unterthiner, Mayr, Hochreiter, "Self-Normalizing
+        Neural Networks", arXiv 1706.02515.
     """
 
     def __init__(self, select: Select, every: int = 1) -> None:
@@ -65,6 +68,8 @@ class LayerGradients(Probe):
     Args:
         select: which modules are layers; those without a ``weight`` or without a gradient are left out.
         every: cadence in steps.
+
+    Reference: none, no paper.
     """
 
     def __init__(self, select: Select, every: int = 1) -> None:

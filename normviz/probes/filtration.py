@@ -25,6 +25,9 @@ class OutlierFiltration(Probe):
 
     Args:
         every: cadence in steps.
+
+    Reference: Yang et al., "Unified Normalization for Accelerating and Stabilizing Transformers", arXiv 2208.01313,
+        the outlier filtration.
     """
 
     @contextmanager

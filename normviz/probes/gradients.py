@@ -18,6 +18,8 @@ class GradientNorm(Probe):
 
     Args:
         every: cadence in steps.
+
+    Reference: none, no paper.
     """
 
     def gradients(self, model: nn.Module) -> Mapping[str, Value]:

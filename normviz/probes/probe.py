@@ -20,6 +20,8 @@ class Probe:
 
     Raises:
         ValueError: ``every`` is smaller than 1.
+
+    Reference: none, no paper.
     """
 
     def __init__(self, every: int = 1) -> None:

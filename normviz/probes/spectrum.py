@@ -126,7 +126,11 @@ def cosine(X: Tensor, Y: Tensor) -> Tensor:
 
 
 class SpectrumValues(TypedDict):
-    """What :func:`update_spectrum` returns; see there."""
+    """What :func:`update_spectrum` returns; see there.
+
+    Reference: measures in the module's docstring; none of one paper alone (arXiv 2502.06742, 2412.13148,
+        2510.05491, 2509.24218, 2410.01623 argue with them).
+    """
 
     singular_values: NDArray[np.float64]
     condition_number: float

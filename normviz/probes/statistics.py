@@ -51,6 +51,9 @@ class StatisticsGap(Probe):
 
     Args:
         every: cadence in steps.
+
+    Reference: Shen, Yao, Gholami, Mahoney, Keutzer, "PowerNorm: Rethinking Batch Normalization in Transformers",
+        arXiv 2003.07845, the fluctuation of batch statistics; formula in the module's docstring.
     """
 
     @contextmanager

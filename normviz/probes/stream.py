@@ -24,6 +24,8 @@ class ResidualStream(Probe):
     Args:
         points: the network's modules whose inputs are h_0, …, h_n, in the order they run, e.g. blocks and decoder.
         every: cadence in steps.
+
+    Reference: for towers as in Dherin, Munn, "On residual network depth", arXiv 2510.03470.
     """
 
     def __init__(self, points: Callable[[nn.Module], list[nn.Module]], every: int = 1) -> None:

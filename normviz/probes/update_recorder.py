@@ -42,6 +42,8 @@ class UpdateRecord:
         rate: eta, what the direction was multiplied with.
         decay: factor of W in the decoupled weight decay, 1 without.
         order: "before" or "after": where the decay comes in the step.
+
+    Reference: none, no paper.
     """
 
     before: Tensor
@@ -126,6 +128,8 @@ class UpdateSpectrum:
         >>> round(probe.read()["layer"].spectrum()["cosine_to_gradient"], 4)
         1.0
         >>> probe.close()
+
+    Reference: none, no paper.
     """
 
     def __init__(

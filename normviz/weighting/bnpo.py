@@ -73,6 +73,9 @@ class BNPOResult(NamedTuple):
         weight: min(1/f(p), max_weight) [Q].
         a, b: moment fit of the p, unclamped, 0-dim.
         alpha, beta: parameters of the normalising density, 0-dim.
+
+    Reference: Xiao, Zhang, Cao, "BNPO: Beta Normalization Policy Optimization", arXiv 2506.02864; equations in the
+        module's docstring.
     """
 
     advantages: Tensor
@@ -282,6 +285,9 @@ class BNPO(nn.Module):
         >>> A = normalise(torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]]))
         >>> A.shape, normalise.last.alpha.ndim
         (torch.Size([2, 3]), 0)
+
+    Reference: Xiao, Zhang, Cao, "BNPO: Beta Normalization Policy Optimization", arXiv 2506.02864; equations in the
+        module's docstring.
     """
 
     last: BNPOResult | None

@@ -120,6 +120,9 @@ class DynamicLossReweighter(nn.Module):
         >>> loss.backward()
         >>> reweight.weights
         tensor([0.0347, 0.1210, 0.4222, 0.4222])
+
+    Reference: Sow et al., "Dynamic Loss-Based Sample Reweighting for Improved Large Language Model Pretraining",
+        arXiv 2502.06733, Algorithm 1; equations in the module's docstring.
     """
 
     step_count: Tensor

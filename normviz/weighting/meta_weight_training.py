@@ -43,6 +43,8 @@ class MetaWeightTrainer(STORM):
         >>> model, net = nn.Linear(4, 3), MetaWeightNet()
         >>> sgd, adam = torch.optim.SGD(model.parameters(), 0.1), torch.optim.Adam(net.parameters(), 1e-3)
         >>> trainer = MetaWeightTrainer(model, net, sgd, adam)
+
+    Reference: Shu et al., "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting", arXiv 1902.07379.
     """
 
     def __init__(

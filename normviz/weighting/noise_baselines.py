@@ -35,6 +35,9 @@ class SmallLossFilter(nn.Module):
     Example:
         >>> SmallLossFilter(0.5)(torch.tensor([1.0, 4.0, 2.0, 3.0]))
         tensor([2., 0., 2., 0.])
+
+    Reference: the selection step of co-teaching, Han et al., arXiv 1804.06872; a baseline of STORM, arXiv
+        2412.12955.
     """
 
     def __init__(self, rho: float) -> None:
@@ -70,6 +73,9 @@ class GCELoss(nn.Module):
     Example:
         >>> GCELoss(q=1.0)(torch.zeros(1, 4), torch.tensor([2]))
         tensor(0.7500)
+
+    Reference: Zhang, Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
+        arXiv 1805.07836; a baseline of STORM, arXiv 2412.12955.
     """
 
     def __init__(self, q: float = 0.7, reduction: str = "mean") -> None:
@@ -121,6 +127,8 @@ class MetaWeightNet(nn.Module):
 
     Raises:
         ValueError: hidden < 1; in forward: losses not [n].
+
+    Reference: Shu et al., "Meta-Weight-Net: Learning an Explicit Mapping For Sample Weighting", arXiv 1902.07379.
     """
 
     def __init__(self, hidden: int = 100) -> None:

@@ -53,6 +53,9 @@ class ConstantR:
     Example:
         >>> ConstantR(0.4, warmup=10)(25)
         0.4
+
+    Reference: Sow et al., "Dynamic Loss-Based Sample Reweighting for Improved Large Language Model Pretraining",
+        arXiv 2502.06733, the temperature r.
     """
 
     r: float = 0.4
@@ -92,6 +95,9 @@ class AnnealedR:
     Example:
         >>> AnnealedR(2.0, 1.0, warmup=10, anneal_steps=4)(12)
         1.5
+
+    Reference: Sow et al., "Dynamic Loss-Based Sample Reweighting for Improved Large Language Model Pretraining",
+        arXiv 2502.06733, the temperature r.
     """
 
     r_start: float

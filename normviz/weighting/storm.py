@@ -81,6 +81,9 @@ class StormStep(NamedTuple):
         val_weights: Omega's weights of the validation batch [n']; None without a meta update.
         meta_grad_norm, outer_grad_norm: Euclidean norms of the two parts, before ``outer_scale`` and ``combine``,
             0-dim; 0 without a meta update.
+
+    Reference: Heck et al., "Learning from Noisy Labels via Self-Taught On-the-Fly Meta Loss Rescaling", arXiv
+        2412.12955, Algorithm 1.
     """
 
     loss: Tensor
@@ -136,6 +139,9 @@ class STORM:
         >>> batch, val_batch = [(torch.randn(8, 4), torch.randint(3, (8,))) for _ in range(2)]
         >>> storm.step(batch, val_batch).weights.shape
         torch.Size([8])
+
+    Reference: Heck et al., "Learning from Noisy Labels via Self-Taught On-the-Fly Meta Loss Rescaling", arXiv
+        2412.12955, Algorithm 1.
     """
 
     def __init__(

@@ -39,6 +39,9 @@ class LossRescaler(nn.Module):
     Example:
         >>> LossRescaler()(Tensor(3, 7).uniform_()).detach()
         tensor([1., 1., 1.])
+
+    Reference: Heck et al., "Learning from Noisy Labels via Self-Taught On-the-Fly Meta Loss Rescaling", arXiv
+        2412.12955, Omega of Algorithm 1.
     """
 
     def __init__(self, num_features: int = 7, hidden: int = 16, normalize: str = "mean") -> None:
