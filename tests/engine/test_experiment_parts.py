@@ -17,6 +17,8 @@ CLOCK = (
     "ms_by_tokens",
     "token_ms",
     "sweep_token_ms",
+    "sum_ms",
+    "fusion_ms",
 )
 """Values that say how long something took."""
 
@@ -38,6 +40,10 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     ("residual-depth", {"task": "expansion", "depth": 8, "order": 2, "width": 8, "methods": "plain,inv"}),
     ("attention-entropy", {"kinds": "softmax,nala_cosine", "side": "4", "longest": "1024", "steps": 10}),
     ("lora-limits", {"arms": "exact,taylor,kept", "steps": 10, "length": 64, "longest_exact": "1024"}),
+    (
+        "modular-diffusion",
+        {"arms": "orthogonal,lora", "steps": 10, "base_steps": 50, "hidden": 32, "concepts": 2},
+    ),
     ("sample-reweighting", {"strategies": "uniform,linupper", "batch_size": 8, "steps": 10}),
     ("sample-reweighting", {"task": "regression", "steps": 10}),
     ("shifting-statistics", {"task": "grid", "methods": "source,alpha", "images": 64, "source_epochs": 1}),
