@@ -95,7 +95,7 @@ def _maps(board: Board, arm: str) -> Figure:
     rows = [f"patch {name}" for name in PATCHES]
     tiles, text, moment = [], "Maps of three patches; nothing is measured yet.", ""
     if truth is not None and danger is not None:
-        rows = [f"{row}: {p:.0%}" for row, p in zip(rows, danger.value.tolist(), strict=True)]
+        rows = [f"{row}: fire {p:.0%}" for row, p in zip(PATCHES, danger.value.tolist(), strict=True)]
         tiles = [Tile(i, 0, signed_colours(m, 1.0)) for i, m in enumerate(truth.value)]
         text = "Maps of the true response to dryness in three test patches, from −1 (blue) to 1 (orange)."
         if found is not None and arm:
@@ -142,7 +142,7 @@ def _world(board: Board) -> Figure:
                 Tile(i, k, signed_colours(m, t)) for k, (m, t) in enumerate(zip(maps, tops, strict=True))
             ]
         means = product.mean((1, 2)).tolist()
-        rows = [f"{row}: {p:.0%}" for row, p in zip(rows, danger.value.tolist(), strict=True)]
+        rows = [f"{row}: fire {p:.0%}" for row, p in zip(PATCHES, danger.value.tolist(), strict=True)]
         text = "Maps of response, dryness and their product. Mean product: " + ", ".join(
             f"patch {name} {m:.2f}" for name, m in zip(PATCHES, means, strict=True)
         )
@@ -152,7 +152,7 @@ def _world(board: Board) -> Figure:
         rows=rows,
         columns=("response", "dryness", "product"),
         title="The law that decides",
-        look_for="Much orange in the product is much danger (left, in %).",
+        look_for="Orange in the product is danger. Left: the true probability.",
         alt_text=text,
     )
 
