@@ -61,7 +61,7 @@ def year_figure(board: Board) -> Figure:
     data = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=COLUMNS)
     return Figure(
         "Forecast over the year",
-        "Drag the day. Flat lines are not told it.",
+        "Drag the day. Models with flat lines are not told it.",
         text,
         spec=_year_spec(board.arms),
         data=data,
@@ -104,12 +104,16 @@ def _year_spec(arms: Arms) -> dict[str, Any]:
         opacity=faded(),
         tooltip=[alt.Tooltip("arm:N"), alt.Tooltip("p:Q", title="probability", format=".2f")],
     )
-    values = here.mark_text(align="left", dx=7, fontSize=10).encode(
-        x=x,
-        y=y,
-        text=alt.Text("p:Q", format=".0%"),
-        color=arm_colour(all_lines),
-        opacity=faded(),
+    values = (
+        here.transform_filter(f"datum.arm != '{TRUTH}'")
+        .mark_text(align="left", dx=7, fontSize=10)
+        .encode(
+            x=x,
+            y=y,
+            text=alt.Text("p:Q", format=".0%"),
+            color=arm_colour(all_lines),
+            opacity=faded(),
+        )
     )
     told = (
         here.transform_filter(f"datum.arm == '{TRUTH}'")
