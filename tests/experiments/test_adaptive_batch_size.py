@@ -26,13 +26,12 @@ from normviz.experiments.adaptive_batch_size.exact_curves import FIVE, STAIRCASE
 from normviz.experiments.adaptive_batch_size.exact_fan import DRAWS, FAN_STEPS, fan_rows
 from normviz.experiments.adaptive_batch_size.fan_picture import REACH, WIDER
 from normviz.experiments.adaptive_batch_size.gradient_fan import ARROWS, fan_of
-from normviz.experiments.adaptive_batch_size.held_values import held_values
 from normviz.experiments.adaptive_batch_size.knobs import ARM_NAMES, TESTS, Knobs
 from normviz.experiments.adaptive_batch_size.landscape import contour
 from normviz.experiments.adaptive_batch_size.learners import Learner, rate_exponent
 from normviz.experiments.adaptive_batch_size.problems import least_logistic_loss, problem_of
 from normviz.experiments.adaptive_batch_size.sizes import DIGITS_TESTED
-from normviz.frame import Frame, FrameLog
+from normviz.frame import FrameLog
 from normviz.knobs import KnobError
 
 CPU = torch.device("cpu")
@@ -156,7 +155,8 @@ def test_growing_arm_is_a_numpy_loop() -> None:
         g = grads.mean(0)
         variance = ((grads - g) ** 2).sum(0).sum() / (len(rows) - 1)
         s = variance / (0.6**2 * (g @ g))
-        found = learner.step(start)
+        learner.step(start)
+        found = learner.found
         assert found["suggestion"] == pytest.approx(s, rel=1e-9)
         assert found["noise"] == pytest.approx(variance / len(rows), rel=1e-9)
         assert found["allowed"] == pytest.approx(0.36 * (g @ g), rel=1e-9)
@@ -166,8 +166,7 @@ def test_growing_arm_is_a_numpy_loop() -> None:
         size = min(max(size, math.ceil(s)), 2048)
         np.testing.assert_allclose(learner.point(), x, rtol=1e-9, atol=1e-12)
         assert learner.batch_size == size
-        if size == 2048:
-            break
+        assert size < 2048, "the last test leaves nothing behind"
     assert size > 40
 
 
@@ -175,16 +174,17 @@ def test_growing_arm_is_a_numpy_loop() -> None:
 def test_no_test_is_made_at_the_largest_size_or_between_intervals(kind: str) -> None:
     knobs = Knobs(task="toy", samples=4000, seeds=1, max_batch=64, test_interval=3, eta=0.3)
     learner = Learner(kind, problem_of("toy", 2, 4000, CPU), knobs, 2)
+    assert learner.controller is not None
     tested = []
     for _ in range(30):
         largest = learner.batch_size >= 64
-        values = learner.step(0)
-        assert not (largest and values)
-        tested += [learner.steps] if values else []
+        before = len(learner.controller.history)
+        learner.step(0)
+        made = len(learner.controller.history) > before
+        assert not (largest and (made or learner.found))
+        tested += [learner.steps] if made else []
     assert tested
     assert all(step % 3 == 0 for step in tested)
-    assert learner.controller is not None
-    assert len(learner.controller.history) == len(tested)
 
 
 def test_a_run_ends_with_its_samples() -> None:
@@ -194,6 +194,28 @@ def test_a_run_ends_with_its_samples() -> None:
     assert final[ARM_NAMES["large"]] == 1
     assert 1 < final[ARM_NAMES["norm"]] < 2000 / 8
     assert set(log.members.values()) == {knobs.samples}
+
+
+def test_marks_are_shared_and_show_what_was_newest() -> None:
+    knobs = Knobs(task="toy", samples=1200, seeds=1, arms=("norm",), eta=0.4)
+    learner = Learner("norm", problem_of("toy", 7, 1200, CPU), knobs, 7)
+    assert knobs.mark_every() == 10
+    at = 0
+    shown: dict[int, Any] = {}
+    sizes: dict[int, tuple[int, int]] = {}
+    while at < 1200:
+        learner.measured = {"steps": float(learner.steps)}
+        size = learner.batch_size
+        learner.step(at)
+        for sample in range(at, at + learner.seen):
+            sizes[sample] = (size, learner.steps - 1)
+        shown |= {frame.step: frame.values for frame in learner.passed()}
+        at += learner.seen
+    assert list(shown) == list(range(10, 1200, 10))
+    for mark, values in shown.items():
+        assert values["batch"] == sizes[mark][0]
+        assert ("steps" in values) == (mark % 30 == 0)
+        assert values.get("steps", sizes[mark][1]) == sizes[mark][1]
 
 
 def test_a_batch_size_never_shrinks_and_tests_agree() -> None:
@@ -281,18 +303,6 @@ def test_arrows_are_cut_at_the_edge_and_the_rings_are_the_test() -> None:
     assert sorted(rings) == pytest.approx(
         sorted([0.5, min(REACH, 0.5 * math.sqrt(facts[1] / facts[0]))]), rel=1e-3
     )
-
-
-def test_values_are_held_until_the_next_one() -> None:
-    frames = [
-        Frame(at, "a", 0, {"batch": value}) for at, value in ((0, 8.0), (100, 8.0), (130, 20.0), (240, 30.0))
-    ]
-    held = held_values(FrameLog(frames), ["batch"], ["a"], 240).scalars("batch")
-    by_step = dict(zip(held["step"], held["value"], strict=True))
-    assert {by_step[at] for at in by_step if at < 130} == {8.0}
-    assert {by_step[at] for at in by_step if 130 <= at < 240} == {20.0}
-    assert by_step[240] == 30.0
-    assert len(by_step) == 121
 
 
 def test_the_staircase_of_several_seeds_never_falls() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from normviz.experiments.adaptive_batch_size.fan_picture import fan_figure
-from normviz.experiments.adaptive_batch_size.held_values import held_values
 from normviz.experiments.adaptive_batch_size.knobs import ARM_NAMES, TESTS, Knobs
 from normviz.experiments.adaptive_batch_size.landscape import landscape_figure
 from normviz.figures import Board, Drawer, Figure, Sheet
@@ -15,13 +14,8 @@ __all__ = ["sheet"]
 CURVE = ["arm", "x", "mean", "low", "high"]
 
 
-def _held(board: Board, *names: str) -> Board:
-    """The board with scalars that hold until the next measurement."""
-    return board.of(held_values(board.log, names, list(board.arms), board.last))
-
-
 def _staircase(board: Board) -> Figure:
-    return _held(board, "batch").lines(
+    return board.lines(
         "batch",
         title="Batch size along the samples",
         y="samples of a step",
@@ -31,31 +25,28 @@ def _staircase(board: Board) -> Figure:
 
 
 def _sides(board: Board, arms: list[str], title: str) -> Figure:
-    return _held(board.only(arms), "noise", "allowed").lines(
+    return board.only(arms).lines(
         {"noise": "", "allowed": ", allowed"},
         title=title,
         y="solid: noise ‖V‖₁/b, dashed: allowed η²‖g‖²",
-        look_for="Solid above dashed: the batch grows, and the solid line falls.",
+        look_for="Solid above dashed: the batch must grow.",
         log_scale=True,
     )
 
 
 def _against_steps(board: Board, name: str) -> pd.DataFrame:
     """A scalar of each arm against its mean number of steps, mean and range over seeds."""
-    keys = ["arm", "step", "seed"]
     values, steps = board.log.scalars(name), board.log.scalars("steps")
-    table = values.merge(steps, on=keys, suffixes=("", "_taken"))
+    table = values.merge(steps, on=["arm", "step", "seed"], suffixes=("", "_taken"))
     if board.step is not None:
         table = table[table["step"] <= board.step]
     table = table[table["value_taken"] > 0]
     if table.empty:
         return pd.DataFrame(columns=CURVE)
-    # Arms of several seeds are measured at different samples: the k-th measurement of each seed belongs together.
-    table = table.assign(turn=table.groupby(["arm", "seed"]).cumcount())
-    spread = table.groupby(["arm", "turn"], sort=False).agg(
+    spread = table.groupby(["arm", "step"], sort=False).agg(
         x=("value_taken", "mean"), mean=("value", "mean"), low=("value", "min"), high=("value", "max")
     )
-    return spread.reset_index()[CURVE]
+    return spread.reset_index().sort_values(["arm", "step"])[CURVE]
 
 
 def _loss_words(knobs: Knobs) -> tuple[str, str, str]:
@@ -123,7 +114,7 @@ def _steps(board: Board) -> Figure:
 
 
 def _suggestions(board: Board, arms: list[str]) -> Figure:
-    return _held(board.only(arms), "suggestion", "batch").lines(
+    return board.only(arms).lines(
         {"suggestion": "", "batch": ", batch"},
         title="What the tests ask for",
         y="solid: size asked for, dashed: batch size",
@@ -142,7 +133,7 @@ def _parts(board: Board, arm: str) -> Figure:
 
 
 def _exact(board: Board, arm: str) -> Figure:
-    return _held(board.only([arm]), "suggestion", "exact_suggestion").lines(
+    return board.only([arm]).lines(
         {"suggestion": "", "exact_suggestion": ", exact"},
         title="The usual test and the exact one",
         y="size asked for (dashed: exact test)",

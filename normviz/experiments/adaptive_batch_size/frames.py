@@ -33,6 +33,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
         for seed in knobs.seed_range()
         for kind in kinds
     ]
+    by_member = {(learner.arm, learner.seed): learner for learner in learners}
     for frame in interleave(
         learners,
         until=knobs.samples,
@@ -43,6 +44,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     ):
         if frame.values:
             yield frame
+        yield from by_member[frame.arm, frame.seed].passed()
 
 
 def _seen(trainee: Trainee) -> int:
@@ -50,17 +52,21 @@ def _seen(trainee: Trainee) -> int:
     return trainee.seen
 
 
-def _measured(trainee: Trainee, at: int) -> Mapping[str, Value]:
-    """Loss, accuracy, batch size and steps of an arm; of the main arm also its gradients one by one."""
+def _measured(trainee: Trainee, at: int) -> Mapping[str, Value] | None:
+    """Loss, accuracy and steps of an arm; of the main arm also its gradients one by one.
+
+    At the beginning and at the end, where all arms are, they are shown at once, else at the next marks.
+    """
     assert isinstance(trainee, Learner)
     learner, knobs = trainee, trainee.knobs
-    values: dict[str, Value] = {"batch": float(learner.batch_size), "steps": float(learner.steps)}
-    values |= _losses(learner)
+    values: dict[str, Value] = {"steps": float(learner.steps), **_losses(learner)}
     if learner.kind == knobs.main_kind():
         values |= _gradients(learner, at)
-    if at >= knobs.samples:
-        values |= _at_the_end(learner)
-    return values
+    learner.measured = values
+    if 0 < at < knobs.samples:
+        return None
+    ends = _at_the_end(learner) if at else {}
+    return {**values, "batch": float(learner.batch_size), **ends}
 
 
 @torch.no_grad()

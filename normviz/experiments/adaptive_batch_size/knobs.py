@@ -180,9 +180,13 @@ class Knobs(Base):
         """Samples: steps of different arms are not comparable."""
         return SAMPLES
 
+    def mark_every(self) -> int:
+        """Samples between two marks of the axis at which all arms and seeds are shown."""
+        return max(1, self.samples // 120)
+
     def eval_every(self) -> int:
-        """Samples between two measurements."""
-        return max(1, self.samples // 40)
+        """Samples between two marks at which losses are shown too."""
+        return 3 * self.mark_every()
 
     def work(self) -> float:
         """Samples x arms x seeds x the cost of a sample, and the steps if no batch grew."""

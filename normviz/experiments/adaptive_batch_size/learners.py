@@ -18,7 +18,7 @@ from normviz.data import seeded_generator
 from normviz.experiments.adaptive_batch_size import toy
 from normviz.experiments.adaptive_batch_size.knobs import ARM_NAMES, TESTS, Knobs
 from normviz.experiments.adaptive_batch_size.problems import Problem
-from normviz.frame import Value
+from normviz.frame import Frame, Value
 from normviz.optim import AdAdaGrad, AdAdaGradNorm, AdaGradNorm
 from normviz.training import Diverged
 
@@ -44,9 +44,15 @@ class Learner:
         knobs: the setting.
         seed: of the samples' order.
 
+    Arms whose batch grows step at positions that differ from seed to seed. Everything is shown at marks that all share:
+    what was newest when the step began in which the mark lies. A mean over seeds would otherwise be one over those
+    seeds that happen to have a value there, and a batch size would seem to shrink.
+
     Attributes:
         steps: steps taken.
         seen: samples of the last step.
+        found: what the newest test found; empty where none is made any more.
+        measured: the newest losses and gradients.
         sizes: the batch size before every step, and now.
         ratios: in the problem of two numbers, each test's suggestion over that of the exact test.
         squares: in the problem of two numbers, the squared norm of the gradient before every step.
@@ -72,6 +78,9 @@ class Learner:
         self.ratios: list[float] = []
         self.squares: list[float] = []
         self.full_at: int | None = None
+        self.found: dict[str, Value] = {}
+        self.measured: dict[str, Value] = {}
+        self._passed: list[Frame] = []
 
     def _build(self) -> Optimizer:
         """The optimizer; for arms whose batch grows also the controller and what joins the two."""
@@ -107,18 +116,17 @@ class Learner:
         return min(self._size.batch_size, self.n)
 
     def step(self, at: int) -> dict[str, Value]:
-        """One step; where a test is made, it is made before, on the same samples."""
+        """One step; where a test is made, it is made before, on the same samples. What is shown: :meth:`passed`."""
         left = max(self.knobs.samples - at, 2)
         chosen = torch.tensor(next(self._batches)[:left], device=self.problem.x.device)
         x, y = self.problem.x[chosen], self.problem.y[chosen]
         if self.knobs.task == "toy":
             self.squares.append(float(np.sum(toy.gradient(self.point()) ** 2)))
-        values: dict[str, Value] = {}
         if self._test_is_due():
             exact = self._exact_suggestion()
             assert self.growing is not None
             self.growing.step(per_sample_gradients(self.model, self.problem.loss_fn, x, y))
-            values = self._what_the_test_found(exact, len(chosen))
+            self.found = self._what_the_test_found(exact, len(chosen))
         else:
             if self.controller is not None:
                 self.controller.step(())
@@ -127,12 +135,32 @@ class Learner:
             self.optimizer.step()
         self.steps += 1
         self.seen = len(chosen)
+        self._passed += self._marks(at)
+        if self.batch_size >= self.most:
+            self.found = {}
         self.sizes.append(self.batch_size)
         if self.full_at is None and self.batch_size >= self.most:
             self.full_at = at + self.seen
         if not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise Diverged("the parameters are no longer finite", lost=("gap", "loss"))
-        return values
+        return {}
+
+    def _marks(self, at: int) -> list[Frame]:
+        """A frame for every mark from the position ``at`` on that the samples of the last step have passed."""
+        every = self.knobs.mark_every()
+        first = max(-(-at // every), 1) * every
+        frames = []
+        for mark in range(first, min(at + self.seen, self.knobs.samples), every):
+            values = {"batch": float(self.sizes[-1]), **self.found}
+            if mark % self.knobs.eval_every() == 0:
+                values |= self.measured
+            frames.append(Frame(mark, self.arm, self.seed, values))
+        return frames
+
+    def passed(self) -> list[Frame]:
+        """The frames of the marks that were passed since this was last asked."""
+        frames, self._passed = self._passed, []
+        return frames
 
     def _test_is_due(self) -> bool:
         if self.controller is None or self.controller.batch_size >= self.most:
@@ -140,10 +168,10 @@ class Learner:
         return (self.steps + 1) % self.knobs.test_interval == 0
 
     def _what_the_test_found(self, exact: float, size: int) -> dict[str, Value]:
-        """Batch size, suggestion, and for the norm tests the two sides that are compared."""
+        """The suggestion, and for the norm tests the two sides that are compared."""
         assert self.controller is not None
         found = self.controller.history[-1]
-        values: dict[str, Value] = {"batch": float(self.batch_size)}
+        values: dict[str, Value] = {}
         if math.isfinite(found.suggestion) and found.suggestion > 0:
             values["suggestion"] = found.suggestion
             if self.knobs.task == "toy" and TESTS[self.kind] == "norm":
