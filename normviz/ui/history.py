@@ -102,16 +102,13 @@ def _title(run: StoredRun) -> str:
 
 
 def _changed(run: StoredRun) -> str:
+    """The knobs that differ from their defaults, in words; of any form, since a stored run may be damaged."""
     from normviz.experiments import get_experiment
 
-    if run.slug not in SLUGS:
-        return ", ".join(f"{k} = {v}" for k, v in run.knobs.items())
-    defaults = get_experiment(run.slug).knobs().model_dump(mode="json")
-    changed = {k: v for k, v in run.knobs.items() if v != defaults.get(k)}
-    return (
-        ", ".join(f"{k} = {', '.join(v) if isinstance(v, list) else v}" for k, v in changed.items())
-        or "defaults"
-    )
+    defaults = get_experiment(run.slug).knobs().model_dump(mode="json") if run.slug in SLUGS else {}
+    changed = {k: v for k, v in run.knobs.items() if k not in defaults or v != defaults[k]}
+    words = (f"{k} = {', '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in changed.items())
+    return ", ".join(words) or "defaults"
 
 
 def _one(kept: RunStore, run: StoredRun) -> None:
