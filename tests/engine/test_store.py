@@ -421,6 +421,17 @@ class TestDamage:
         with pytest.raises(StoreError, match="experiment that is not there"):
             store.load(run.id)
 
+    @pytest.mark.parametrize("slug", ["toy", "antigravity", "unittest.__main__"])
+    def test_package_of_a_row_is_not_imported_unless_it_is_registered(
+        self, store: RunStore, slug: str
+    ) -> None:
+        run = finished(store)
+        with store._index(write=True) as index:
+            index.execute("UPDATE runs SET slug = ?, package = 'unittest.__main__'", (slug,))
+        with pytest.raises(StoreError, match=r"'unittest\.__main__' cannot be imported: it is not registered"):
+            store.load(run.id)
+        assert "unittest.__main__" not in sys.modules
+
     def test_file_that_is_no_index(self, store: RunStore) -> None:
         store.path.mkdir()
         (store.path / "runs.sqlite").write_text(
