@@ -40,6 +40,7 @@ SMALL: list[tuple[str, dict[str, object]]] = [
     ("residual-depth", {"task": "expansion", "depth": 8, "order": 2, "width": 8, "methods": "plain,inv"}),
     ("attention-entropy", {"kinds": "softmax,nala_cosine", "side": "4", "longest": "1024", "steps": 10}),
     ("lora-limits", {"arms": "exact,taylor,kept", "steps": 10, "length": 64, "longest_exact": "1024"}),
+    ("context-adapters", {"arms": "lora,kpa,ipa_noise,full", "steps": 10, "first_steps": 50, "samples": 32}),
     (
         "modular-diffusion",
         {"arms": "orthogonal,lora", "steps": 10, "base_steps": 50, "hidden": 32, "concepts": 2},

@@ -38,6 +38,7 @@ ROWS: list[tuple[str, dict[str, object]]] = [
     ("sample-reweighting", {"strategies": "uniform", "batch_size": 8, "steps": 10}),
     ("noisy-labels", {"arms": "plain", "steps": 50}),
     ("noisy-labels", {"task": "text", "arms": "plain", "steps": 50}),
+    ("context-adapters", {"arms": "kpa", "first_steps": 50, "steps": 10}),
     ("federated-pruning", {"arms": "dense", "clients": 2, "rounds": 3}),
     ("entropy-decoding", {"task": "text", "steps": 10, "prompts": 2, "rivals": "random"}),
     ("adaptive-batch-size", {"task": "digits", "arms": "large", "samples": 1000}),
