@@ -26,6 +26,9 @@ __all__ = ["first_arms", "overlay", "runs_page"]
 OVERLAY = (2, 5)
 """Fewest and most runs on one chart."""
 
+_TITLES = "runs/titles"
+"""Session key: what the runs were called when they were last drawn."""
+
 
 def runs_page() -> None:
     """Draw the page."""
@@ -86,10 +89,16 @@ def _choose(runs: list[StoredRun]) -> list[StoredRun]:
         height=min(38 + 35 * len(runs), 420),
     )
     by_id = {run.id: run for run in runs}
+    titles = {run.id: _title(run) for run in runs}
+    # The browser names what is chosen by its title: once titles are others, the choice is sent to it again.
+    if st.session_state.get(_TITLES, titles) != titles:
+        before = st.session_state.get("runs/chosen", ())
+        st.session_state["runs/chosen"] = [run_id for run_id in before if run_id in titles]
+    st.session_state[_TITLES] = titles
     chosen = st.multiselect(
         "Runs to open, or two to five to overlay",
         list(by_id),
-        format_func=lambda i: _title(by_id[i]),
+        format_func=titles.__getitem__,
         key="runs/chosen",
         placeholder="Choose runs",
     )

@@ -43,12 +43,22 @@ def test_the_choice_stays_when_a_run_is_renamed(open_page: OpenPage) -> None:
     app.button(key="runs/rename").click().run()
     assert not app.exception
     assert app.multiselect(key="runs/chosen").value == [first]
+    assert sent_again(app)[0].startswith("slow · ")
     assert {row.id: row.name for row in kept().list()}[first] == "slow"
     assert any("**slow**" in text.value for text in app.markdown)
     app.multiselect(key="runs/chosen").set_value([first, second]).run()
     kept().rename(second, "fast")  # in another tab
     app.run()
     assert app.multiselect(key="runs/chosen").value == [first, second]
+    assert [title.partition(" · ")[0] for title in sent_again(app)] == ["slow", "fast"]
+    app.run()
+    assert sent_again(app) == [], "only once"
+
+
+def sent_again(app: AppTest) -> list[str]:
+    """The choice as the server sends it to the browser, which knows it by its titles; nothing if it sends none."""
+    element = app.multiselect(key="runs/chosen").proto
+    return list(element.raw_values) if element.set_value else []
 
 
 def test_damaged_runs_are_listed_and_can_be_deleted(open_page: OpenPage) -> None:
