@@ -71,7 +71,7 @@ def paint_sheet(knobs: Knobs) -> Sheet:
     training: dict[str, Drawer] = {"pixels": _pixels, "loss": _loss}
     more: dict[str, dict[str, Drawer]] = {"Training": training, "Style": {"change": _change}}
     if coded:
-        stage |= {"walk": walk, "codes": codes, "shares": shares}
+        stage |= {"codes": codes, "shares": shares, "walk": walk}
         more["Style"] |= {"separated": separated, "kl": kl}
     return Sheet(stage, more)
 

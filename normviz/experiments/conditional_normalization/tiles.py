@@ -38,7 +38,7 @@ SIDE, TOP, FOOT = 0.04, 0.03, 0.17
 """Margins of a picture within its cell; below stands its caption, where there are captions."""
 NAMES, HEAD = 0.85, 0.22
 """Room for the rows' names on the left and the columns' names above, in cells."""
-OVERLAP = 0.08
+OVERLAP = 0.35
 """By how much a pixel reaches into the next one, in pixels: no seam shows."""
 
 NEGATIVE, ZERO, POSITIVE = (np.array(c, dtype=float) for c in ((20, 96, 170), (244, 244, 242), (200, 78, 10)))
