@@ -79,7 +79,6 @@ def _cost_spec(width: Span, height: Span) -> dict[str, Any]:
     base = alt.Chart().encode(
         x=across("tau", "threshold τ in bits", width),
         color=arm_colour(ACCOUNTS, field="account", legend=legend_above(ACCOUNTS.names)),
-        strokeDash=arm_dash(ACCOUNTS, field="account", legend=None),
     )
     told = [
         alt.Tooltip("account:N", title="counted"),
@@ -90,7 +89,8 @@ def _cost_spec(width: Span, height: Span) -> dict[str, Any]:
     ]
     y = up("mean", title, height)
     band = base.mark_area(opacity=0.15, strokeWidth=0).encode(y=up("low", title, height), y2="high:Q")
-    line = base.mark_line(strokeWidth=2).encode(y=y)
+    dash = arm_dash(ACCOUNTS, field="account", legend=legend_above(ACCOUNTS.names))
+    line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash)
     dots = base.mark_point(filled=True, size=30, opacity=1).encode(y=y, tooltip=told)
     layered = alt.layer(level(1.0), band, line, dots)
     return specification(layered.properties(height=height_below(ACCOUNTS.names)))

@@ -4,6 +4,9 @@ from normviz.presets import Preset, Presets
 
 __all__ = ["PRESETS"]
 
+LEARNED = {"batch_size": 64}
+"""Texts per step for a comparison: with fewer the large model has not learned its sums in every seed."""
+
 PRESETS = Presets(
     [
         Preset(
@@ -14,32 +17,39 @@ PRESETS = Presets(
         Preset(
             "many-prompts",
             "Many prompts",
-            "Five times as many prompts: is switching by entropy better than at random? About half a minute a seed.",
-            {"prompts": 40},
+            "Longer training, five times as many prompts: is entropy better than chance? About 40 seconds.",
+            {**LEARNED, "prompts": 40},
         ),
         Preset(
             "sure-digits",
             "Sure digits",
-            "No digit is random: the large model becomes sure, its entropy falls, and it hands back too early.",
-            {"noise": 0.0, "prompts": 40, "rivals": ("random",)},
+            "No digit is random: the large model becomes sure and hands back too early. About 40 seconds.",
+            {**LEARNED, "noise": 0.0, "prompts": 40, "rivals": ("random",)},
         ),
         Preset(
             "hysteresis",
             "Sure digits, hysteresis",
-            "The large model hands back only 0.7 bits below the threshold: does it stay for the whole stretch?",
-            {"noise": 0.0, "hysteresis": 0.7, "rivals": ("random",)},
+            "The large model hands back only 0.7 bits below the threshold: does it stay? About half a minute.",
+            {**LEARNED, "noise": 0.0, "hysteresis": 0.7, "rivals": ("random",)},
         ),
         Preset(
             "short-stretches",
             "Short stretches",
-            "Digits come one to four at a time: entropy tells it only when the digit is already written.",
-            {"stretch": "short", "prompts": 40, "rivals": ("random", "single")},
+            "Digits come one to four at a time: entropy tells it when the digit is written. About 40 seconds.",
+            {**LEARNED, "stretch": "short", "prompts": 40, "rivals": ("random", "single")},
         ),
         Preset(
             "write-again",
             "Short, written again",
-            "No window and no shortest run, and the large model writes the hard character again: does it repair that?",
-            {"stretch": "short", "window": 1, "min_tokens": 1, "immediate": True, "rivals": ("random",)},
+            "No window, no shortest run, and a hard character is written again: a repair? About half a minute.",
+            {
+                **LEARNED,
+                "stretch": "short",
+                "window": 1,
+                "min_tokens": 1,
+                "immediate": True,
+                "rivals": ("random",),
+            },
         ),
         Preset(
             "real-text",
