@@ -465,7 +465,7 @@ class RunStore:
                     self._open(write)
                 assert self._connection is not None
                 yield self._connection
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: a damaged name of a column
                 raise (self._cannot_write(error) if write else self._cannot_read(error)) from error
 
     def _open(self, write: bool) -> None:

@@ -428,7 +428,9 @@ class TestDamage:
         run = finished(store)
         with store._index(write=True) as index:
             index.execute("UPDATE runs SET slug = ?, package = 'unittest.__main__'", (slug,))
-        with pytest.raises(StoreError, match=r"'unittest\.__main__' cannot be imported: it is not registered"):
+        with pytest.raises(
+            StoreError, match=r"'unittest\.__main__' cannot be imported: it is not registered"
+        ):
             store.load(run.id)
         assert "unittest.__main__" not in sys.modules
 
@@ -489,6 +491,30 @@ class TestDamage:
         with store._index(write=True) as index:
             index.execute("UPDATE runs SET owner = ? WHERE id = ?", (owner, run.id))
         assert store.load(run.id).status == "cancelled"
+
+    def test_random_damage_to_the_index_raises_nothing_else(self, store: RunStore, tmp_path: Path) -> None:
+        runs = [finished(store) for _ in range(3)]
+        store.close()
+        whole, read = (store.path / "runs.sqlite").read_bytes(), 0
+        for seed in range(60):
+            other = RunStore(tmp_path / str(seed))
+            other.path.mkdir()
+            spoilt = damage(whole, random.Random(seed))
+            (other.path / "runs.sqlite").write_bytes(
+                spoilt if seed else whole.replace(b"device", b"dev\xe7ce")
+            )
+            for call in (
+                other.list,
+                lambda other=other: other.load(runs[0].id),
+                lambda other=other: other.rename(runs[1].id, "x"),
+                lambda other=other: other.delete(runs[2].id),
+                lambda other=other: finished(other),
+            ):
+                with contextlib.suppress(StoreError):
+                    call()
+                    read += 1
+            other.close()
+        assert read > 50
 
     def test_columns_that_are_missing_or_new(self, store: RunStore) -> None:
         run = finished(store)
