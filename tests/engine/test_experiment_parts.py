@@ -78,6 +78,7 @@ SMALL: list[tuple[str, dict[str, object]]] = [
         "conditional-normalization",
         {"models": "late,loan_day", "patches": 200, "epochs": 1, "width": 4, "season": 1.0},
     ),
+    ("compatible-representations", {"arms": "lam_1,strict,fastfill", "steps": 10, "new_steps": 20}),
     (
         "vision-modulation",
         {"arms": "attention,frozen,pooled,concat", "host_steps": 10, "filler": 2, "steps": 10},

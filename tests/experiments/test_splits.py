@@ -39,6 +39,7 @@ ROWS: list[tuple[str, dict[str, object]]] = [
     ("noisy-labels", {"arms": "plain", "steps": 50}),
     ("noisy-labels", {"task": "text", "arms": "plain", "steps": 50}),
     ("context-adapters", {"arms": "kpa", "first_steps": 50, "steps": 10}),
+    ("compatible-representations", {"arms": "strict", "steps": 10, "old_steps": 20, "new_steps": 20}),
     ("federated-pruning", {"arms": "dense", "clients": 2, "rounds": 3}),
     ("entropy-decoding", {"task": "text", "steps": 10, "prompts": 2, "rivals": "random"}),
     ("adaptive-batch-size", {"task": "digits", "arms": "large", "samples": 1000}),

@@ -1,0 +1,131 @@
+"""The models of a seed, from the oldest to the newest, and their features; nothing of it is trained afterwards.
+
+Each is a small perceptron that learns upright digits. The oldest sees few classes and trains for few steps. Features
+are the activations before the last layer, computed once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models import MLP
+from normviz.data import IndexSampler, load_digits, seeded_generator
+from normviz.experiments.compatible_representations.knobs import Knobs
+
+__all__ = ["FIT", "TEST", "ZERO_SHOT", "OldAndNew"]
+
+FIT, TEST, ZERO_SHOT = "fit", "test", "zero-shot"
+"""Digits that the maps are fitted on; those of the new task and the upright ones that they are tested with."""
+
+TESTED = 261
+"""Digits held out; each is query and gallery item. The other 1,536 are 24 batches of 64: none is smaller."""
+BACKBONE_BATCH, BACKBONE_RATE = 64, 2e-3
+HIDDEN = (32, 128)
+"""Hidden units of the oldest and of the newest model."""
+BATCHES, NOISE = 31, 32
+"""Streams of random numbers."""
+PIXELS = 8
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Size and training of one model.
+
+    Args:
+        classes: it sees the digits below this one.
+        steps: updates.
+        hidden: hidden units.
+        width: features.
+    """
+
+    classes: int
+    steps: int
+    hidden: int
+    width: int
+
+
+def backbones(knobs: Knobs) -> list[Backbone]:
+    """From the oldest to the newest; those between lie half-way in everything."""
+    found = []
+    for t in range(knobs.models):
+        share = t / (knobs.models - 1)
+
+        def between(low: int, high: int, share: float = share) -> int:
+            return round(low + share * (high - low))
+
+        width = knobs.new_width if t else knobs.old_width
+        found.append(
+            Backbone(
+                between(knobs.old_classes, 10),
+                between(knobs.old_steps, knobs.new_steps),
+                between(*HIDDEN),
+                width,
+            )
+        )
+    return found
+
+
+class OldAndNew:
+    """What a seed's maps are fitted on and tested with.
+
+    Args:
+        knobs: the setting.
+        seed: of the split, the models and the noise.
+        device: where all of it is kept.
+
+    Attributes:
+        features: by model, oldest first, and by :data:`FIT`, :data:`TEST`, :data:`ZERO_SHOT`: (N, width).
+        labels: of the same sets (N,).
+        pixels: the test digits of the new task as they look, (N, 8, 8), 0 to 16.
+    """
+
+    def __init__(self, knobs: Knobs, seed: int, device: torch.device) -> None:
+        self.knobs, self.seed = knobs, seed
+        data = load_digits("flat", test_size=TESTED, seed=seed)
+        images = {
+            FIT: self._of_new_task(data.x_train, 0),
+            TEST: self._of_new_task(data.x_test, 1),
+            ZERO_SHOT: data.x_test,
+        }
+        self.pixels = data.unscale(images[TEST]).reshape(-1, PIXELS, PIXELS)
+        self.labels = {FIT: data.y_train, TEST: data.y_test, ZERO_SHOT: data.y_test}
+        self.labels = {name: y.to(device) for name, y in self.labels.items()}
+        self.features: list[dict[str, Tensor]] = []
+        for age, shape in enumerate(backbones(knobs)):
+            model = _trained(shape, data.x_train.to(device), self.labels[FIT], seed, age)
+            with torch.no_grad():
+                self.features.append({name: model.features(x.to(device)) for name, x in images.items()})
+
+    def _of_new_task(self, x: Tensor, stream: int) -> Tensor:
+        """Digits (N, 64) as the new task shows them."""
+        if self.knobs.downstream == "rotated":
+            return x.reshape(-1, PIXELS, PIXELS).rot90(1, (1, 2)).reshape(len(x), -1)
+        if self.knobs.downstream == "noisy":
+            return x + self.knobs.noise * torch.randn(
+                x.shape, generator=seeded_generator(self.seed, NOISE, stream)
+            )
+        return x
+
+
+def _trained(shape: Backbone, x: Tensor, y: Tensor, seed: int, age: int) -> MLP:
+    """One model, trained on the classes it sees; leaves torch's random state as it was."""
+    known = y < shape.classes
+    x, y = x[known], y[known]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(1000 * seed + age)
+        model = MLP(x.shape[1], [shape.hidden, shape.width], shape.classes).to(x.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=BACKBONE_RATE, fused=True)
+    sampler = IndexSampler(len(x), BACKBONE_BATCH, stream=BATCHES + age)
+    for step in range(shape.steps):
+        chosen = sampler.indices(seed, step).to(x.device)
+        optimizer.zero_grad()
+        loss = cross_entropy(model(x[chosen]), y[chosen])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    frozen: nn.Module = model.eval().requires_grad_(False)
+    assert isinstance(frozen, MLP)
+    return frozen
