@@ -20,8 +20,8 @@ from normviz.figures.vega import specification
 
 __all__ = ["crosstalk_maps_figure"]
 
-GAP, HEAD = 0.1, 0.12
-"""Space between two maps, and above each for its arm's name, as shares of a map's width and height."""
+GAP, HEAD = 0.1, 0.09
+"""Space between two maps, as a share of a map's width, and above each for a line of its name, of its height."""
 LETTERS = 48
 """Letters that fit above all maps together."""
 COLUMNS = ["arm", "one", "other", "x", "x2", "y", "y2", "value", "label"]
@@ -44,7 +44,8 @@ def crosstalk_maps_figure(board: Board, knobs: Knobs) -> Figure:
     rows: list[tuple[Any, ...]] = []
     found: dict[str, float] = {}
     count = len(names)
-    high = (1 - HEAD) / count
+    head = HEAD * _name_lines(board.arms)
+    high = (1 - head) / count
     for k, arm in enumerate(board.arms):
         values = [e.value.astype(float) for e in entries if e.arm == arm]
         if not values:
@@ -54,7 +55,7 @@ def crosstalk_maps_figure(board: Board, knobs: Knobs) -> Figure:
         for (i, j), value in np.ndenumerate(mean):
             if i == j:
                 continue
-            left, top = k + (1 - GAP) * j / count, HEAD + high * i
+            left, top = k + (1 - GAP) * j / count, head + high * i
             label = f"{value:.2f}" if count * len(board.arms) <= 9 else ""
             right = left + (1 - GAP) / count
             rows.append((arm, names[i], names[j], left, right, top, top + high, float(value), label))
@@ -69,6 +70,16 @@ def crosstalk_maps_figure(board: Board, knobs: Knobs) -> Figure:
     return Figure(title, look_for, text, spec=spec, data=data, moment=moment)
 
 
+def _name(arm: str, maps: int) -> list[str]:
+    """An arm's name in lines that fit above its map."""
+    return wrap(arm, max(LETTERS // max(maps, 1), 8))
+
+
+def _name_lines(arms: Arms) -> int:
+    """Most lines of a name."""
+    return max((len(_name(arm, len(arms))) for arm in arms), default=1)
+
+
 @lru_cache(maxsize=64)
 def _spec(arms: Arms, names: tuple[str, ...]) -> dict[str, Any]:
     count, maps = len(names), max(len(arms), 1)
@@ -79,7 +90,8 @@ def _spec(arms: Arms, names: tuple[str, ...]) -> dict[str, Any]:
         "labelOverlap": False,
         "title": None,
     }
-    high, wide = (1 - HEAD) / count, (1 - GAP) / count
+    head = HEAD * _name_lines(arms)
+    high, wide = (1 - head) / count, (1 - GAP) / count
     x_axis = alt.Axis(
         values=[k + (i + 0.5) * wide for k in range(maps) for i in range(count)],
         labelExpr=f"{list(names)!r}[floor((datum.value - floor(datum.value)) / {wide})]",
@@ -87,8 +99,8 @@ def _spec(arms: Arms, names: tuple[str, ...]) -> dict[str, Any]:
         **plain,
     )
     y_axis = alt.Axis(
-        values=[HEAD + (i + 0.5) * high for i in range(count)],
-        labelExpr=f"{list(names)!r}[floor((datum.value - {HEAD}) / {high})]",
+        values=[head + (i + 0.5) * high for i in range(count)],
+        labelExpr=f"{list(names)!r}[floor((datum.value - {head}) / {high})]",
         **plain,
     )
     x = alt.X("x:Q", scale=alt.Scale(domain=[0, maps - GAP], nice=False), axis=x_axis)
@@ -123,8 +135,7 @@ def _spec(arms: Arms, names: tuple[str, ...]) -> dict[str, Any]:
         text="label:N",
         color=alt.when("datum.value > 0.33").then(alt.value("white")).otherwise(alt.value("#222222")),
     )
-    room = max(LETTERS // maps, 8)
-    lines = f"{ {arm: wrap(arm, room) for arm in arms}!r}[datum.arm]"
+    lines = f"{ {arm: _name(arm, maps) for arm in arms}!r}[datum.arm]"
     heads = (
         alt.Chart()
         .transform_aggregate(left="min(x)", groupby=["arm"])

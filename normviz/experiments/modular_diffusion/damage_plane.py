@@ -64,13 +64,13 @@ def damage_plane_figure(board: Board) -> Figure:
 @lru_cache(maxsize=64)
 def _spec(arms: Arms, width: Span, height: Span) -> dict[str, Any]:
     base = alt.Chart().encode(
-        x=across("x", "weight crosstalk, mean over pairs", width),
-        y=up("y", "distance added by the sum", height),
+        x=across("x", "weight crosstalk, mean over pairs", width, format=".3~g"),
+        y=up("y", "distance added by the sum", height, format=".3~g"),
         color=arm_colour(arms),
         opacity=faded(),
     )
     way = base.transform_filter("datum.part == 'way'").mark_line(strokeWidth=1.5, clip=True)
-    now = base.transform_filter("datum.part == 'now'").mark_point(filled=True, size=110, clip=True)
+    now = base.transform_filter("datum.part == 'now'").mark_point(filled=True, size=110)
     told = [
         alt.Tooltip("arm:N"),
         alt.Tooltip("x:Q", title="weight crosstalk", format=".3f"),

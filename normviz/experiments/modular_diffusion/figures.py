@@ -36,13 +36,15 @@ def _distances(board: Board) -> Figure:
     )
 
 
-def _whole_numbers(figure: Figure, last: int) -> Figure:
-    """The same chart with ticks at 1, 2, … only: its positions are counted."""
+def _by_number(figure: Figure, last: int) -> Figure:
+    """The same chart with ticks at 1, 2, … only, as positions are counted, and three digits on the vertical axis."""
     spec = copy.deepcopy(dict(figure.spec or {}))
     for unit in units(spec):
-        x = unit.get("encoding", {}).get("x", {})
-        if "axis" in x:
-            x["axis"]["values"] = list(range(1, last + 1))
+        encoding = unit.get("encoding", {})
+        if "axis" in encoding.get("x", {}):
+            encoding["x"]["axis"]["values"] = list(range(1, last + 1))
+        if "axis" in encoding.get("y", {}):
+            encoding["y"]["axis"]["format"] = ".3~g"
     return replace(figure, spec=spec)
 
 
@@ -54,7 +56,7 @@ def _added(board: Board, knobs: Knobs) -> Figure:
         y="distance added by merging",
         look_for="Every concept damages the others. Whose line is steeper?",
     )
-    return _whole_numbers(figure, knobs.concepts)
+    return _by_number(figure, knobs.concepts)
 
 
 def _over_steps(board: Board) -> Figure:
@@ -100,7 +102,7 @@ def _by_concept(knobs: Knobs) -> dict[str, Drawer]:
                 if how == "sum"
                 else "Which concepts are hard to learn?",
             )
-            return _whole_numbers(figure, knobs.concepts)
+            return _by_number(figure, knobs.concepts)
 
         return draw
 

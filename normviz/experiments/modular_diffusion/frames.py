@@ -31,7 +31,8 @@ from normviz.training import Diverged, Trainee, interleave, resolve_device
 __all__ = ["Tuner", "frames"]
 
 MERGED_EVERY = 2
-"""Merges of fewer concepts, averages and fusion are measured at every second evaluation: samples take time."""
+"""Merges of fewer concepts, averages and fusion are measured at every second evaluation, since samples take time: from
+the first one after training began, as adapters that are still zero have nothing to merge."""
 
 
 def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
@@ -80,7 +81,7 @@ def _evaluate(trainee: Trainee, at: int) -> dict[str, Value]:
     tuned, world = trainee.tuned, trainee.tuned.world
     knobs, last = world.knobs, at >= world.knobs.steps
     merged = MergedModels(tuned)
-    every = trainee.evaluations % MERGED_EVERY == 0 or last
+    every = trainee.evaluations % MERGED_EVERY == 1 or last
     trainee.evaluations += 1
     samples = {"alone": tuned.samples()}
     samples |= {method: merged.samples(method) for method in (MERGES if every else ("sum",))}

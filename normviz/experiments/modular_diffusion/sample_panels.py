@@ -23,7 +23,7 @@ __all__ = ["sample_panels_figure"]
 
 GAP = 0.06
 """Space between two panels, as a share of a panel."""
-LETTERS = 11
+LETTERS = 13
 """Letters of an arm's name in one line beside its row."""
 COLUMNS = ["part", "arm", "concept", "x", "y", "x2", "y2"]
 
