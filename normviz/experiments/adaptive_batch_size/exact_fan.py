@@ -24,8 +24,8 @@ __all__ = ["DRAWS", "FAN_STEPS", "MOST", "exact_fan_figure", "fan_rows"]
 
 MOST = 256
 POINTS = 72
-REACH, WIDER = 2.2, 2.6
-"""Half the height of the picture, in lengths of the true gradient, and its width over its height."""
+REACH = 2.2
+"""Half the height of the picture, in lengths of the true gradient; its width follows, so that circles are round."""
 MEAN, ALLOWED, FOUND = "mean gradient g", "allowed error η‖g‖, and its cone", "found error √(‖V‖₁/b)"
 COLOURS = {MEAN: "#0a85d1", ALLOWED: "#069e73", FOUND: "#d55e00"}
 
@@ -87,7 +87,14 @@ def exact_fan_figure() -> Figure:
 
 @lru_cache(maxsize=1)
 def _spec() -> dict[str, Any]:
-    wide = alt.Scale(domain=[1 - REACH * WIDER, 1 + REACH * WIDER], nice=False)
+    half = f"{REACH} * width / height"
+    # The expressions win; without the numbers Vega looks for ends in data that have not come yet, and warns.
+    wide = alt.Scale(
+        domain=[1 - REACH, 1 + REACH],
+        domainMin=alt.expr(f"1 - {half}"),
+        domainMax=alt.expr(f"1 + {half}"),
+        nice=False,
+    )
     high = alt.Scale(domain=[-REACH, REACH], nice=False)
 
     def place(x: str, y: str) -> dict[str, Any]:
@@ -117,7 +124,7 @@ def _spec() -> dict[str, Any]:
         .mark_line(strokeWidth=2.5, clip=True)
         .encode(**place("x", "y"), order="i:Q", color=colour)
     )
-    long = 4 * REACH
+    long = 6 * REACH
     cone = (
         part("cone")
         .transform_calculate(x0="0", y0="0", half="datum.angle + datum.z1 * asin(eta)")
