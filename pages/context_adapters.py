@@ -1,6 +1,6 @@
 """Where should an adapter start, given what the layer has seen?"""
 
-from normviz.experiments.context_adapters.context_plane import plane_figure, spread_figure
+from normviz.experiments.context_adapters.context_plane import plane_figure
 from normviz.ui import Exact, Maths, experiment_page
 
 INTRO = r"""
@@ -62,12 +62,12 @@ there the lead in learning all but vanishes, and what differs is how much is kep
 EXACT = Exact(
     "Two inputs",
     r"""
-The same decomposition for a layer with two inputs and adapters of rank 1; the charts follow their sliders, nothing is
+The same decomposition for a layer with two inputs and adapters of rank 1; the chart follows its sliders, nothing is
 run. The cloud is what the layer has seen. PiSSA reads along the strong direction of $W$, whatever the cloud is. KPA
-reads *across* the cloud: a change there is felt least by these data. Make the short axis 1: the cloud is round, $C$
-says nothing, and IPA is PiSSA.
+reads *across* the cloud: the *spread* is the standard deviation of the data along a line, and where it is small a
+change is hardly felt. Make the short axis 1: the cloud is round, $C$ says nothing, and IPA is PiSSA.
 """,
-    lambda: {"plane": plane_figure(), "spread": spread_figure()},
+    lambda: {"plane": plane_figure()},
 )
 
 MATHS = (
@@ -81,7 +81,7 @@ $$x \leftarrow x / |\max x|, \qquad C = \frac1N \sum_{\text{samples}} x^\top x$$
 No mean is subtracted. Here a picture is a sample of one token. The scale of $C$ does not matter for what follows.
 """,
         "adapters/covariance_collector.py",
-        ("CovarianceCollector",),
+        ("CovarianceCollector._collect", "CovarianceCollector.covariances"),
     ),
     Maths(
         "Damping",

@@ -23,7 +23,6 @@ from normviz.experiments.context_adapters.context_plane import (
     DIRECTIONS,
     SPREAD,
     plane_figure,
-    spread_figure,
 )
 from normviz.experiments.context_adapters.decomposition import (
     energy_gain,
@@ -468,13 +467,19 @@ def test_directions_in_the_plane_are_those_of_the_librarys_adapters(
         assert spread == pytest.approx(math.sqrt(row @ C @ row), rel=1e-6), arm
 
 
-@pytest.mark.parametrize("make", [plane_figure, spread_figure])
-def test_charts_of_the_plane_are_quiet(make: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    figure = make()
+def test_the_chart_of_the_plane_is_quiet_and_has_equal_units(capfd: pytest.CaptureFixture[str]) -> None:
+    figure = plane_figure()
     check_scales(figure)
-    drawn = {**figure.spec, "data": {"values": figure.data.to_dict("records")}, "width": 330}
+    assert figure.spec is not None
+    assert figure.data is not None
+    drawn = {**figure.spec, "data": {"values": figure.data.to_dict("records")}, "width": 660}
     svg = vl_convert.vegalite_to_svg(drawn, show_warnings=True)
-    assert "PiSSA" in svg
+    told = re.findall(r">(\w+), spread ([\d.]+)</text>", svg)
+    assert {name for name, _ in told} == {"PiSSA", "KPA", "IPA"}
+    ticks = re.findall(r"translate\(([-\d.]+),([-\d.]+)\)\"[^>]*>(−?\d+)</text>", svg)
+    across = {int(text.replace("−", "-")): float(x) for x, _, text in ticks if float(x) > 0}
+    upwards = {int(text.replace("−", "-")): float(y) for x, y, text in ticks if float(x) < 0}
+    assert across[2] - across[0] == pytest.approx(upwards[0] - upwards[2], abs=1.0)
     assert "WARN" not in "".join(capfd.readouterr())
 
 

@@ -22,12 +22,11 @@ from normviz.figures.scales import Span, across, up
 from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
-__all__ = ["DERIVED", "DIRECTIONS", "plane_figure", "spread_figure"]
+__all__ = ["DERIVED", "DIRECTIONS", "SPREAD", "plane_figure"]
 
-POINTS = 150
-WIDE, HIGH = 320, 240
-"""Pixels of the plane: a unit has the same length in both directions, so that right angles look right."""
-REACH = Span(-4.0, 4.0), Span(-3.0, 3.0)
+POINTS, HEIGHT = 150, 330
+REACH = 3.0
+"""Upper end of the vertical axis; the horizontal one has as many units as make both equally long."""
 HALF = 2.3
 """Half the length of a line."""
 DIRECTIONS = {PISSA: ("px", "py"), KPA: ("kx", "ky"), IPA: ("ix", "iy")}
@@ -83,7 +82,7 @@ def _picked(index: int) -> str:
 
 
 def plane_figure() -> Figure:
-    """The cloud, and a line along the direction that each adapter reads."""
+    """The cloud, and a line along the direction that each adapter reads with the cloud's spread along it."""
     draw = np.random.default_rng(0).standard_normal((POINTS, 2)).round(4)
     cloud = pd.DataFrame({"arm": "", "end": 0, "a": draw[:, 0], "b": draw[:, 1]})
     lines = pd.DataFrame([(arm, end, 0.0, 0.0) for arm in DIRECTIONS for end in (-1, 1)], columns=list(cloud))
@@ -91,26 +90,19 @@ def plane_figure() -> Figure:
         "Directions that are read",
         "Turn the cloud: which lines follow it, and which stays?",
         "A cloud of inputs in two dimensions with three lines: PiSSA reads along the strong direction of the weight "
-        "whatever the cloud is; KPA reads across the cloud and IPA along it.",
+        "whatever the cloud is; KPA reads across the cloud, where its spread is small, and IPA more along it.",
         spec=_plane_spec(),
         data=pd.concat([cloud, lines], ignore_index=True),
-    )
-
-
-def spread_figure() -> Figure:
-    """How widely the cloud spreads along each direction."""
-    return Figure(
-        "What the data feel of each adapter",
-        "Short bar: a change there is hardly felt by these data.",
-        "Bars of the standard deviation of the inputs along the direction that each adapter reads: smallest for KPA.",
-        spec=_spread_spec(),
-        data=pd.DataFrame({"arm": list(DIRECTIONS)}),
+        wide=True,
     )
 
 
 @lru_cache(maxsize=1)
 def _plane_spec() -> dict[str, Any]:
-    x, y = across("x", "first input", REACH[0]), up("y", "second input", REACH[1])
+    end = f"{REACH} * width / height"
+    equal = alt.Scale(domain=[alt.ExprRef(f"-{end}"), alt.ExprRef(end)], nice=False)
+    span = Span(-REACH, REACH)
+    x, y = across("x", "first input", span, scale=equal), up("y", "second input", span)
     points = (
         alt.Chart()
         .transform_filter("datum.end == 0")
@@ -131,22 +123,12 @@ def _plane_spec() -> dict[str, Any]:
     line = ends.mark_line(strokeWidth=3, clip=True).encode(x=x, y=y, color=colour)
     name = (
         ends.transform_filter("datum.x > 0")
-        .transform_calculate(name="replace(datum.arm, 'CorDA ', '')")
+        .transform_calculate(spread=SPREAD.format(x=f"({_picked(0)})", y=f"({_picked(1)})"))
+        .transform_calculate(
+            name="replace(datum.arm, 'CorDA ', '') + ', spread ' + format(datum.spread, '.2f')"
+        )
         .mark_text(fontSize=12, dx=6, align="left", fontWeight="bold")
         .encode(x=x, y=y, color=colour, text="name:N")
     )
-    chart = alt.layer(points, line, name).properties(width=WIDE, height=HIGH).add_params(*_params())
+    chart = alt.layer(points, line, name).properties(height=HEIGHT).add_params(*_params())
     return specification(chart)
-
-
-@lru_cache(maxsize=1)
-def _spread_spec() -> dict[str, Any]:
-    formula = f"{SPREAD.format(x=f'({_picked(0)})', y=f'({_picked(1)})')}"
-    rows = alt.Y("arm:N", title=None, sort=list(LOOKS.names), axis=alt.Axis(labelLimit=110))
-    base = alt.Chart().transform_calculate(spread=formula).encode(y=rows)
-    x = across("spread", "standard deviation of the inputs along it", Span(0.0, 1.2))
-    bar = base.mark_bar(height={"band": 0.6}).encode(x=x, color=arm_colour(LOOKS))
-    told = base.mark_text(align="left", dx=6, color=MUTED, fontWeight="bold").encode(
-        x=x, text=alt.Text("spread:Q", format=".2f")
-    )
-    return specification(alt.layer(bar, told).add_params(*_params()))
