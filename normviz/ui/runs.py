@@ -60,6 +60,8 @@ class RunControl:
                 return None
         if run is None or run.experiment.slug != self.experiment.slug:
             return None
+        if self.run_id not in (None, run.id):
+            viewer().leave(str(self.run_id))
         self.state.run = {"id": run.id, "key": (_setting(run.knobs), run.device), "loaded": loaded}
         return self.run()
 

@@ -12,7 +12,8 @@ from normviz.engine import RunStore
 from normviz.engine.owner import owner_name
 from normviz.experiments import Run, get_experiment
 from normviz.frame import Frame
-from normviz.ui.server import store
+from normviz.ui.server import engine, store
+from tests.waiting import wait_until
 
 OpenPage = Callable[..., AppTest]
 SLUG = "normalization-statistics"
@@ -79,3 +80,20 @@ def test_run_whose_server_has_ended_says_so(open_page: OpenPage) -> None:
     app = open_page(SLUG, run=run.id)
     assert progress(app).startswith("Stopped: step 2 of")
     assert any("The server ended while this run was going" in info.value for info in app.info)
+
+
+def test_a_page_that_turns_to_a_stored_run_lets_go_of_its_own(open_page: OpenPage) -> None:
+    other, run = begin_elsewhere()
+    add(other, run, 0, 1)
+    run.end("done")
+    other.finish(run)
+    app = open_page(SLUG, steps="1000", seeds="5", norms="layer", batch_size="4")
+    own = engine().get(app.session_state[f"{SLUG}/run"]["id"])
+    assert own is not None
+    app.query_params["run"] = run.id
+    app.run()
+    assert app.session_state[f"{SLUG}/run"]["id"] == run.id
+    wait_until(lambda: not own.live, "the end of the run that nobody watches")
+    assert own.status == "cancelled"
+    assert not app.exception
+    other.delete(run.id)
