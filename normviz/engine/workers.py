@@ -41,7 +41,7 @@ from normviz.experiments import Experiment, Run
 from normviz.frame import Frame
 from normviz.knobs import KnobError, Knobs
 from normviz.validation import check_integer, check_real
-from normviz.variables import worker_count
+from normviz.variables import thread_count, worker_count
 
 __all__ = ["WorkerEngine"]
 
@@ -68,7 +68,8 @@ class WorkerEngine:
         store: where runs are kept; default: nowhere. A store that fails never stops a run
             (:meth:`store_message`). The engine does not close it.
         grace: seconds a run goes on without a viewer.
-        threads: threads PyTorch uses in each worker; default: the cores shared out evenly, at least one.
+        threads: threads PyTorch uses in each worker; default: the environment variable ``NORMVIZ_THREADS``, else the
+            cores shared out evenly, at least one.
         publish_interval: seconds between two batches of frames of a run; the first frame and the last are sent at once.
         nice: how much the workers' priority is lowered, so that the page stays responsive (POSIX).
 
@@ -91,9 +92,9 @@ class WorkerEngine:
             workers = worker_count() or min(cores, MOST_WORKERS)
         self._size = check_integer("workers", workers, 1, 256)
         self._grace = check_real("grace", grace, 0.0)
-        self._threads = check_integer(
-            "threads", max(1, cores // self._size) if threads is None else threads, 1
-        )
+        if threads is None:
+            threads = thread_count() or max(1, cores // self._size)
+        self._threads = check_integer("threads", threads, 1)
         self._nice = check_integer("nice", nice, 0, 19)
         self._interval = check_real("publish_interval", publish_interval, 0.0, 10.0)
         self._store = store

@@ -16,7 +16,7 @@ from streamlit import App
 from normviz.engine import RunStore, StoredRun, StoreError, WorkerEngine, default_store_path
 from normviz.experiments import Run
 from normviz.ui.visitor import visitor_name
-from normviz.variables import grace_seconds, thread_count
+from normviz.variables import grace_seconds
 
 __all__ = ["Viewer", "engine", "lifespan", "store", "store_trouble", "viewer"]
 
@@ -41,7 +41,7 @@ class _Server:
             self.store = RunStore(default_store_path())
         except StoreError as error:
             self.trouble = str(error)
-        self.engine = WorkerEngine(store=self.store, grace=grace_seconds(GRACE), threads=thread_count())
+        self.engine = WorkerEngine(store=self.store, grace=grace_seconds(GRACE))
         threading.Thread(target=_collect, name="normviz-gc", daemon=True).start()
 
 

@@ -15,8 +15,10 @@ import pandas as pd
 
 from normviz.experiments.conditional_normalization.year_curve import MONTHS, NAMES, day_name
 from normviz.figures import Figure
+from normviz.figures.legends import colour_bar
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["CODE", "day_code_figure", "day_distance_figure"]
@@ -36,9 +38,7 @@ CODE = (
 
 
 def _base() -> Any:
-    return alt.param(
-        name="logbase", value=1, bind=alt.binding_range(min=0.3, max=4, step=0.1, name="log10 of the base ")
-    )
+    return slider("logbase", "log10 of the base", 1, 0.3, 4, 0.1)
 
 
 def _derived() -> tuple[Any, Any]:
@@ -91,7 +91,7 @@ def _code_spec() -> dict[str, Any]:
                 scale=alt.Scale(
                     domain=[-1, 0, 1], range=["#1460aa", "#f4f4f2", "#c84e0a"], interpolate="rgb"
                 ),
-                legend=alt.Legend(orient="top", titleOrient="left", gradientLength=110, gradientThickness=9),
+                legend=colour_bar(),
             ),
             tooltip=[alt.Tooltip("day:Q"), alt.Tooltip("column:Q"), alt.Tooltip("value:Q", format=".2f")],
         )
@@ -116,9 +116,7 @@ def day_distance_figure() -> Figure:
 
 @lru_cache(maxsize=1)
 def _distance_spec() -> dict[str, Any]:
-    day = alt.param(
-        name="day", value=366, bind=alt.binding_range(min=1, max=366, step=1, name="day of the year ")
-    )
+    day = slider("day", "day of the year", 366, 1, 366, 1)
     x = across(
         "day",
         "day of the year",

@@ -13,6 +13,7 @@ from normviz.experiments.conditional_normalization.recorded import DOMAINS, POSI
 from normviz.experiments.conditional_normalization.tiles import painted_colours, pixel_rows, pixels_layer
 from normviz.figures import Board, Figure
 from normviz.figures.palette import MUTED
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["style_walk_figure"]
@@ -65,11 +66,7 @@ def _walk_spec() -> dict[str, Any]:
         value=TARGETS[0],
         bind=alt.binding_radio(options=list(TARGETS), name="towards domain "),
     )
-    position = alt.param(
-        name="position",
-        value=0,
-        bind=alt.binding_range(min=POSITIONS[0], max=POSITIONS[-1], step=step, name="position "),
-    )
+    position = slider("position", "position", 0, POSITIONS[0], POSITIONS[-1], step)
     horizontal = alt.Scale(domain=[0, ACROSS], nice=False)
     vertical = alt.Scale(domain=[DOWN, 0], nice=False)
     x, y = alt.X("x:Q", axis=None, scale=horizontal), alt.Y("top:Q", axis=None, scale=vertical)

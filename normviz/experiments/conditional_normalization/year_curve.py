@@ -15,6 +15,7 @@ from normviz.figures import Board, Figure
 from normviz.figures.encodings import arm_colour, arm_dash, faded, focus_param
 from normviz.figures.palette import MUTED
 from normviz.figures.scales import Span, across, up
+from normviz.figures.sliders import slider
 from normviz.figures.vega import specification
 
 __all__ = ["MONTHS", "TRUTH", "day_name", "year_figure"]
@@ -72,9 +73,7 @@ def year_figure(board: Board) -> Figure:
 @lru_cache(maxsize=16)
 def _year_spec(arms: Arms) -> dict[str, Any]:
     all_lines = Arms((Look(TRUTH, 6, 2, 6), *arms.looks))
-    day = alt.param(
-        name="day", value=211, bind=alt.binding_range(min=1, max=366, step=STEP, name="day of the year ")
-    )
+    day = slider("day", "day of the year", 211, 1, 366, STEP)
     patch = alt.param(
         name="patch", value=PATCHES[1], bind=alt.binding_radio(options=list(PATCHES), name="patch ")
     )
