@@ -34,8 +34,8 @@ and so are the features.
 
 **The band.** δ ≤ λ keeps every singular value between √(1−λ) and √(1+λ): no distance is stretched or shrunk by more
 than that. The shaded bands are these limits. With the gated form the maps stay well inside, since its pull begins below
-λ; with the hinge (*A hard threshold*) they go as far as λ. Singular values of a free map leave every band. In *More
-charts*, one band is yours to drag.
+λ; with the hinge (*A hard threshold*) they may go as far as λ. The free map has no band: on turned digits its δ grows
+far beyond every λ here. In *More charts*, one band is yours to drag.
 
 **Stability against plasticity.** To the right: new questions find more in the old gallery, on turned digits. Up: the
 new model still finds its upright digits, on which no map was fitted. Strict is at the level of the new model without a
@@ -43,8 +43,9 @@ map, exactly. Along λ the map gains on the new task and gives up some of the ol
 a threshold, not a weight: what compares between widths is λ/√d.
 
 **The matrix.** Rows ask, columns answer. The criterion of compatibility: *new* asks *old* must be better than *old*
-asks *old*. On turned digits it fails for most maps; on upright ones, where the new model is better, it holds. In *An
-old model too weak* it cannot be expected to: five classes have no place of their own in the old space.
+asks *old*. No model was trained on turned digits, and there it depends on the seed; look at upright ones, where the new
+model is clearly better. In *An old model too weak* it cannot be expected: five classes have no place of their own in
+the old space.
 
 **A part of the gallery.** The pictures whose updated features are farthest from their class mean are extracted anew
 first. The dashed line takes them at random. The curve begins at the gallery that $F$ updated. $F$ is learned from a

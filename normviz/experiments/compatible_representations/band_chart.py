@@ -85,7 +85,7 @@ def own_band_figure(board: Board, knobs: Knobs) -> Figure:
     spec = _spec(board.arms.only(map(ARM_NAMES.__getitem__, knobs.maps())), _height(data), by_hand=True)
     return Figure(
         "Singular values and a band of your own",
-        "Drag λ: which maps lie within this band? Numbers: their δ.",
+        "Drag λ. Green numbers: δ is not above it.",
         _described(data, moment),
         spec=spec,
         data=data,

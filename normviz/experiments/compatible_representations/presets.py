@@ -21,7 +21,7 @@ PRESETS = Presets(
             "crippled",
             "An old model too weak",
             "The old model has seen five of ten classes: can any map make its gallery good enough?",
-            {"old_classes": 5},
+            {"old_classes": 5, "arms": ("strict", "lam_1", "affine")},
         ),
         Preset(
             "hinge",
