@@ -95,4 +95,4 @@ class GradientNormRecorder:
 def _values(grad: Tensor) -> Tensor:
     """The entries of a gradient that count: a sparse one's stored values; half types in float32."""
     dense = grad.coalesce().values() if grad.layout == torch.sparse_coo else grad
-    return dense.to(torch.promote_types(dense.dtype, torch.float32))
+    return dense.float() if dense.dtype in (torch.float16, torch.bfloat16) else dense
