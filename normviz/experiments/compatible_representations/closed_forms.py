@@ -113,7 +113,7 @@ def _ring_spec() -> dict[str, Any]:
         .encode(x=alt.value(8), y=alt.value(4), text="text:N")
     )
     params = [
-        slider("lam", "λ", 1.0, 0.0, 4.0, 0.05),
+        slider("lam", "λ", 0.8, 0.0, 4.0, 0.05),
         slider("s1", "first singular value", 1.3, 0.0, 2.5, 0.01),
         slider("s2", "second singular value", 0.8, 0.0, 2.5, 0.01),
         slider("turn", "turn by (degrees)", 30, 0, 180, 1),
