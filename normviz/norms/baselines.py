@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from normviz.norms._placement import place
 from normviz.norms._rows import align_padding, channels_hint, check_rows, computing_dtype, masked_mean
 from normviz.validation import check_integer, check_real
 
@@ -38,6 +39,7 @@ class BatchNorm(_BatchNorm):
         momentum: weight of the new value. Default 0.1 (torch).
         affine: learn gamma (``weight``) and beta (``bias``). Default True.
         batch_first: how a mask lies on 3-D inputs: (B, T, C) if True (default), (T, B, C) if False.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: arguments out of range; the last axis of x is not C; mask of another shape; fewer than two real
@@ -57,12 +59,15 @@ class BatchNorm(_BatchNorm):
         momentum: float = 0.1,
         affine: bool = True,
         batch_first: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_integer("num_features", num_features, 1)
         check_real("eps", eps, 0, high_open=True)
         check_real("momentum", momentum, 0, 1)
         super().__init__(num_features, eps, momentum, affine)
         self.batch_first = bool(batch_first)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor, pad_mask: Tensor | None = None) -> Tensor:
         """Normalise the rows of x.
@@ -132,6 +137,7 @@ class RMSNorm(nn.Module):
         num_features: channels C.
         eps: inside the root. Default 1e-5 (as the other norms here; torch's default depends on the dtype).
         affine: learn gamma (``weight``). Default True.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: arguments out of range; the last axis of x is not C.
@@ -140,12 +146,21 @@ class RMSNorm(nn.Module):
 
     weight: Tensor | None
 
-    def __init__(self, num_features: int, *, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.num_features = check_integer("num_features", num_features, 1)
         self.eps = check_real("eps", eps, 0, high_open=True)
         self.affine = bool(affine)
         self.register_parameter("weight", nn.Parameter(torch.ones(num_features)) if affine else None)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., C); same shape and dtype out."""
@@ -173,6 +188,7 @@ class GroupNorm(nn.Module):
         groups: number of groups; must divide C. Default 4 (ours; the paper's 32 is for hundreds of channels).
         eps: inside the root. Default 1e-5 (torch).
         affine: learn gamma (``weight``) and beta (``bias``). Default True.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: arguments out of range; ``groups`` does not divide C; the last axis of x is not C.
@@ -184,7 +200,16 @@ class GroupNorm(nn.Module):
     weight: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, num_features: int, groups: int = 4, *, eps: float = 1e-5, affine: bool = True) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        groups: int = 4,
+        *,
+        eps: float = 1e-5,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.num_features = check_integer("num_features", num_features, 1)
         self.groups = check_integer("groups", groups, 1)
@@ -196,6 +221,7 @@ class GroupNorm(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros(num_features)) if affine else None)
         if groups == num_features:
             warnings.warn("groups of a single channel: the output is the bias for every input.", stacklevel=2)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., C); same shape and dtype out."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from normviz.norms._placement import place
 from normviz.norms._rows import computing_dtype
 from normviz.validation import check_integer, check_real
 
@@ -28,6 +30,7 @@ class ContinualNorm2d(_BatchNorm):
         eps: inside both roots. Default 1e-5.
         momentum: weight of the new value in the running statistics, in [0, 1]. Default 0.1 (torch).
         affine: learn gain and bias of the batch norm. Default True.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: arguments out of range; x of another shape; a single value per channel in training.
@@ -46,6 +49,9 @@ class ContinualNorm2d(_BatchNorm):
         eps: float = 1e-5,
         momentum: float = 0.1,
         affine: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         check_integer("num_features", num_features, 1)
         check_integer("num_groups", num_groups, 1)
@@ -55,6 +61,7 @@ class ContinualNorm2d(_BatchNorm):
         check_real("momentum", momentum, 0, 1)
         super().__init__(num_features, eps, momentum, affine)
         self.num_groups = num_groups
+        place(self, device, dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise the input (N, C, H, W); same shape and dtype out."""

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._rows import values_readable
 from normviz.validation import check_integer, check_real
 
@@ -61,6 +62,7 @@ class DayOfYearEncoding(nn.Module):
         n_days: rows. Default 366 (official: days of a leap year).
         base: greater than 0. Default 10 (official).
         learn_scale: learn w. Default True (official).
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range, an odd ``d_model``; ``day`` not (N,), or with a value outside
@@ -78,7 +80,14 @@ class DayOfYearEncoding(nn.Module):
     scale: Tensor | None
 
     def __init__(
-        self, d_model: int = 256, n_days: int = 366, base: float = 10.0, learn_scale: bool = True
+        self,
+        d_model: int = 256,
+        n_days: int = 366,
+        base: float = 10.0,
+        learn_scale: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.d_model = check_integer("d_model", d_model, 2)
@@ -91,6 +100,7 @@ class DayOfYearEncoding(nn.Module):
             self.scale = nn.Parameter(torch.zeros(self.d_model))
         else:
             self.register_parameter("scale", None)
+        place(self, device, dtype)
 
     def _table(self) -> Tensor:
         column = torch.arange(self.d_model, dtype=torch.float64)

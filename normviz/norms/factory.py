@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from normviz.catalog import Method
@@ -39,9 +40,16 @@ def _none(_: int) -> nn.Module:
 
 
 def _layer(
-    num_features: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = True, backend: str = "torch"
+    num_features: int,
+    *,
+    eps: float = 1e-5,
+    affine: bool = True,
+    bias: bool = True,
+    backend: str = "torch",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    return LayerNorm(num_features, eps, affine, bias, backend=backend)
+    return LayerNorm(num_features, eps, affine, bias, backend=backend, device=device, dtype=dtype)
 
 
 _FACTORIES: dict[str, Callable[..., nn.Module]] = {
@@ -64,7 +72,7 @@ def make_norm(name: str, num_features: int, **options: object) -> nn.Module:
 
     Args:
         name: "none" (``nn.Identity``), "batch" (:class:`BatchNorm`), "layer" (:class:`LayerNorm`, with options ``eps``,
-            ``affine``, ``bias`` and ``backend``), "rms" (:class:`RMSNorm`), "group"
+            ``affine``, ``bias``, ``backend``, ``device`` and ``dtype``), "rms" (:class:`RMSNorm`), "group"
             (:class:`GroupNorm`), "power_v" (:class:`PowerNormV`), "power" (:class:`PowerNorm`) or "unified"
             (:class:`UnifiedNorm1d`).
         num_features: channels C.

@@ -41,6 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._rows import computing_dtype
 from normviz.validation import check_choice, check_integer, check_real
 
@@ -138,6 +139,7 @@ class LayerNorm(nn.Module):
         backend: "torch" (default: torch's own kernel ``F.layer_norm``, the fastest), "reference" (the formula,
             differentiated by autograd) or "manual" (backward written out, :class:`LayerNormFunction`). Same values up
             to rounding.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: empty ``normalized_shape`` or a size below 1, ``eps`` < 0, unknown ``backend``; in forward: the
@@ -163,6 +165,8 @@ class LayerNorm(nn.Module):
         bias: bool = True,
         *,
         backend: str = "torch",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         sizes = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
@@ -185,6 +189,7 @@ class LayerNorm(nn.Module):
                 UserWarning,
                 stacklevel=2,
             )
+        place(self, device, dtype)
 
     def forward(self, a: Tensor) -> Tensor:
         """Normalise ``a`` (..., *normalized_shape); same shape and dtype out."""

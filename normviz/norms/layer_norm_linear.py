@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms.layer_norm import LayerNorm
 from normviz.validation import check_choice, check_integer
 
@@ -32,6 +33,7 @@ class LayerNormLinear(nn.Module):
         out_features: size of the last axis of the output.
         activation: "tanh" (default), "relu", "gelu", "sigmoid", "identity", or any callable on tensors.
         eps: of the norm. Default 1e-5 (authors' code).
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: unknown activation name, sizes below 1.
@@ -46,6 +48,9 @@ class LayerNormLinear(nn.Module):
         out_features: int,
         activation: str | Callable[[Tensor], Tensor] = "tanh",
         eps: float = 1e-5,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_integer("in_features", in_features, 1)
@@ -57,6 +62,7 @@ class LayerNormLinear(nn.Module):
         self.linear = nn.Linear(in_features, out_features, bias=False)
         self.norm = LayerNorm(out_features, eps)
         self.activation = activation
+        place(self, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (..., in_features) to (..., out_features)."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._rows import computing_dtype, values_readable
 from normviz.norms.layer_norm import LayerNorm
 from normviz.validation import check_integer, check_real
@@ -130,6 +131,7 @@ class LayerNormRNNCell(_HiddenStateCell):
         eps: of the norm. Default 1e-5 (authors' code).
         init_gain: initial value of the gain. Default 1 (authors' code).
         normalize: False replaces the norm by the identity: ``torch.nn.RNNCell`` without biases.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: bad sizes, ``eps`` < 0, x or state of another shape.
@@ -149,9 +151,12 @@ class LayerNormRNNCell(_HiddenStateCell):
         *,
         init_gain: float = 1.0,
         normalize: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, eps, init_gain=init_gain, normalize=normalize)
         self.ln = self._norm(hidden_size)
+        place(self, device, dtype)
 
     def project(self, x: Tensor) -> Tensor:
         """``W_ih x``: the norm has to wait for the sum."""
@@ -179,6 +184,7 @@ class LayerNormGRUCell(_HiddenStateCell):
         eps: of the norms. Default 1e-5 (authors' code).
         init_gain: initial value of all gains. Default 1 (authors' code).
         normalize: False replaces the norms by identities: ``torch.nn.GRUCell`` without biases.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: bad sizes, ``eps`` < 0, x or state of another shape.
@@ -198,12 +204,15 @@ class LayerNormGRUCell(_HiddenStateCell):
         *,
         init_gain: float = 1.0,
         normalize: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, eps, init_gain=init_gain, normalize=normalize)
         self.ln_ih_gates = self._norm(2 * hidden_size)
         self.ln_hh_gates = self._norm(2 * hidden_size)
         self.ln_ih_new = self._norm(hidden_size)
         self.ln_hh_new = self._norm(hidden_size)
+        place(self, device, dtype)
 
     def project(self, x: Tensor) -> Tensor:
         """Both normalised input projections, side by side (..., 3H)."""
@@ -239,6 +248,7 @@ class LayerNormLSTMCell(_Cell):
         eps: of the norms. Default 1e-5 (authors' code).
         init_gain: initial value of all gains. Default 1 (authors' code).
         normalize: False replaces the norms by identities: ``torch.nn.LSTMCell`` with ``bias_hh`` = 0.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: bad sizes, ``eps`` < 0, x or state of another shape, state not a pair.
@@ -258,12 +268,15 @@ class LayerNormLSTMCell(_Cell):
         *,
         init_gain: float = 1.0,
         normalize: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(input_size, hidden_size, eps, init_gain=init_gain, normalize=normalize)
         self.bias = nn.Parameter(torch.zeros(4 * hidden_size))
         self.ln_ih = self._norm(4 * hidden_size)
         self.ln_hh = self._norm(4 * hidden_size)
         self.ln_cell = self._norm(hidden_size)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor, state: LSTMState | None = None) -> LSTMState:
         """One step.
@@ -311,6 +324,8 @@ class _Sequence(nn.Module):
         eps: float = 1e-5,
         *,
         normalize: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.input_size = check_integer("input_size", input_size, 1)
@@ -321,6 +336,7 @@ class _Sequence(nn.Module):
         self.normalize = bool(normalize)
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         self.cells = nn.ModuleList(self.cell(size, hidden_size, eps, normalize=normalize) for size in sizes)
+        place(self, device, dtype)
 
     def _time_major(self, x: Tensor) -> Tensor:
         first = self.cells[0]
@@ -405,6 +421,7 @@ class LayerNormRNN(_HiddenStateSequence):
         batch_first: inputs and outputs are (N, T, ...) instead of (T, N, ...). Default False (torch).
         eps: of the norms. Default 1e-5 (authors' code).
         normalize: False is the plain network without norms.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: bad sizes, x or state of another shape, no time step, ``lengths`` not in [1, T] or not (N,).

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._rows import computing_dtype
 from normviz.norms.day_of_year import DayOfYearEncoding, leap_day_of_year
 from normviz.norms.location_aware_norm import LOAN
@@ -86,6 +87,7 @@ class LOANFireNet(nn.Module):
         dropout: probability, in [0, 1). Default 0.5 (official).
         fusion: "loan" (default), "late" or "early".
         time_encoding: add the code of the day. Default True; False ignores ``day``.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range, an unknown fusion; inputs with other channels or different N, H or W, or
@@ -119,6 +121,9 @@ class LOANFireNet(nn.Module):
         dropout: float = 0.5,
         fusion: str = "loan",
         time_encoding: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels = (
@@ -157,6 +162,7 @@ class LOANFireNet(nn.Module):
         self.dynamic_norm = None if self.fusion == "loan" else nn.BatchNorm3d(w1)
         self.loan1 = LOAN(w1, w1) if self.fusion == "loan" else None
         self.loan2 = LOAN(w2, w2, norm=False) if self.fusion == "loan" else None
+        place(self, device, dtype)
 
     def forward(
         self, dynamic: Tensor, static: Tensor, landcover: Tensor, day: Tensor | None = None

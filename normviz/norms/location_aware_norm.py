@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._rows import computing_dtype
 from normviz.validation import check_choice, check_integer, check_real
 
@@ -44,6 +46,7 @@ class LOAN(nn.Module):
         momentum: weight of the new value in the running statistics of both norms, in [0, 1]. Default 0.1 (torch).
         init_std: standard deviation of the convolutions' first weights. Default 0.01 (official).
         track_running_stats: keep running statistics. False: no buffers, and batch statistics in eval mode too.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range, an even ``kernel_size``, another ``norm_type``; x or cond of another
@@ -68,6 +71,9 @@ class LOAN(nn.Module):
         momentum: float = 0.1,
         init_std: float = 0.01,
         track_running_stats: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = check_integer("in_channels", in_channels, 1)
@@ -92,6 +98,7 @@ class LOAN(nn.Module):
         self.conv_gamma = nn.Conv2d(self.cond_channels, self.in_channels, size, padding=padding)
         self.conv_beta = nn.Conv2d(self.cond_channels, self.in_channels, size, padding=padding)
         self.reset_parameters()
+        place(self, device, dtype)
 
     def reset_parameters(self) -> None:
         """Weights from N(0, init_std^2), biases 0, running statistics as at the start."""

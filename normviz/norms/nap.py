@@ -34,8 +34,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms.feature_norm import NORM_EPS, FeatureNorm
 from normviz.norms.norm_insertion import insert_normalization
 from normviz.norms.norm_projector import NormProjector
@@ -91,6 +93,7 @@ class NaPMLP(nn.Module):
         activation: "relu" (default), "leaky_relu", "tanh", "gelu", "sigmoid" or "identity".
         affine: the norms have scale and offset. Default True.
         eps: of the norms. Default None: 1e-5 for "layer", 1e-6 for "rms".
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: a size below 1, a hidden width of 1 under "layer", unknown norm or activation, ``eps`` < 0.
@@ -113,6 +116,9 @@ class NaPMLP(nn.Module):
         activation: str = "relu",
         affine: bool = True,
         eps: float | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         _check(norm, activation, eps)
@@ -128,6 +134,7 @@ class NaPMLP(nn.Module):
                 layers.append(FeatureNorm(width, norm, eps=eps, affine=affine))
             layers.append(_ACTIVATIONS[activation]())
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out_dim))
+        place(self, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_dim) to (..., out_dim)."""
@@ -148,6 +155,7 @@ class NaPConvNet(nn.Module):
         activation: "relu" (default), "leaky_relu", "tanh", "gelu", "sigmoid" or "identity".
         affine: the norms have scale and offset, one per channel. Default True.
         eps: of the norms. Default None: 1e-5 for "layer", 1e-6 for "rms".
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: a size below 1, unknown norm or activation, ``eps`` < 0.
@@ -170,6 +178,9 @@ class NaPConvNet(nn.Module):
         activation: str = "relu",
         affine: bool = True,
         eps: float | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         _check(norm, activation, eps)
@@ -186,6 +197,7 @@ class NaPConvNet(nn.Module):
             layers.append(_ACTIVATIONS[activation]())
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(widths[-1], out_dim)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (..., in_channels, H, W) to (..., out_dim)."""

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from normviz.norms._placement import place
 from normviz.norms._rows import (
     align_padding,
     channels_hint,
@@ -280,6 +281,7 @@ class PowerNormV(_QuadraticMeanNorm):
             a mask.
         check_finite: raise before anything is written when a training batch is not finite. Default False. Reads
             values, so not under vmap or ``torch.compile``.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: arguments out of range; x or mask of another shape; no real row in training.
@@ -303,9 +305,12 @@ class PowerNormV(_QuadraticMeanNorm):
         groups: int = 1,
         batch_first: bool = False,
         check_finite: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, groups, group_scaling, affine, batch_first, check_finite)
         self.momentum = check_real("momentum", momentum, 0, 1)
+        place(self, device, dtype)
 
     def _train_step(self, x: Tensor, scaled: Tensor, pad: Tensor | None) -> Tensor:
         psi = masked_mean(scaled, pad, power=2)
@@ -357,6 +362,7 @@ class PowerNorm(WarmUpNotice, _QuadraticMeanNorm):
             a mask.
         check_finite: raise before anything is written when a training batch is not finite. Default False. Reads
             values, so not under vmap or ``torch.compile``.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: arguments out of range; x or mask of another shape; no real row in training.
@@ -392,6 +398,8 @@ class PowerNorm(WarmUpNotice, _QuadraticMeanNorm):
         mode: str = "official",
         batch_first: bool = False,
         check_finite: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_features, eps, groups, group_scaling, affine, batch_first, check_finite)
         self.alpha_fwd = check_real("alpha_fwd", alpha_fwd, 0, 1)
@@ -400,6 +408,7 @@ class PowerNorm(WarmUpNotice, _QuadraticMeanNorm):
         self.mode = check_choice("mode", mode, ("official", "paper"))
         self.register_buffer("ema_gz", torch.zeros(num_features))
         self.register_buffer("iters", torch.zeros((), dtype=torch.long))
+        place(self, device, dtype)
 
     def _train_step(self, x: Tensor, scaled: Tensor, pad: Tensor | None) -> Tensor:
         with torch.no_grad():

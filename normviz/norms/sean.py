@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._rows import computing_dtype
 from normviz.norms._semantic_layout import (
     check_images,
@@ -85,6 +86,7 @@ class SEAN(nn.Module):
         norm: "batch" (default) or "instance": torch's, without gain and bias.
         noise: add noise before the norm. Default True (SEAN).
         use_style: have the style branch. Default True; False in the last block of SEAN's generator.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range; x, ``segmap`` or ``styles`` of another shape; no ``styles`` with
@@ -115,6 +117,9 @@ class SEAN(nn.Module):
         norm: str = "batch",
         noise: bool = True,
         use_style: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.spade = LayoutModulation(num_features, label_channels, hidden, kernel_size)
@@ -132,6 +137,7 @@ class SEAN(nn.Module):
         else:
             self.fc = self.conv_gamma = self.conv_beta = self.alpha_gamma = self.alpha_beta = None
         start_like_spade(self)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor, segmap: Tensor, styles: Tensor | None = None) -> Tensor:
         """Normalise and modulate.

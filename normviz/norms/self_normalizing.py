@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from normviz.norms._placement import place
 from normviz.norms.selu_moments import (
     ALPHA01,
     LAMBDA01,
@@ -296,6 +297,7 @@ class SelfNormalizingMLP(nn.Module):
         dropout: rate of alpha dropout in every block, in [0, 1) (paper: 0.05 to 0.10; default 0.05).
         alpha: SELU's alpha (default: the paper's).
         scale: SELU's lambda (default: the paper's).
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: a size below 1, depth below 1, dropout outside [0, 1).
@@ -314,6 +316,8 @@ class SelfNormalizingMLP(nn.Module):
         *,
         alpha: float = ALPHA01,
         scale: float = LAMBDA01,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_integer("in_features", in_features, 1)
@@ -332,6 +336,7 @@ class SelfNormalizingMLP(nn.Module):
             )
         self.head = nn.Linear(hidden, out_features)
         init_snn_(self)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""

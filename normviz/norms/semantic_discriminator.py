@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from normviz.norms._placement import place
 from normviz.norms._semantic_layout import check_images, start_like_spade
 from normviz.validation import check_integer
 
@@ -54,6 +56,7 @@ class MultiscaleDiscriminator(nn.Module):
         base: width unit. Default 64 (SPADE).
         layers: convolutions before the prediction. Default 4 (SPADE).
         scales: Default 2 (SPADE).
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument below 1; x of another shape, or so small that an instance norm has one pixel (torch).
@@ -66,7 +69,16 @@ class MultiscaleDiscriminator(nn.Module):
         (2, 5, torch.Size([2, 1, 7, 7]))
     """
 
-    def __init__(self, in_channels: int, base: int = 64, layers: int = 4, scales: int = 2) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        base: int = 64,
+        layers: int = 4,
+        scales: int = 2,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.in_channels = check_integer("in_channels", in_channels, 1)
         check_integer("base", base, 1)
@@ -75,6 +87,7 @@ class MultiscaleDiscriminator(nn.Module):
         self.discriminators = nn.ModuleList(
             _PatchDiscriminator(in_channels, base, layers) for _ in range(scales)
         )
+        place(self, device, dtype)
 
     def forward(self, x: Tensor) -> list[list[Tensor]]:
         """For each scale, full size first, the ``layers`` + 1 maps of x (N, in_channels, H, W); the last is raw."""

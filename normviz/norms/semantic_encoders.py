@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from normviz.norms._placement import place
 from normviz.norms._rows import values_readable
 from normviz.norms._semantic_layout import check_images, start_like_spade
 from normviz.norms.sean import region_average_pool
@@ -37,6 +38,7 @@ class DomainVariationalEncoder(nn.Module):
         base: width unit. Default 64 (SPADE).
         image_size: height and width, a power of two, at least 8. Default 256 (SPADE).
         share_trunk: one trunk with a pair of heads for each domain. Default False.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range; x of another shape; ``domain`` not (N,), or outside 0..K-1. Where values
@@ -58,6 +60,9 @@ class DomainVariationalEncoder(nn.Module):
         base: int = 64,
         image_size: int = 256,
         share_trunk: bool = False,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.num_domains = check_integer("num_domains", num_domains, 1)
@@ -77,6 +82,7 @@ class DomainVariationalEncoder(nn.Module):
         self.logvar = nn.ModuleList(nn.Linear(flat, latent_dim) for _ in range(self.num_domains))
         start_like_spade(self.mu)
         start_like_spade(self.logvar)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor, domain: Tensor) -> tuple[Tensor, Tensor]:
         """Encode images.
@@ -153,6 +159,7 @@ class RegionStyleEncoder(nn.Module):
 
     Args:
         style_dim: width S.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: ``style_dim`` below 1; image or ``segmap`` of another shape; an image below 5 x 5 (torch's instance
@@ -166,7 +173,9 @@ class RegionStyleEncoder(nn.Module):
         torch.Size([2, 4, 8])
     """
 
-    def __init__(self, style_dim: int) -> None:
+    def __init__(
+        self, style_dim: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.style_dim = check_integer("style_dim", style_dim, 1)
         layers: list[nn.Module] = []
@@ -174,6 +183,7 @@ class RegionStyleEncoder(nn.Module):
             layers += [*_normed(fin, fout, stride)]
         layers += [nn.Upsample(scale_factor=2, mode="nearest"), *_normed(128, 256, 1)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(256, self.style_dim, 3, padding=1), nn.Tanh())
+        place(self, device, dtype)
 
     def forward(self, image: Tensor, segmap: Tensor) -> Tensor:
         """Styles (N, L, S) in [-1, 1] of images (N, 3, H, W) under one-hot layouts (N, L, H', W'); absent: zeros."""

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from normviz.norms._placement import place
 from normviz.norms._semantic_layout import (
     NORMS,
     check_vectors,
@@ -55,6 +56,7 @@ class SemanticResBlock(nn.Module):
         fout: channels out.
         norm_factory: channels -> norm layer, called as ``norm(h, *cond)``.
         spectral: spectral norm. Default True (SPADE).
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: a width below 1, a factory that is not callable.
@@ -70,7 +72,14 @@ class SemanticResBlock(nn.Module):
     conv_s: nn.Module | None
 
     def __init__(
-        self, fin: int, fout: int, norm_factory: Callable[[int], nn.Module], spectral: bool = True
+        self,
+        fin: int,
+        fout: int,
+        norm_factory: Callable[[int], nn.Module],
+        spectral: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_integer("fin", fin, 1)
@@ -85,6 +94,7 @@ class SemanticResBlock(nn.Module):
         learned = fin != fout
         self.norm_s = norm_factory(fin) if learned else None
         self.conv_s = _conv(fin, fout, spectral, size=1) if learned else None
+        place(self, device, dtype)
 
     def forward(self, x: Tensor, *cond: object) -> Tensor:
         """Map (N, fin, H, W) to (N, fout, H, W); every norm is given ``cond``."""
@@ -130,6 +140,7 @@ class SemanticGenerator(nn.Module):
         upsamplings: 5 (default, SPADE) or 3 (small, ours).
         hidden: channels inside the layout's modulation. Default 128 (SPADE).
         style_dim: width of the style inside the norms. Default None: 128, and 512 for SEAN.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range; ``segmap``, z or ``styles`` missing where needed or of another shape.
@@ -154,6 +165,8 @@ class SemanticGenerator(nn.Module):
         upsamplings: int = 5,
         hidden: int = 128,
         style_dim: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.label_channels = check_integer("label_channels", label_channels, 1)
@@ -185,6 +198,7 @@ class SemanticGenerator(nn.Module):
             SemanticResBlock(fin, fout, self._norm_factory(param_free, hidden, use_style=i < last))
             for i, (fin, fout) in enumerate(pairwise(widths))
         )
+        place(self, device, dtype)
 
     def _norm_factory(self, param_free: str, hidden: int, use_style: bool) -> Callable[[int], nn.Module]:
         labels, z, s = self.label_channels, self.latent_dim, self.style_dim

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._semantic_layout import (
     check_images,
     check_kernel_size,
@@ -87,6 +88,7 @@ class SPADE(nn.Module):
         hidden: channels of e. Default 128 (SPADE).
         kernel_size: of the three convolutions, odd. Default 3 (SPADE).
         norm: "batch" (default) or "instance": torch's, without gain and bias.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range; x or ``segmap`` of another shape, a label outside 0..L-1; what torch's
@@ -107,6 +109,9 @@ class SPADE(nn.Module):
         hidden: int = 128,
         kernel_size: int = 3,
         norm: str = "batch",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         branch = LayoutModulation(num_features, label_channels, hidden, kernel_size)
@@ -114,6 +119,7 @@ class SPADE(nn.Module):
         self.norm = parameter_free_norm("norm", norm, num_features)
         self.conv_shared, self.conv_gamma = branch.conv_shared, branch.conv_gamma
         self.conv_beta = branch.conv_beta
+        place(self, device, dtype)
 
     def forward(self, x: Tensor, segmap: Tensor) -> Tensor:
         """Normalise and modulate.
@@ -161,6 +167,7 @@ class SSTAN(nn.Module):
         hidden: channels of e. Default 128 (SPADE).
         kernel_size: of the three convolutions, odd. Default 3 (SPADE).
         norm: "batch" (default) or "instance": torch's, without gain and bias.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range; x, ``segmap`` or z of another shape, a label outside 0..L-1; what torch's
@@ -183,6 +190,9 @@ class SSTAN(nn.Module):
         hidden: int = 128,
         kernel_size: int = 3,
         norm: str = "batch",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.num_features = check_integer("num_features", num_features, 1)
@@ -197,6 +207,7 @@ class SSTAN(nn.Module):
         self.conv_gamma = nn.Conv2d(hidden, num_features, k, padding=k // 2)
         self.conv_beta = nn.Conv2d(hidden, num_features, k, padding=k // 2)
         start_like_spade(self)
+        place(self, device, dtype)
 
     def modulation(self, segmap: Tensor, z: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Scale and shift of every pixel.
@@ -258,6 +269,7 @@ class StyleOnlyNorm(nn.Module):
         latent_dim: width Z.
         style_dim: width S. Default 128 (ours).
         norm: "batch" (default) or "instance": torch's, without gain and bias.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: an argument out of range; x or z of another shape; what torch's norms refuse in training.
@@ -269,7 +281,16 @@ class StyleOnlyNorm(nn.Module):
         torch.Size([2, 8, 4, 4])
     """
 
-    def __init__(self, num_features: int, latent_dim: int, style_dim: int = 128, norm: str = "batch") -> None:
+    def __init__(
+        self,
+        num_features: int,
+        latent_dim: int,
+        style_dim: int = 128,
+        norm: str = "batch",
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.num_features = check_integer("num_features", num_features, 1)
         self.latent_dim = check_integer("latent_dim", latent_dim, 1)
@@ -278,6 +299,7 @@ class StyleOnlyNorm(nn.Module):
         self.style = nn.Linear(latent_dim, style_dim)
         self.affine = nn.Linear(style_dim, 2 * num_features)
         start_like_spade(self)
+        place(self, device, dtype)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Normalise x (N, C, H, W) and modulate it by z (N, Z); same shape and dtype out."""

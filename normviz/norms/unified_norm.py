@@ -50,6 +50,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from normviz.norms._placement import place
 from normviz.norms._rows import (
     align_padding,
     channels_hint,
@@ -172,6 +173,9 @@ class _UnifiedNorm(WarmUpNotice):
         forward_smoothing: str = "gm",
         threshold_scope: str = "layer",
         log_floor: float = 0.0,
+        batch_first: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.num_features = check_integer("num_features", num_features, 1)
@@ -204,6 +208,8 @@ class _UnifiedNorm(WarmUpNotice):
         self.register_buffer("iters", torch.zeros((), dtype=torch.long))
         self.register_buffer("skip_counter", torch.zeros((), dtype=torch.long))
         self.last_stats: dict[str, Tensor] = {}
+        self.batch_first = bool(batch_first)
+        place(self, device, dtype)
 
     @classmethod
     def for_vision(cls, num_features: int, **overrides: Any) -> Self:
@@ -363,6 +369,8 @@ class UnifiedNorm1d(_UnifiedNorm):
             "none" (psi2), "ema" (running_var before the step, as in PowerNorm; it is then fed with psi2), "am".
         threshold_scope: "layer" (default, the official rule) or "channel" (ours).
         log_floor: window entries count as at least this in every geometric mean (ours). Default 0: official.
+        batch_first: 3-D inputs are (B, T, C) instead of (T, B, C). Default True; matters only for a mask.
+        device, dtype: of parameters and buffers. Default None: torch's.
 
     Raises:
         ValueError: arguments out of range; x or mask of another shape; no real row in training.
@@ -385,9 +393,9 @@ class UnifiedNorm1d(_UnifiedNorm):
         """Normalise the rows of x.
 
         Args:
-            x: (N, C) or (B, N, C).
-            pad_mask: bool, True = padding, of x's shape without C. Padded rows are normalised like the others but do
-                not enter psi2. In eval only its shape and dtype matter.
+            x: (N, C), or (B, T, C), or (T, B, C) without ``batch_first``.
+            pad_mask: bool, True = padding, (N,) or for both 3-D layouts (B, T). Padded rows are normalised like the
+                others but do not enter psi2. In eval only its shape and dtype matter.
 
         Returns:
             Same shape and dtype as x.
@@ -397,7 +405,7 @@ class UnifiedNorm1d(_UnifiedNorm):
                 f"x must have 2 or 3 axes, the last of size num_features = {self.num_features}, "
                 f"got shape {tuple(x.shape)}.{channels_hint(x, self.num_features, type(self).__name__)}"
             )
-        return self._normalize(x, align_padding(pad_mask, x, batch_first=True))
+        return self._normalize(x, align_padding(pad_mask, x, self.batch_first))
 
     def eval_scale_shift(self) -> tuple[Tensor, Tensor]:
         """``gamma / sqrt(running_var + eps)`` and ``beta``, (C,) each: the whole layer in eval."""
