@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -29,11 +30,13 @@ __all__ = [
     "adamw_step",
     "add_to_parameters",
     "as_matrix",
+    "ascending",
     "at_least_float32",
     "check_adam",
     "check_betas",
     "check_flag",
     "check_matrix",
+    "check_maximize",
     "check_rates",
     "evaluate",
     "fused_adamw",
@@ -58,7 +61,12 @@ CPU_BATCH = 2**18
 
 
 def check_rates(lr: object, weight_decay: object = 0.0, *, momentum: object = 0.0, eps: object = 0.0) -> None:
-    """Raise ValueError unless ``lr``, ``weight_decay``, ``eps`` are finite numbers >= 0, ``momentum`` is in [0, 1)."""
+    """Raise ValueError unless ``lr``, ``weight_decay``, ``eps`` are finite numbers >= 0, ``momentum`` is in [0, 1).
+
+    ``lr`` may be a tensor of one number.
+    """
+    if isinstance(lr, Tensor) and lr.numel() == 1:
+        lr = float(lr)
     for name, value in (("lr", lr), ("weight_decay", weight_decay), ("eps", eps)):
         check_real(name, value, 0.0, math.inf, high_open=True)
     check_real("momentum", momentum, 0.0, 1.0, high_open=True)
@@ -146,6 +154,31 @@ def own_group(param_group: Mapping[str, Any]) -> Group:
     if not isinstance(group["params"], Tensor | set):  # torch refuses a set, with a reason
         group["params"] = list(group["params"])
     return group
+
+
+def check_maximize(group: Mapping[str, Any]) -> None:
+    """Raise ValueError unless ``group``'s ``maximize`` is a bool or absent."""
+    if not isinstance(group.get("maximize", False), bool):
+        raise ValueError(f"maximize must be True or False, got {group['maximize']!r}.")
+
+
+@contextmanager
+def ascending(groups: Iterable[Mapping[str, Any]]) -> Iterator[None]:
+    """Within the context the gradients of groups with ``maximize`` are their negatives; afterwards they are back."""
+    turned = [
+        (p, p.grad)
+        for group in groups
+        if group.get("maximize")
+        for p in group["params"]
+        if p.grad is not None
+    ]
+    for p, gradient in turned:
+        p.grad = gradient.neg()
+    try:
+        yield
+    finally:
+        for p, gradient in turned:
+            p.grad = gradient
 
 
 def evaluate(closure: Callable[[], float] | None) -> float | None:
@@ -395,6 +428,7 @@ class MatrixOptimizer(Optimizer):
         if group.get(self.flag) is False:
             group.setdefault("weight_decay", 0.0)
         self.check_group({**self.defaults, **group})
+        check_maximize({**self.defaults, **group})
         check_flag(self.flag, group)
         super().add_param_group(group)
 
@@ -415,14 +449,15 @@ class MatrixOptimizer(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 refuse_unusual(p, type(self).__name__)
-        for group in self.param_groups:
-            self.step_matrices(group)
-            adamw_step(
-                [p for p in group["params"] if p.grad is not None and not self.is_matrix(p, group)],
-                self.state,
-                lr=group["lr"],
-                betas=group["betas"],
-                eps=group["adam_eps"],
-                weight_decay=group["weight_decay"] if group.get(self.flag) is False else 0.0,
-            )
+        with ascending(self.param_groups):
+            for group in self.param_groups:
+                self.step_matrices(group)
+                adamw_step(
+                    [p for p in group["params"] if p.grad is not None and not self.is_matrix(p, group)],
+                    self.state,
+                    lr=float(group["lr"]),
+                    betas=group["betas"],
+                    eps=group["adam_eps"],
+                    weight_decay=group["weight_decay"] if group.get(self.flag) is False else 0.0,
+                )
         return loss

@@ -26,8 +26,10 @@ from normviz.optim._coverage import refuse_model, warn_of_fallback
 from normviz.optim._matrix import (
     Group,
     MatrixBatch,
+    ascending,
     at_least_float32,
     check_betas,
+    check_maximize,
     check_rates,
     evaluate,
     fused_adamw,
@@ -324,7 +326,7 @@ class ProjectedOptimizer(Optimizer):
         """W <- W - lr wd W; the counters become t."""
         weight_decay = group.get("weight_decay", 0.0)
         if weight_decay > 0:
-            torch._foreach_mul_([p for p, _ in slots], 1 - group["lr"] * weight_decay)
+            torch._foreach_mul_([p for p, _ in slots], 1 - float(group["lr"]) * weight_decay)
         for _, state in slots:
             state["step"] = t
 
@@ -403,6 +405,7 @@ class ProjectedOptimizer(Optimizer):
                         f"got one of shape {tuple(p.shape)}."
                     )
         self.check_group({**self.defaults, **group})
+        check_maximize({**self.defaults, **group})
         super().add_param_group(group)
 
     @torch.no_grad()
@@ -423,18 +426,19 @@ class ProjectedOptimizer(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 refuse_unusual(p, type(self).__name__)
-        for group in self.param_groups:
-            by_step: dict[int, list[tuple[Tensor, dict[str, Any]]]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state[p]
-                    by_step.setdefault(state.get("step", 0), []).append((p, state))
-            for t, slots in by_step.items():
-                if self.is_projected(group):
-                    for batch in matrix_batches((p for p, _ in slots), cpu_entries=CPU_BATCH):
-                        self.projected_step(group, batch, [(p, self.state[p]) for p in batch.params], t)
-                else:
-                    self.plain_step(group, slots, t)
+        with ascending(self.param_groups):
+            for group in self.param_groups:
+                by_step: dict[int, list[tuple[Tensor, dict[str, Any]]]] = {}
+                for p in group["params"]:
+                    if p.grad is not None:
+                        state = self.state[p]
+                        by_step.setdefault(state.get("step", 0), []).append((p, state))
+                for t, slots in by_step.items():
+                    if self.is_projected(group):
+                        for batch in matrix_batches((p for p, _ in slots), cpu_entries=CPU_BATCH):
+                            self.projected_step(group, batch, [(p, self.state[p]) for p in batch.params], t)
+                    else:
+                        self.plain_step(group, slots, t)
         return loss
 
 

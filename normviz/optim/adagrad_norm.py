@@ -23,7 +23,16 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from normviz.optim._coverage import refuse_model
-from normviz.optim._matrix import Group, at_least_float32, check_rates, evaluate, own_group, refuse_unusual
+from normviz.optim._matrix import (
+    Group,
+    ascending,
+    at_least_float32,
+    check_maximize,
+    check_rates,
+    evaluate,
+    own_group,
+    refuse_unusual,
+)
 from normviz.validation import check_choice, check_real
 
 __all__ = ["AdaGradNorm"]
@@ -45,6 +54,7 @@ class AdaGradNorm(Optimizer):
         lr_decay: as in torch.optim.Adagrad (0).
         scope: "global" (default, the paper): one accumulator for the group; "row" (public code): one for each row of
             parameters with 2 or 4 axes and one for each entry of the others.
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     State: ``sum`` and ``step``, of the group's first parameter (also if that one has no gradient) for "global", of each
     parameter for "row"; ``momentum_buffer`` of each parameter with momentum. ``sum`` is float32 for half types.
@@ -74,6 +84,7 @@ class AdaGradNorm(Optimizer):
         momentum: float = 0.0,
         lr_decay: float = 0.0,
         scope: str = "global",
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -83,6 +94,7 @@ class AdaGradNorm(Optimizer):
             "momentum": momentum,
             "lr_decay": lr_decay,
             "scope": scope,
+            "maximize": maximize,
         }
         refuse_model(params, self, "model.parameters()")
         super().__init__(params, defaults)
@@ -99,6 +111,7 @@ class AdaGradNorm(Optimizer):
         for name in ("initial_accumulator_value", "lr_decay"):
             check_real(name, given[name], 0.0, math.inf, high_open=True)
         check_choice("scope", given["scope"], SCOPES)
+        check_maximize(given)
         super().add_param_group(group)
 
     @torch.no_grad()
@@ -118,13 +131,14 @@ class AdaGradNorm(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 refuse_unusual(p, "AdaGradNorm")
-        for group in self.param_groups:
-            live = [p for p in group["params"] if p.grad is not None]
-            grads = [_gradient(p, group["weight_decay"]) for p in live]
-            if live and group["scope"] == "global":
-                self._global_step(group, live, grads)
-            elif live:
-                self._row_step(group, live, grads)
+        with ascending(self.param_groups):
+            for group in self.param_groups:
+                live = [p for p in group["params"] if p.grad is not None]
+                grads = [_gradient(p, group["weight_decay"]) for p in live]
+                if live and group["scope"] == "global":
+                    self._global_step(group, live, grads)
+                elif live:
+                    self._row_step(group, live, grads)
         return loss
 
     def _global_step(self, group: Group, live: list[Tensor], grads: list[Tensor]) -> None:
@@ -198,7 +212,7 @@ def _gradient(p: Tensor, weight_decay: float) -> Tensor:
 
 def _step_size(group: Group, state: Mapping[str, Any]) -> float:
     """lr / (1 + (k-1) lr_decay) at step k."""
-    return float(group["lr"] / (1 + (float(state["step"]) - 1) * group["lr_decay"]))
+    return float(float(group["lr"]) / (1 + (float(state["step"]) - 1) * group["lr_decay"]))
 
 
 def _denominator(total: Tensor, eps: float) -> Tensor:

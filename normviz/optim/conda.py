@@ -135,6 +135,7 @@ class Conda(AdamRule):
         eps: added to sqrt(V). Default 1e-8: the authors' class.
         weight_decay: decoupled, on the updated weight. Default 0.0: the authors' class.
         correct_bias: eta = lr sqrt(1-b2^t)/(1-b1^t) instead of lr. Default True: the authors' class.
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     State per projected matrix: ``step`` (int), ``exp_avg`` (m, n), ``exp_avg_sq`` (shape of the projected
     gradient), ``basis`` (``basis_left`` and ``basis_right`` for "full").
@@ -172,6 +173,7 @@ class Conda(AdamRule):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         correct_bias: bool = True,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -179,6 +181,7 @@ class Conda(AdamRule):
             "eps": eps,
             "weight_decay": weight_decay,
             "correct_bias": correct_bias,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 

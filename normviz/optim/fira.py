@@ -195,6 +195,7 @@ class FiraAdamW(AdamRule, _FiraDirection):
         gamma: the residual's norm grows by at most this factor per step. Default 1.01: the paper. None: no limit.
         residual: "official" subtracts back(R), which contains alpha; "orthogonal" subtracts P P^T G. Default
             "official": the released runs.
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     ``gamma`` and ``residual`` may differ between groups.
 
@@ -231,6 +232,7 @@ class FiraAdamW(AdamRule, _FiraDirection):
         correct_bias: bool = True,
         gamma: float | None = 1.01,
         residual: str = "official",
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -240,6 +242,7 @@ class FiraAdamW(AdamRule, _FiraDirection):
             "correct_bias": correct_bias,
             "gamma": gamma,
             "residual": residual,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -256,6 +259,7 @@ class FiraRMSProp(RMSPropRule, _FiraDirection):
         centered: divide by the standard deviation instead of the root mean square. Default False.
         gamma: as in :class:`FiraAdamW`.
         residual: as in :class:`FiraAdamW`.
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     Raises:
         ValueError: an option out of range, weight decay, or a projected parameter of fewer than two axes.
@@ -278,6 +282,7 @@ class FiraRMSProp(RMSPropRule, _FiraDirection):
         centered: bool = False,
         gamma: float | None = 1.01,
         residual: str = "official",
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -287,6 +292,7 @@ class FiraRMSProp(RMSPropRule, _FiraDirection):
             "centered": centered,
             "gamma": gamma,
             "residual": residual,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 

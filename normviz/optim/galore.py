@@ -239,6 +239,7 @@ class GaLoreAdamW(AdamRule, LowRankOptimizer):
         eps: added to sqrt(v). Default 1e-6: the released class.
         weight_decay: decoupled, on the updated weight. Default 0.0: the released class.
         correct_bias: eta = lr sqrt(1-b2^t)/(1-b1^t) instead of lr. Default True: the released class.
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     State per projected matrix: ``step`` (int), ``exp_avg`` and ``exp_avg_sq`` in the low-rank shape, ``basis``
     (``basis_left`` and ``basis_right`` for "full"): 2 r max(m, n) + r min(m, n) numbers for "std", Adam has 2 m n.
@@ -271,6 +272,7 @@ class GaLoreAdamW(AdamRule, LowRankOptimizer):
         eps: float = 1e-6,
         weight_decay: float = 0.0,
         correct_bias: bool = True,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -278,6 +280,7 @@ class GaLoreAdamW(AdamRule, LowRankOptimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "correct_bias": correct_bias,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -292,6 +295,7 @@ class GaLoreRMSProp(RMSPropRule, LowRankOptimizer):
         eps: added to sqrt(v). Default 1e-6: the released class.
         momentum: mu; 0 turns it off. Default 0.0: the released class.
         centered: divide by the standard deviation instead of the root mean square. Default False.
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     State per projected matrix: ``step`` (int), ``square_avg``, with the options ``grad_avg`` and
     ``momentum_buffer``, all in the low-rank shape, and ``basis``.
@@ -315,6 +319,14 @@ class GaLoreRMSProp(RMSPropRule, LowRankOptimizer):
         eps: float = 1e-6,
         momentum: float = 0.0,
         centered: bool = False,
+        maximize: bool = False,
     ) -> None:
-        defaults = {"lr": lr, "beta": beta, "eps": eps, "momentum": momentum, "centered": centered}
+        defaults = {
+            "lr": lr,
+            "beta": beta,
+            "eps": eps,
+            "momentum": momentum,
+            "centered": centered,
+            "maximize": maximize,
+        }
         super().__init__(params, defaults)

@@ -45,7 +45,9 @@ from normviz.optim._matrix import (
     MatrixBatch,
     MatrixOptimizer,
     add_to_parameters,
+    ascending,
     check_adam,
+    check_maximize,
     check_rates,
     evaluate,
     matrix_batches,
@@ -249,6 +251,7 @@ class MultiNormGD(Optimizer):
         iters: L, whole cycles over the norms (1).
         weight_decay: decoupled wd (0; the paper has none).
         eps: lower clamp of the dividing norms (1e-8, ours).
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     Raises:
         ValueError: lr < 0, weight_decay < 0, iters < 1, eps <= 0, no norms, a parameter with ndim < 2.
@@ -274,10 +277,13 @@ class MultiNormGD(Optimizer):
         iters: int = 1,
         weight_decay: float = 0.0,
         eps: float = 1e-8,
+        maximize: bool = False,
     ) -> None:
         refuse_model(params, self, "split_matrix_params(model)[:1]")
         self.norms = check_norms(norms)
-        super().__init__(params, {"lr": lr, "iters": iters, "weight_decay": weight_decay, "eps": eps})
+        super().__init__(
+            params, {"lr": lr, "iters": iters, "weight_decay": weight_decay, "eps": eps, "maximize": maximize}
+        )
         warn_if_nothing_to_do(self)
 
     # Optimizer's own __getstate__ lists its three attributes, so a copy or a pickle would lose the norms.
@@ -294,6 +300,7 @@ class MultiNormGD(Optimizer):
         check_rates(group["lr"], group["weight_decay"])
         check_integer("iters", group["iters"], 1)
         check_real("eps", group["eps"], 0.0, math.inf, low_open=True, high_open=True)
+        check_maximize(group)
         if not isinstance(group["params"], Tensor | set):
             group["params"] = list(group["params"])
         for p in tensors_of(group["params"]):
@@ -322,10 +329,12 @@ class MultiNormGD(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 refuse_unusual(p, type(self).__name__)
-        for group in self.param_groups:
-            for batch in matrix_batches(p for p in group["params"] if p.grad is not None):
-                D = multi_normalize(batch.G, self.norms, group["iters"], group["eps"])  # (k, m, n)
-                add_to_parameters(batch.params, D, -group["lr"], 1 - group["lr"] * group["weight_decay"])
+        with ascending(self.param_groups):
+            for group in self.param_groups:
+                for batch in matrix_batches(p for p in group["params"] if p.grad is not None):
+                    D = multi_normalize(batch.G, self.norms, group["iters"], group["eps"])  # (k, m, n)
+                    lr = float(group["lr"])
+                    add_to_parameters(batch.params, D, -lr, 1 - lr * group["weight_decay"])
         return loss
 
 
@@ -347,6 +356,7 @@ class SinkGD(MatrixOptimizer):
         eps: lower clamp of the row and column norms (1e-8, ours).
         betas: of the AdamW fallback (0.9, 0.999).
         adam_eps: of the AdamW fallback (1e-8).
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     Raises:
         ValueError: lr < 0, alpha <= 0, iters < 1, eps <= 0, weight_decay < 0, betas outside [0, 1), or a
@@ -376,6 +386,7 @@ class SinkGD(MatrixOptimizer):
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
         adam_eps: float = 1e-8,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -385,6 +396,7 @@ class SinkGD(MatrixOptimizer):
             "eps": eps,
             "betas": betas,
             "adam_eps": adam_eps,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -398,6 +410,6 @@ class SinkGD(MatrixOptimizer):
 
     def matrix_step(self, group: Group, batch: MatrixBatch) -> None:
         """W <- W (1 - eta alpha wd) - eta alpha SR-Sinkhorn(G, L) on equal shapes at once."""
-        rate = group["lr"] * group["alpha"]
+        rate = float(group["lr"]) * group["alpha"]
         D = sr_sinkhorn(batch.G, group["iters"], group["eps"])  # (k, m, n)
         add_to_parameters(batch.params, D, -rate, 1 - rate * group["weight_decay"])

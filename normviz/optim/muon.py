@@ -25,7 +25,9 @@ from normviz.optim._coverage import refuse_model, warn_if_nothing_to_do
 from normviz.optim._matrix import (
     Group,
     add_to_parameters,
+    ascending,
     at_least_float32,
+    check_maximize,
     check_rates,
     evaluate,
     matrix_batches,
@@ -153,6 +155,7 @@ class Muon(Optimizer):
         """
         group = own_group(param_group)
         self.check_group({**self.defaults, **group})
+        check_maximize({**self.defaults, **group})
         super().add_param_group(group)
 
     @torch.no_grad()
@@ -172,26 +175,27 @@ class Muon(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 refuse_unusual(p, "Muon")
-        for group in self.param_groups:
-            lr = group["lr"]
-            live = [p for p in group["params"] if p.grad is not None]
-            for batch in matrix_batches(live, cpu_entries=NS_CPU_BATCH):
-                for p in batch.params:
-                    if "momentum_buffer" not in self.state[p]:
-                        self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                M = [self.state[p]["momentum_buffer"] for p in batch.params]
-                u = batch.stack(
-                    momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
-                )  # (k, m, n)
-                O = orthogonalize(
-                    at_least_float32(u),
-                    group["ns_steps"],
-                    group["ns_coefficients"],
-                    group["eps"],
-                    group["ns_dtype"],
-                    "clamp",
-                )
-                m, n = batch.params[0].shape
-                step_size = lr * lr_factor(group["adjust_lr_fn"], m, n)
-                add_to_parameters(batch.params, O, -step_size, 1 - lr * group["weight_decay"])
+        with ascending(self.param_groups):
+            for group in self.param_groups:
+                lr = float(group["lr"])
+                live = [p for p in group["params"] if p.grad is not None]
+                for batch in matrix_batches(live, cpu_entries=NS_CPU_BATCH):
+                    for p in batch.params:
+                        if "momentum_buffer" not in self.state[p]:
+                            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                    M = [self.state[p]["momentum_buffer"] for p in batch.params]
+                    u = batch.stack(
+                        momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
+                    )  # (k, m, n)
+                    O = orthogonalize(
+                        at_least_float32(u),
+                        group["ns_steps"],
+                        group["ns_coefficients"],
+                        group["eps"],
+                        group["ns_dtype"],
+                        "clamp",
+                    )
+                    m, n = batch.params[0].shape
+                    step_size = lr * lr_factor(group["adjust_lr_fn"], m, n)
+                    add_to_parameters(batch.params, O, -step_size, 1 - lr * group["weight_decay"])
         return loss

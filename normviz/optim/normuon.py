@@ -171,6 +171,7 @@ class NorMuon(MatrixOptimizer):
         betas, adam_lr, adam_eps: Adam for the rest ((0.9, 0.95), 3e-4, 1e-10, official).
         zero_missing_grads: treat a matrix without gradient as one with zero gradient, as the official code does:
             its momentum still moves it, its decay is skipped. Default False: it is skipped.
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     State: ``momentum_buffer`` (W's shape) and ``second_momentum_buffer`` (m, 1) for a matrix, in its dtype;
     ``step``, ``exp_avg``, ``exp_avg_sq`` for the rest.
@@ -210,6 +211,7 @@ class NorMuon(MatrixOptimizer):
         adam_lr: float = 3e-4,
         adam_eps: float = 1e-10,
         zero_missing_grads: bool = False,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -225,6 +227,7 @@ class NorMuon(MatrixOptimizer):
             "adam_lr": adam_lr,
             "adam_eps": adam_eps,
             "zero_missing_grads": zero_missing_grads,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -292,7 +295,7 @@ class NorMuon(MatrixOptimizer):
 
     @staticmethod
     def _decays(group: Group, params: list[Tensor]) -> list[float]:
-        return [1.0 if p.grad is None else 1 - group["lr"] * group["weight_decay"] for p in params]
+        return [1.0 if p.grad is None else 1 - float(group["lr"]) * group["weight_decay"] for p in params]
 
     @staticmethod
     def _update(
@@ -320,4 +323,4 @@ class NorMuon(MatrixOptimizer):
         factor = rescale_factor(
             squared, group["scale"], group["eps"], m, n, transport.norm_rows
         )  # 6: (k, 1, 1)
-        add_to_parameters(batch.params, O * (factor / divisor), -group["lr"], decays)  # 7
+        add_to_parameters(batch.params, O * (factor / divisor), -float(group["lr"]), decays)  # 7

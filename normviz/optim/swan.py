@@ -253,6 +253,7 @@ class SWAN(MatrixOptimizer):
         weight_decay: wd of the matrices (0, ours).
         betas: of the AdamW fallback (0.9, 0.999).
         adam_eps: of the AdamW fallback (1e-8).
+        maximize: climb instead of descend: steps with the negative gradient. Default False.
 
     Raises:
         ValueError: lr < 0, alpha <= 0, steps < 1, beta outside (0, 1), eps <= 0, weight_decay < 0, betas outside
@@ -288,6 +289,7 @@ class SWAN(MatrixOptimizer):
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
         adam_eps: float = 1e-8,
+        maximize: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -303,6 +305,7 @@ class SWAN(MatrixOptimizer):
             "eps": eps,
             "betas": betas,
             "adam_eps": adam_eps,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -333,7 +336,7 @@ class SWAN(MatrixOptimizer):
         turned = group["norm_axis"] == "short" and G.shape[-2] > G.shape[-1]
         names = ("steps", "beta", "center", "diagonal", "rescale", "gram_norm", "eps")
         D = swan_update(G.mT if turned else G, **{name: group[name] for name in names})
-        rate = group["lr"] * group["alpha"]
+        rate = float(group["lr"]) * group["alpha"]
         add_to_parameters(batch.params, D.mT if turned else D, -rate, 1 - rate * group["weight_decay"])
 
 
@@ -368,6 +371,7 @@ class SWANFast(SWAN):
         eps: float = 1e-8,
         betas: tuple[float, float] = (0.9, 0.999),
         adam_eps: float = 1e-8,
+        maximize: bool = False,
     ) -> None:
         super().__init__(
             params,
@@ -384,4 +388,5 @@ class SWANFast(SWAN):
             eps=eps,
             betas=betas,
             adam_eps=adam_eps,
+            maximize=maximize,
         )

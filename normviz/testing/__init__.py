@@ -79,12 +79,14 @@ from normviz.testing.optimizers import (
     assert_decreases_convex,
     assert_follows_scheduler,
     assert_gradients_untouched,
+    assert_maximize_climbs,
     assert_missing_gradients_skipped,
     assert_optimizer_dtype_kept,
     assert_param_groups,
     assert_sparse_and_complex_refused,
     assert_step_ignores_autocast,
     assert_step_matches,
+    assert_tensor_rate,
 )
 from normviz.testing.schedulers import Scheduled, assert_rates_reach_the_optimizer
 
@@ -111,6 +113,7 @@ __all__ = [
     "assert_eval_is_still",
     "assert_follows_scheduler",
     "assert_gradients_untouched",
+    "assert_maximize_climbs",
     "assert_missing_gradients_skipped",
     "assert_numbers_checked",
     "assert_optimizer_dtype_kept",
@@ -120,6 +123,7 @@ __all__ = [
     "assert_sparse_and_complex_refused",
     "assert_step_ignores_autocast",
     "assert_step_matches",
+    "assert_tensor_rate",
     "assert_vmap_equals_loop",
     "log_of",
     "log_of_rows",

@@ -195,6 +195,8 @@ class OptimizerContract(Contract):
             "scheduler": partial(optimizers.assert_follows_scheduler, make, shapes=shapes),
             "gradients_untouched": partial(optimizers.assert_gradients_untouched, make, shapes=shapes),
             "missing_gradients": partial(optimizers.assert_missing_gradients_skipped, make, shapes=shapes),
+            "maximize": partial(optimizers.assert_maximize_climbs, make, shapes=shapes),
+            "tensor_rate": partial(optimizers.assert_tensor_rate, make, self.lr, shapes=shapes),
             "sparse_and_complex": partial(optimizers.assert_sparse_and_complex_refused, make, shapes=shapes),
             "bad_arguments": partial(assert_bad_arguments_named, self._build, self.bad),
             "numbers": lambda: assert_numbers_checked(self._build, self.numbers()),

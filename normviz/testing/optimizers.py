@@ -26,12 +26,14 @@ __all__ = [
     "assert_decreases_convex",
     "assert_follows_scheduler",
     "assert_gradients_untouched",
+    "assert_maximize_climbs",
     "assert_missing_gradients_skipped",
     "assert_optimizer_dtype_kept",
     "assert_param_groups",
     "assert_sparse_and_complex_refused",
     "assert_step_ignores_autocast",
     "assert_step_matches",
+    "assert_tensor_rate",
 ]
 
 MATRICES = ((4, 6), (4, 6), (6, 3))
@@ -407,6 +409,63 @@ def assert_gradients_untouched(make: Make, *, shapes: Shapes = SHAPES) -> None:
         before = [p.grad.clone() for p in training.params if p.grad is not None]
         training.optimizer.step()
         assert_same([p.grad for p in training.params], before, f"gradients of {list(some)}: ")
+
+
+def assert_maximize_climbs(make: Make, *, shapes: Shapes = SHAPES) -> None:
+    """``maximize=True`` steps bit for bit as the negative gradients do without it, and leaves the gradients.
+
+    Args:
+        make: builds the optimizer, called with ``maximize``.
+        shapes: of the parameters.
+
+    Raises:
+        AssertionError: another step, a changed gradient, or another value than a bool is accepted.
+    """
+    up, down = Training(make, shapes, maximize=True), Training(make, shapes)
+    for i in range(3):
+        for training, sign in ((up, 1.0), (down, -1.0)):
+            training.set_gradients(i)
+            for p in training.params:
+                p.grad = None if p.grad is None else sign * p.grad
+        given = [(p.grad, p.grad.clone()) for p in up.params if p.grad is not None]
+        up.optimizer.step()
+        down.optimizer.step()
+        assert_same(up.values(), down.values(), f"step {i}: ")
+        for p, (gradient, value) in zip(up.params, given, strict=True):
+            require(p.grad is gradient, "the gradient is another tensor after the step.")
+            assert_same(gradient, value, "gradient after the step: ")
+    error = raised(lambda: make(up.params, maximize="yes"))
+    named = isinstance(error, ValueError) and "maximize" in str(error)
+    require(named, f"maximize='yes': expected a ValueError that names it, got {error!r}.")
+
+
+def assert_tensor_rate(make: Make, lr: float, *, shapes: Shapes = SHAPES) -> None:
+    """A learning rate that is a tensor of one number steps as the number does, also when it is changed in place.
+
+    Args:
+        make: builds the optimizer, called with ``lr``.
+        lr: learning rate.
+        shapes: of the parameters.
+
+    Raises:
+        AssertionError: the steps differ, or a bad tensor is accepted.
+    """
+    number = Training(make, shapes, lr=lr)
+    rate = torch.tensor(lr, dtype=torch.float64)
+    tensor = Training(make, shapes, lr=rate)
+    for i in range(3):
+        assert_same(tensor.step(i), number.step(i), f"step {i}: ")
+        for group in number.optimizer.param_groups:
+            group["lr"] = group["lr"] / 2
+        # Groups that were made of one argument share its tensor.
+        for shared in {id(group["lr"]): group for group in tensor.optimizer.param_groups}.values():
+            if isinstance(shared["lr"], Tensor):
+                shared["lr"].div_(2)
+            else:
+                shared["lr"] = shared["lr"] / 2
+    for bad in (torch.tensor(-1.0), torch.ones(2)):
+        error = raised(lambda bad=bad: make(number.params, lr=bad))  # type: ignore[misc]
+        require(isinstance(error, ValueError), f"lr = {bad!r}: expected a ValueError, got {error!r}.")
 
 
 def assert_sparse_and_complex_refused(make: Make, *, shapes: Shapes = SHAPES) -> None:
