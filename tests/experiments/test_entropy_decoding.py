@@ -116,7 +116,7 @@ def test_what_is_tested_is_not_what_is_trained() -> None:
     assert batch.shape == (24, CONTEXT)
     assert torch.equal(batch[:, 1:], targets[:, :-1])
     assert not {tuple(row) for row in batch.tolist()} & {tuple(row) for row in held.tolist()}
-    assert language.prompts.shape == (8, PROMPT)
+    assert language.prompts.shape == (6, PROMPT)
     assert torch.equal(language.batch(7)[0], language_of(Knobs(), 3).batch(7)[0])
     assert not torch.equal(language.batch(7)[0], language_of(Knobs(), 4).batch(7)[0])
 

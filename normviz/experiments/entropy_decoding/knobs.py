@@ -169,7 +169,7 @@ class Knobs(Base):
         section="Decoding",
     )
     prompts: int = knob(
-        8,
+        6,
         2,
         60,
         label="Prompts",
@@ -192,10 +192,10 @@ class Knobs(Base):
         2, 1, 3, label="Large: layers", help="Layers of the large model.", section="Models"
     )
     learning_rate: float = knob_fields.learning_rate(
-        3e-3, 1e-4, 2e-2, help="Step size of AdamW for both models; it falls linearly to zero."
+        6e-3, 1e-4, 2e-2, help="Step size of AdamW for both models; it falls linearly to zero."
     )
     batch_size: int = knob_fields.batch_size(24, 64, low=4, help="Texts of 64 characters per step.")
-    steps: int = knob_fields.steps(300, 2000, help="Updates of both models before they decode.")
+    steps: int = knob_fields.steps(500, 2000, help="Updates of both models before they decode.")
     seeds: int = knob_fields.seeds(1)
 
     @model_validator(mode="after")
