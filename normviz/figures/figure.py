@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Figure"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Figure:
     """A chart with the words that belong to it: either a Vega-Lite specification with its data, or a Plotly figure.
 
@@ -46,6 +46,10 @@ class Figure:
     def __post_init__(self) -> None:
         if (self.spec is None) == (self.plotly is None) or (self.spec is None) != (self.data is None):
             raise ValueError("a figure takes either spec with data or plotly.")
+
+    def __repr__(self) -> str:
+        """The title and what the chart shows, short enough for a notebook."""
+        return f"Figure({self.title!r}: {self.alt})"
 
     def shown(
         self, *, focus: Sequence[str] = (), cursor: int | None = None, height: int | None = None
