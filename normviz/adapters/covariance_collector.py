@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from normviz.adapters._values import full_precision
+from normviz.validation import nearest
 
 __all__ = ["CovarianceCollector"]
 
@@ -141,15 +142,18 @@ class CovarianceCollector:
 
 def _linears(model: nn.Module, targets: Iterable[str] | None) -> dict[str, nn.Linear]:
     modules = dict(model.named_modules())
+    linears = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
     if targets is None:
-        return {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
+        return linears
     layers = {}
     for name in [targets] if isinstance(targets, str) else targets:
         module = modules.get(name)
         if not isinstance(module, nn.Linear):
             what = "unknown" if module is None else f"a {type(module).__name__}"
+            close = nearest(str(name), linears)
+            hint = f" Nearest: {', '.join(close)}." if close else ""
             raise ValueError(
-                f"targets must be names of nn.Linear layers of the model, got {name!r}, which is {what}."
+                f"targets must be names of nn.Linear layers of the model, got {name!r}, which is {what}.{hint}"
             )
         layers[name] = module
     return layers

@@ -32,7 +32,14 @@ from torch.optim import Optimizer
 from normviz.figures import Figure, line_figure, profile_figure, ridge_figure
 from normviz.frame import EventKind, Frame, FrameLog, Value
 from normviz.module_roles import is_activation, is_norm, is_weight_layer
-from normviz.probes import ActivationHistogram, GradientNorm, Probe, StatisticsGap, UpdateSpectrum
+from normviz.probes import (
+    ActivationHistogram,
+    GradientNorm,
+    Probe,
+    StatisticsGap,
+    UpdateSpectrum,
+    warn_of_blind_spots,
+)
 from normviz.validation import check_integer
 
 if TYPE_CHECKING:
@@ -130,6 +137,7 @@ class Watch:
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
+        warn_of_blind_spots(model, optimizer, stacklevel=4)  # at the caller of watch()
         check_integer("every", every, 1)
         check_integer("histogram_every", histogram_every, 1)
         self._spectrum_every = check_integer("spectrum_every", spectrum_every, 0)

@@ -162,3 +162,9 @@ def test_refusals_name_the_layer() -> None:
         with pytest.raises(ValueError, match=r"covariance of layer '0' is not finite"):
             model(torch.full((3, 4), 1e30))
     assert not collector.covariances()["0"].any()
+
+
+def test_an_unknown_target_comes_with_the_nearest_names() -> None:
+    model = nn.ModuleDict({"query": nn.Linear(2, 2), "value": nn.Linear(2, 2)})
+    with pytest.raises(ValueError, match=r"'quary', which is unknown\. Nearest: query\."):
+        CovarianceCollector(model, ["quary"])

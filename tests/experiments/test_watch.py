@@ -395,3 +395,10 @@ def test_bad_arguments() -> None:
         watching.loss(torch.zeros(2))
     with pytest.raises(ValueError, match="step must be an integer >= 0, got -1"):
         watching.figures(-1)
+
+
+def test_an_optimizer_of_another_model_is_said() -> None:
+    model, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    with pytest.warns(UserWarning, match="steps no parameter of the model Linear") as said:
+        watch(model, torch.optim.SGD(other.parameters(), lr=0.1)).close()
+    assert said[0].filename == __file__
