@@ -196,6 +196,7 @@ class OptimizerContract(Contract):
             "gradients_untouched": partial(optimizers.assert_gradients_untouched, make, shapes=shapes),
             "missing_gradients": partial(optimizers.assert_missing_gradients_skipped, make, shapes=shapes),
             "maximize": partial(optimizers.assert_maximize_climbs, make, shapes=shapes),
+            "maximize_flag": partial(optimizers.assert_maximize_is_checked, make, shapes=shapes),
             "tensor_rate": partial(optimizers.assert_tensor_rate, make, self.lr, shapes=shapes),
             "sparse_and_complex": partial(optimizers.assert_sparse_and_complex_refused, make, shapes=shapes),
             "bad_arguments": partial(assert_bad_arguments_named, self._build, self.bad),

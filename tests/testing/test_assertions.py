@@ -57,13 +57,21 @@ ADAM = OptimizerContract(
     make=torch.optim.Adam,
     lr=0.1,
     bad=[Bad({"lr": -1.0}, names="learning rate"), Bad({"eps": -1.0}, names="epsilon")],
-    skip={"sparse_and_complex": "takes complex parameters", "numbers": "takes NaN"},
+    skip={
+        "sparse_and_complex": "takes complex parameters",
+        "numbers": "takes NaN",
+        "maximize_flag": "takes anything for a flag",
+    },
 )
 MOMENTUM = OptimizerContract(
     method="torch.optim.SGD",
     make=partial(torch.optim.SGD, momentum=0.5, lr=0.1),
     lr=0.1,
-    skip={"sparse_and_complex": "takes both", "numbers": "takes NaN"},
+    skip={
+        "sparse_and_complex": "takes both",
+        "numbers": "takes NaN",
+        "maximize_flag": "takes anything for a flag",
+    },
 )
 
 
@@ -262,11 +270,15 @@ def test_layers_start_away_from_neutral_parameters() -> None:
 class Descent(torch.optim.Optimizer):
     """Gradient descent with a momentum of 1/2; subclasses have a fault."""
 
-    def __init__(self, params: Any, lr: float = 0.1) -> None:
-        super().__init__(params, {"lr": lr})
+    def __init__(self, params: Any, lr: float = 0.1, maximize: bool = False) -> None:
+        if torch.as_tensor(lr).numel() != 1 or lr < 0:
+            raise ValueError(f"lr must be one number of at least 0, got {lr!r}.")
+        if not isinstance(maximize, bool):
+            raise ValueError(f"maximize must be a bool, got {maximize!r}.")
+        super().__init__(params, {"lr": lr, "maximize": maximize})
 
     def rate(self, group: dict[str, Any]) -> float:
-        return group["lr"]
+        return -group["lr"] if group["maximize"] else group["lr"]
 
     def gradient(self, p: Tensor) -> Tensor | None:
         return p.grad
@@ -301,6 +313,16 @@ class Descent(torch.optim.Optimizer):
 class Ascends(Descent):
     def rate(self, group: dict[str, Any]) -> float:
         return -group["lr"]
+
+
+class DescendsAnyway(Descent):
+    def rate(self, group: dict[str, Any]) -> float:
+        return group["lr"]
+
+
+class TakesAnyFlag(Descent):
+    def __init__(self, params: Any, lr: float = 0.1, maximize: object = False) -> None:
+        super().__init__(params, lr, bool(maximize))
 
 
 class FirstGroupsRate(Descent):
@@ -390,6 +412,8 @@ class MovesBeforeItRefuses(Descent):
 BROKEN_OPTIMIZERS = [
     (Descent, None, ""),
     (Ascends, "convex", "loss of the parameter"),
+    (DescendsAnyway, "maximize", "step 0"),
+    (TakesAnyFlag, "maximize_flag", "expected a ValueError"),
     (FirstGroupsRate, "param_groups", "groups of"),
     (DefaultRate, "scheduler", "learning rate 0"),
     (CountsInSecret, "resume", "resumed step"),

@@ -24,12 +24,6 @@ PRESETS = Presets(
             },
         ),
         Preset(
-            "wide",
-            "A wide matrix",
-            "In a wide matrix flat singular values give even rows: what is left for NorMuon to do?",
-            {"matrix": "wide", "optimizers": ("adamw", "muon", "normuon")},
-        ),
-        Preset(
             "text",
             "Text",
             "A small transformer predicts the next character: who needs fewer steps than AdamW? About three minutes.",
