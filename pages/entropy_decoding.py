@@ -42,9 +42,16 @@ that it missed: the chart of caches shows these jumps. *With catching up* counts
 is near 1 whenever the large model writes near the end. What remains is time: catching up is one parallel pass.
 *Measured time* is that of this machine, with models so small that Python's own time is most of it.
 
-**When it fails.** One threshold serves both models. Without random digits (preset *Sure digits*) the large model
-becomes sure of the digits, its entropy falls below the threshold, and it hands back in the middle of the stretch.
-Hysteresis, which the paper does not have, is one answer. With *Short stretches* the decision comes too late: it
+**Out of step.** The rule is late: two or three hard characters pass before the mean of five is above the threshold,
+and then it stays for ten. A stretch of digits here is about as long as that. So the small model writes its beginning
+(after a prompt that ends in digits, nearly all of it), and the large one writes easy letters. At these settings EAD is
+*worse* than switching at random as often; the claims say by how much. Set *Window* and *Shortest run* to 1, the arm
+*Every single token*: the large model then writes where it is needed. In the paper's texts hard passages are longer, and
+whether its shortest run is 10 we do not know.
+
+**When it fails otherwise.** One threshold serves both models. Without random digits (preset *Sure digits*) the large
+model becomes sure of the digits, its entropy falls below the threshold, and it hands back in the middle of the
+stretch. Hysteresis, which the paper does not have, is one answer. With *Short stretches* the decision comes too late: it
 holds from the next character on.
 
 **Real text.** There is no right answer, so held-out text is given and both models only predict it (*teacher
