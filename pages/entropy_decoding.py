@@ -51,8 +51,8 @@ whether its shortest run is 10 we do not know.
 
 **When it fails otherwise.** One threshold serves both models. Without random digits (preset *Sure digits*) the large
 model becomes sure of the digits, its entropy falls below the threshold, and it hands back in the middle of the
-stretch. Hysteresis, which the paper does not have, is one answer. With *Short stretches* the decision comes too late: it
-holds from the next character on.
+stretch. Hysteresis, which the paper does not have, is one answer. With *Short stretches* the decision comes too late:
+it holds from the next character on.
 
 **Real text.** There is no right answer, so held-out text is given and both models only predict it (*teacher
 forcing*). The straight line is random switching. A threshold that suits letters and digits is too low here:
