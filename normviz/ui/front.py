@@ -6,18 +6,10 @@ and then looks one level up. A line in the page's head says where the server is,
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 
 __all__ = ["ServerAddress"]
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 HEAD = b"<head>"
 
@@ -39,7 +31,7 @@ class ServerAddress:
         app: the application behind it.
     """
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from starlette.types import ASGIApp, Receive, Scope, Send
 from streamlit import config
-
-from normviz.ui.front import Application, Receive, Scope, Send
 
 __all__ = ["SameOrigin"]
 
@@ -36,7 +35,7 @@ class SameOrigin:
         app: the application behind it.
     """
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
