@@ -1,13 +1,4 @@
-"""The environment variables that set normviz up, each read and checked in one place.
-
-========================  =============================================================================================
-``NORMVIZ_DATA``          folder for stored runs and uploads; default: the user's data folder
-``NORMVIZ_WORKERS``       worker processes of the app, 1 to 256; default: one per CPU core, at most 8
-``NORMVIZ_THREADS``       threads PyTorch uses in each worker, 1 or more; default: the cores shared out evenly
-``NORMVIZ_GRACE``         seconds a run goes on that nobody watches, 0 or more; default: 10
-``NORMVIZ_EXPERIMENTS``   packages of experiments of one's own that may be imported, separated by commas
-``NORMVIZ_EVIDENCE``      folder of the recorded verdicts and runs; default: ``evidence`` beside the package
-========================  =============================================================================================
+"""The environment variables that set normviz up, listed in :data:`VARIABLES`, each read and checked in one place.
 
 An empty variable is one that is not set.
 """
@@ -21,6 +12,7 @@ from pathlib import Path
 import platformdirs
 
 __all__ = [
+    "VARIABLES",
     "VariableError",
     "check_variables",
     "data_folder",
@@ -30,6 +22,17 @@ __all__ = [
     "thread_count",
     "worker_count",
 ]
+
+
+VARIABLES: dict[str, str] = {
+    "NORMVIZ_DATA": "folder for stored runs and uploads; default: the user's data folder",
+    "NORMVIZ_WORKERS": "worker processes, 1 to 256; default: one per CPU core, at most 8",
+    "NORMVIZ_THREADS": "threads PyTorch uses in each worker, 1 or more; default: the cores shared out evenly",
+    "NORMVIZ_GRACE": "seconds a run of the app goes on that nobody watches, 0 or more; default: 10",
+    "NORMVIZ_EXPERIMENTS": "packages of experiments of one's own that may be imported, separated by commas",
+    "NORMVIZ_EVIDENCE": "folder of the recorded verdicts and runs; default: evidence beside the package",
+}
+"""Every variable with what it sets; ``normviz --help`` shows this list."""
 
 
 class VariableError(ValueError):

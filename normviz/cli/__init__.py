@@ -9,10 +9,12 @@
     normviz sweep normalization-statistics --grid learning_rate=1e-3,1e-2 --grid norms=layer,power
     normviz reproduce all                                   every claim at the preset that decides it
     normviz app                                             the pages in a browser
+    normviz completion bash                                 what a shell needs to complete all of this
 
 Flags come from the experiment's knobs, with the same bounds and the same check as everywhere else. A knob whose name is
 an option of the command has the flag ``--knob-NAME``, which works for every knob. Results go to standard output,
-progress and errors to standard error. PyTorch is loaded when a run starts, not before.
+progress and errors to standard error; with ``--json`` standard output has one JSON document and nothing else, whose
+schema :mod:`normviz.cli.records` has. PyTorch is loaded when a run starts, not before.
 
 Exit codes: 0 done; 1 a run failed, or its result could not be written; 2 bad arguments, nothing was started;
 130 interrupted (Ctrl-C), what was measured until then is kept.
@@ -26,6 +28,7 @@ from collections.abc import Callable, Sequence
 
 from normviz.cli.app import open_app
 from normviz.cli.arguments import parsers
+from normviz.cli.completion import completion
 from normviz.cli.errors import DONE, INTERRUPTED, USAGE, UsageError, complain
 from normviz.cli.listing import list_pages
 from normviz.cli.reproduce import check_pages, reproduce_pages
@@ -86,4 +89,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "sweep": sweep,
     "reproduce": reproduce_pages,
     "app": open_app,
+    "completion": completion,
 }

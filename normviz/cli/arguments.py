@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -11,8 +12,9 @@ from normviz.cli.flags import add_knob_flags
 from normviz.cli.parser import EXIT_CODES, Parser
 from normviz.engine import find_experiment
 from normviz.experiments import SLUGS, Experiment
+from normviz.variables import VARIABLES
 
-__all__ = ["HELP", "parsers"]
+__all__ = ["HELP", "SHELLS", "add_options", "parsers"]
 
 HELP: dict[str, str] = {
     "list": "the pages, their presets and papers, and which can be run",
@@ -21,6 +23,7 @@ HELP: dict[str, str] = {
     "sweep": "run all combinations of some knobs",
     "reproduce": "run the presets that decide the claims of pages, and write the evidence",
     "app": "open the pages in a browser",
+    "completion": "print the script with which a shell completes commands, flags and names",
 }
 """Every command in a few words."""
 
@@ -29,12 +32,22 @@ _USAGE = {
     "sweep": "normviz sweep <slug> --grid knob=a,b [--grid ...] [--preset name] [--knob value ...] [options]",
     "more": "normviz more <run id> [--seeds N] [options]",
 }
+_WHOLE_RUN = "write run.parquet (everything) or run.csv (the scalars)"
+_OUT = {
+    "run": _WHOLE_RUN,
+    "more": _WHOLE_RUN,
+    "sweep": "write the last values of all runs: .csv or .parquet (a table), or .json (with the verdicts)",
+    "reproduce": "write all claims with their verdicts to one .json file",
+}
+SHELLS = ("bash", "zsh")
+"""Shells whose completion script can be printed."""
+
 _DESCRIPTION = "See how normalization, optimizers, schedules, attention and reweighting shape training."
 
 
 def parsers(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     """The parser and those of the commands; ``run`` and ``sweep`` have the flags of the experiment that is named."""
-    parser = Parser(prog="normviz", description=_DESCRIPTION, epilog=EXIT_CODES)
+    parser = Parser(prog="normviz", description=_DESCRIPTION, epilog=f"{_variables()}\n\n{EXIT_CODES}")
     parser.add_argument("--version", action="version", version=f"normviz {__version__}")
     sub = parser.add_subparsers(dest="command", metavar="command")
     commands: dict[str, Parser] = {}
@@ -43,37 +56,8 @@ def parsers(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
         commands[name] = sub.add_parser(
             name, help=text, description=about, epilog=EXIT_CODES, usage=_USAGE.get(name)
         )
-    commands["list"].add_argument("--json", action="store_true", help="as JSON")
-    slugs = f"one of {', '.join(SLUGS)}, or the package of an experiment of your own"
-    for name in ("run", "sweep"):
-        commands[name].add_argument(
-            "slug", nargs="?", help=f"{slugs}; name it before --help to see its knobs and presets"
-        )
-        commands[name].add_argument(
-            "--preset", metavar="NAME", help="start from this preset; knob flags override it"
-        )
-    commands["more"].add_argument("run_id", nargs="?", metavar="run", help="id of a stored run, or its start")
-    commands["more"].add_argument("--seeds", default="1", metavar="N", help="seeds to add (default 1)")
-    commands["reproduce"].add_argument("slug", nargs="?", default="all", help=f"all (default), or {slugs}")
-    _add_running(commands)
-    for name in ("run", "more"):
-        commands[name].add_argument(
-            "--out", metavar="FILE", help="write run.parquet (everything) or run.csv (the scalars)"
-        )
-    commands["sweep"].add_argument(
-        "--grid",
-        action="append",
-        default=[],
-        metavar="KNOB=A,B,…",
-        help="values of a knob; give several for all combinations. A knob of several options takes one, or some "
-        "joined by +: norms=layer,power+batch",
-    )
-    _add_reproduce(commands["reproduce"])
-    app = commands["app"]
-    app.add_argument("--port", default="8501", help="port to listen on (default 8501)")
-    app.add_argument(
-        "--address", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)"
-    )
+        _add_positional(commands[name], name)
+        add_options(commands[name], name)
     if arguments and arguments[0] in ("run", "sweep") and (named := _named(arguments[1:])) is not None:
         command = commands[arguments[0]]
         add_knob_flags(command, named.knobs)
@@ -82,14 +66,83 @@ def parsers(arguments: Sequence[str]) -> tuple[Parser, dict[str, Parser]]:
     return parser, commands
 
 
-def _add_running(commands: dict[str, Parser]) -> None:
-    """Options of all commands that train."""
-    for name in ("run", "sweep", "reproduce"):
-        commands[name].add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
-        commands[name].add_argument("--no-store", action="store_true", help="do not keep the runs")
-    for name in ("run", "more", "sweep", "reproduce"):
-        commands[name].add_argument("--quiet", action="store_true", help="say nothing but errors")
-        commands[name].add_argument("--traceback", action="store_true", help="show where a run failed")
+def _variables() -> str:
+    """The environment variables, one a line."""
+    width = max(map(len, VARIABLES))
+    lines = (
+        textwrap.fill(text, 100, initial_indent=f"  {name:{width}}  ", subsequent_indent=" " * (width + 4))
+        for name, text in VARIABLES.items()
+    )
+    return "\n".join(("environment variables:", *lines))
+
+
+def _add_positional(command: Parser, name: str) -> None:
+    """What a command names: an experiment, a stored run, a shell."""
+    slugs = f"one of {', '.join(SLUGS)}, or the package of an experiment of your own"
+    if name in ("run", "sweep"):
+        text = f"{slugs}; name it before --help to see its knobs and presets"
+        command.add_argument("slug", nargs="?", help=text)
+    elif name == "more":
+        command.add_argument("run_id", nargs="?", metavar="run", help="id of a stored run, or its start")
+    elif name == "reproduce":
+        command.add_argument("slug", nargs="?", default="all", help=f"all (default), or {slugs}")
+    elif name == "completion":
+        command.add_argument("shell", nargs="?", help=f"one of {', '.join(SHELLS)}")
+
+
+def add_options(command: Parser, name: str) -> None:
+    """Add the options of a command, without the flags of knobs.
+
+    Args:
+        command: the parser that gets them.
+        name: of the command, a key of :data:`HELP`.
+    """
+    if name in ("run", "sweep"):
+        command.add_argument(
+            "--preset", metavar="NAME", help="start from this preset; knob flags override it"
+        )
+    if name == "more":
+        command.add_argument("--seeds", default="1", metavar="N", help="seeds to add (default 1)")
+    if name in ("run", "sweep", "reproduce"):
+        command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+        command.add_argument("--no-store", action="store_true", help="do not keep the runs")
+    if name in ("run", "more", "sweep", "reproduce"):
+        command.add_argument("--quiet", action="store_true", help="say nothing but errors")
+        command.add_argument("--traceback", action="store_true", help="show where a run failed")
+        command.add_argument("--out", metavar="FILE", help=_OUT[name])
+    if name in ("sweep", "reproduce"):
+        command.add_argument("--workers", metavar="N", help="processes (default: one per core, at most 8)")
+        command.add_argument(
+            "--ray",
+            nargs="?",
+            const="",
+            metavar="ADDRESS",
+            help="run on Ray: on this machine, or at an address",
+        )
+    if name in ("list", "run", "more", "sweep", "reproduce"):
+        command.add_argument(
+            "--json",
+            action="store_true",
+            help="the result as one JSON document, nothing else on standard output",
+        )
+    if name == "sweep":
+        command.add_argument(
+            "--grid",
+            action="append",
+            default=[],
+            metavar="KNOB=A,B,…",
+            help="values of a knob; give several for all combinations. A knob of several options takes one, or some "
+            "joined by +: norms=layer,power+batch",
+        )
+    if name == "reproduce":
+        _add_reproduce(command)
+    if name == "app":
+        command.add_argument("--port", default="8501", help="port to listen on (default 8501)")
+        command.add_argument(
+            "--address",
+            default="127.0.0.1",
+            help="address to listen on (default 127.0.0.1: this machine only)",
+        )
 
 
 def _add_reproduce(command: Parser) -> None:
@@ -102,17 +155,12 @@ def _add_reproduce(command: Parser) -> None:
         metavar="N",
         help=f"seeds of each verdict (default {LEAST_SEEDS})",
     )
-    command.add_argument("--workers", metavar="N", help="processes (default: one per core)")
-    command.add_argument(
-        "--ray", nargs="?", const="", metavar="ADDRESS", help="run on Ray: on this machine, or at an address"
-    )
     command.add_argument(
         "--evidence",
         metavar="FOLDER",
         help="where the evidence is written (default: evidence/ of the checkout)",
     )
     command.add_argument("--no-write", action="store_true", help="judge only, write no evidence")
-    command.add_argument("--json", metavar="FILE", help="write all claims with their verdicts to one file")
 
 
 def _named(arguments: Sequence[str]) -> Experiment | None:

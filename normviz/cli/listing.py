@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from rich.console import Console
 
 from normviz.catalog import PAGES, Page, papers_of_page
 from normviz.cli.errors import DONE
+from normviz.cli.session import print_document
 from normviz.cli.tables import catalog_table
 from normviz.experiments import SLUGS, get_experiment
 
@@ -17,13 +17,11 @@ __all__ = ["list_pages"]
 
 
 def list_pages(arguments: argparse.Namespace) -> int:
-    """Print the catalog as a table or as JSON."""
-    console = Console()
+    """Print the catalog as a table or as JSON; :mod:`normviz.cli.records` has the schema."""
     if arguments.json:
-        text = json.dumps([_record(page) for page in PAGES.values()], indent=2, ensure_ascii=False)
-        console.out(text, highlight=False)
+        print_document([_record(page) for page in PAGES.values()])
     else:
-        console.print(catalog_table())
+        Console().print(catalog_table())
     return DONE
 
 

@@ -32,6 +32,15 @@ class Parser(argparse.ArgumentParser):
         """All flags with two dashes that it knows so far."""
         return [name for name in self._option_string_actions if name.startswith("--")]
 
+    def option(self, flag: str) -> argparse.Action | None:
+        """What a flag means here; None if there is no such flag."""
+        return self._option_string_actions.get(flag)
+
+    def commands(self) -> dict[str, Parser]:
+        """The parsers of the commands below this one, by name."""
+        below = [a.choices for a in self._actions if isinstance(a, argparse._SubParsersAction)]
+        return {name: inner for listed in below for name, inner in (listed or {}).items()}
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would have printed."""
         missing = re.match(r"argument (--[\w-]+)[^:]*: expected .*argument", message)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from normviz.catalog import PAPERS
+from normviz.cli.engines import check_engine, opened_engine, positive
 from normviz.cli.errors import UsageError, complain
 from normviz.cli.progress import can_redraw
+from normviz.cli.records import as_json, document
 from normviz.cli.session import Session
 from normviz.cli.settings import named_experiment
 from normviz.cli.tables import identity_table, tally, verdict_table
 from normviz.cli.targets import check_target, given_path, write_whole
-from normviz.engine import RayEngine, WorkerEngine
 from normviz.evidence import Evidence, evidence_folder, read_evidence, write_evidence, write_recorded
 from normviz.evidence.reproduce import Engine, Reproduction, Stage, deciding_presets, reproduce
 from normviz.experiments import SLUGS, Experiment
@@ -56,8 +55,8 @@ class _Plan:
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> _Plan:
         experiments = check_pages(arguments.slug)
-        target = check_target(arguments.json, ".json")
-        seeds = _positive("--seeds", arguments.seeds)
+        target = check_target(arguments.out, ".json")
+        seeds = positive("--seeds", arguments.seeds)
         presets = tuple(part for part in (arguments.presets or "").split(",") if part) or None
         if presets is not None and len(experiments) > 1:
             raise UsageError("--presets are those of one page: name the page.")
@@ -65,12 +64,6 @@ class _Plan:
             _check_presets(experiment, presets, seeds)
         folder = None if arguments.no_write else _folder(arguments.evidence)
         return cls(experiments, presets, seeds, folder, target)
-
-
-def _positive(flag: str, given: str) -> int:
-    if not given.isdecimal() or int(given) < 1:
-        raise UsageError(f"{flag} takes 1 or more, got {given!r}.")
-    return int(given)
 
 
 def _check_presets(experiment: Experiment, presets: tuple[str, ...] | None, seeds: int) -> None:
@@ -103,63 +96,48 @@ def _folder(given: str | None) -> Path:
 
 def reproduce_pages(arguments: argparse.Namespace) -> int:
     """Reproduce the pages one after another; a page that fails is said, and the others go on."""
-    workers = None if arguments.workers is None else _positive("--workers", arguments.workers)
-    if workers is not None and arguments.ray is not None:
-        raise UsageError("--workers and --ray are two ways to run: give one of them.")
+    workers = check_engine(arguments)
     plan = _Plan.of(arguments)
     session = Session.of(arguments)
     began = time.monotonic()
     pages: list[Evidence] = []
-    with _engine(arguments.ray, workers, session) as engine:
+    failed: dict[str, str] = {}
+    with opened_engine(arguments.ray, workers, session) as engine:
         try:
             for experiment in plan.experiments:
-                made = _page(session, engine, experiment, plan)
-                if made is not None:
-                    pages.append(made.evidence)
+                try:
+                    pages.append(_page(session, engine, experiment, plan).evidence)
+                except RuntimeError as error:
+                    failed[experiment.slug] = str(error)
+                    complain(f"{experiment.title} could not be reproduced: {error}")
         except KeyboardInterrupt:
             session.interrupted = True
             kept = "" if session.store is None else " Started again it goes on with the runs that are done."
             complain(f"Interrupted after {len(pages)} of {len(plan.experiments)} pages.{kept}")
-    session.write(plan.target, lambda path: write_whole(path, _ledger(plan.experiments, pages)))
+    session.failed = session.failed or bool(failed)
+    ledger = _ledger(plan.experiments, pages, failed)
+    session.write(plan.target, lambda path: write_whole(path, as_json(ledger)))
+    session.print_json(lambda: ledger)
     session.show(f"{len(pages)} of {len(plan.experiments)} pages in {_minutes(time.monotonic() - began)}.")
     return session.close()
 
 
-def _engine(
-    address: str | None, workers: int | None, session: Session
-) -> AbstractContextManager[WorkerEngine | RayEngine]:
-    if address is None:
-        try:
-            return closing(WorkerEngine(workers, store=session.store, nice=0))
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-    try:
-        return nullcontext(RayEngine(address or None, store=session.store))
-    except ImportError as error:
-        raise UsageError(str(error)) from error
-
-
-def _page(session: Session, engine: Engine, experiment: Experiment, plan: _Plan) -> Reproduction | None:
+def _page(session: Session, engine: Engine, experiment: Experiment, plan: _Plan) -> Reproduction:
     former = None
     if plan.presets is not None:
         former = read_evidence(experiment.slug, plan.folder)
     progress = _PageProgress(session.err, experiment, quiet=session.quiet)
-    try:
-        with progress:
-            made = reproduce(
-                experiment,
-                engine,
-                seeds=plan.seeds,
-                store=session.store,
-                device=session.device,
-                presets=plan.presets,
-                former=former,
-                report=progress.report,
-            )
-    except RuntimeError as error:
-        session.failed = True
-        complain(f"{experiment.title} could not be reproduced: {error}")
-        return None
+    with progress:
+        made = reproduce(
+            experiment,
+            engine,
+            seeds=plan.seeds,
+            store=session.store,
+            device=session.device,
+            presets=plan.presets,
+            former=former,
+            report=progress.report,
+        )
     verdicts = {record.id: record.verdict() for record in made.evidence.claims}
     corrected = {record.id: record.corrected for record in made.evidence.claims if record.corrected}
     if any(v.measured for v in verdicts.values()):
@@ -249,14 +227,17 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
-def _ledger(experiments: Sequence[Experiment], pages: Sequence[Evidence]) -> str:
-    """All claims of the pages with their verdicts and texts, as JSON; numbers that are not finite are text."""
+def _ledger(
+    experiments: Sequence[Experiment], pages: Sequence[Evidence], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """All claims of the pages with their verdicts and texts; :mod:`normviz.cli.records` has the schema."""
     by_slug = {experiment.slug: experiment for experiment in experiments}
-    record = {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "pages": [_page_record(by_slug[evidence.slug], evidence) for evidence in pages],
-    }
-    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return document(
+        "reproduce",
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        pages=[_page_record(by_slug[evidence.slug], evidence) for evidence in pages],
+        failed=dict(failed),
+    )
 
 
 def _page_record(experiment: Experiment, evidence: Evidence) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from normviz.cli.errors import UsageError
 from normviz.cli.flags import given_knobs
+from normviz.cli.records import document, run_record
 from normviz.cli.session import Session
 from normviz.cli.settings import named_experiment, parse_knobs, preset_values
 from normviz.cli.targets import check_target, write_whole
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     knobs = parse_knobs(experiment.knobs, values)
     target = check_target(arguments.out, ".parquet", ".csv")
     session = Session.of(arguments)
-    return _end(session, session.run(experiment, knobs, experiment.title), target)
+    return _end("run", session, session.run(experiment, knobs, experiment.title), target)
 
 
 def more(arguments: argparse.Namespace) -> int:
@@ -44,7 +45,7 @@ def more(arguments: argparse.Namespace) -> int:
     finally:
         store.close()
     session = Session.of(arguments)
-    return _end(session, session.extend(stored, seeds), target)
+    return _end("more", session, session.extend(stored, seeds), target)
 
 
 def _run_id(store: RunStore, given: str | None) -> str:
@@ -61,7 +62,7 @@ def _run_id(store: RunStore, given: str | None) -> str:
     return hits[0]
 
 
-def _end(session: Session, finished: Run, target: Path | None) -> int:
+def _end(command: str, session: Session, finished: Run, target: Path | None) -> int:
     if finished.status == "done":
         session.show_verdicts(finished, finished.title)
         where = f" {session.where(finished)}" if session.store is not None else ""
@@ -69,6 +70,7 @@ def _end(session: Session, finished: Run, target: Path | None) -> int:
     if finished.status != "failed":
         write = finished.to_parquet if target and target.suffix == ".parquet" else _csv_writer(finished)
         session.write(target, write)
+    session.print_json(lambda: document(command, run=run_record(finished)))
     return session.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from rich.console import Console
 
 from normviz.cli.errors import DONE, FAILED, INTERRUPTED, UsageError, complain
 from normviz.cli.progress import RunProgress
+from normviz.cli.records import as_json
 from normviz.cli.tables import identity_table, tally, verdict_table
 from normviz.engine import RunStore, StoreError, default_store_path, extend_inline, run_inline
 from normviz.experiments import Experiment, Run
 from normviz.frame import Frame
 from normviz.knobs import Knobs
 
-__all__ = ["Session", "check_device"]
+__all__ = ["Session", "check_device", "print_document"]
 
 Train = Callable[[Callable[[Frame], None]], Run]
 """Trains and returns the run; is given what is to be called with every frame."""
@@ -40,6 +42,12 @@ def check_device(name: str) -> None:
             raise UsageError(str(error)) from error
 
 
+def print_document(value: Any) -> None:
+    """Print one JSON document on standard output, whole: nothing is written if it cannot be made."""
+    sys.stdout.write(as_json(value))
+    sys.stdout.flush()
+
+
 @dataclass
 class Session:
     """Runs one after another, kept in the store, with what a command says about them."""
@@ -48,6 +56,7 @@ class Session:
     quiet: bool
     traceback: bool
     store: RunStore | None
+    json: bool = False
     failed: bool = False
     interrupted: bool = False
     out: Console = field(default_factory=Console)
@@ -59,7 +68,7 @@ class Session:
         device = getattr(arguments, "device", "auto")
         check_device(device)
         store = None if getattr(arguments, "no_store", False) else RunStore(default_store_path())
-        return cls(device, arguments.quiet, arguments.traceback, store)
+        return cls(device, arguments.quiet, arguments.traceback, store, arguments.json)
 
     def run(self, experiment: Experiment, knobs: Knobs, title: str) -> Run:
         """Run to the end, to an interruption or to a failure; says which, unless it is the end."""
@@ -106,9 +115,14 @@ class Session:
         return run
 
     def show(self, thing: Any) -> None:
-        """Print a result."""
-        if not self.quiet:
+        """Print a result for a reader; where a JSON document is asked for, that alone is printed."""
+        if not self.quiet and not self.json:
             self.out.print(thing, highlight=False, markup=False, soft_wrap=isinstance(thing, str))
+
+    def print_json(self, make: Callable[[], Any]) -> None:
+        """Print the document that ``make`` returns, if one is asked for."""
+        if self.json:
+            print_document(make())
 
     def show_verdicts(self, run: Run, title: str) -> None:
         """Print the verdicts: evidence, identities, and how many claims need another setting."""

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from normviz.catalog import PAGES, PAPERS, papers_of_page
 from normviz.claims import LEAST_SEEDS, OUTCOMES, Claim, Outcome, Verdict
+from normviz.cli.records import ended_as
 from normviz.experiments import SLUGS, Run, get_experiment
 
 __all__ = ["catalog_table", "final_values", "identity_table", "sweep_table", "tally", "verdict_table"]
@@ -113,19 +114,19 @@ def final_values(run: Run) -> tuple[str, dict[str, float]]:
     return name, {str(arm): float(value) for arm, value in table.items()}
 
 
-def sweep_table(points: Sequence[Mapping[str, Any]], runs: Sequence[Run | None]) -> Table:
+def sweep_table(points: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> Table:
     """One row per combination: its knobs, how it ended, the arms' last values, the verdicts, the run's id."""
-    ends = [final_values(run) if run is not None else ("", {}) for run in runs]
+    ends = [final_values(run) for run in runs]
     names = {name for name, values in ends if values}
     table = Table(title=f"{len(points)} runs", title_justify="left")
     for heading in (*points[0], "status", f"last {' or '.join(sorted(names))}", "claims", "run"):
         table.add_column(heading, overflow="fold")
     for point, run, (_, values) in zip(points, runs, ends, strict=True):
         knobs = [Text("+".join(v) if isinstance(v, list) else str(v)) for v in point.values()]
-        if run is None:
-            table.add_row(*knobs, "not started")
+        status = ended_as(run)
+        if status == "not started":
+            table.add_row(*knobs, status)
             continue
-        status = "interrupted" if run.status == "cancelled" else run.status
         listed = "\n".join(f"{arm} {value:.3g}" for arm, value in values.items())
         table.add_row(*knobs, status, Text(listed), tally(run.experiment.claims, run.verdicts()), run.id)
     return table

@@ -46,15 +46,15 @@ def check_target(name: str | None, *suffixes: str) -> Path | None:
         raise UsageError(f"{name} cannot be written: {error.strerror or error}.") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that appears whole or not at all.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all; text as UTF-8, its line ends as they are.
 
     Raises:
         OSError: it cannot be written.
     """
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8", newline="")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from normviz.cli import main
+from normviz.cli import engines, main
 from normviz.engine import RunStore
+from tests.evidence.conftest import HereAndNow
 
 OWN = """
 from normviz.arms import Arms
@@ -91,6 +92,24 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in [name for name in sys.modules if name.partition(".")[0] == "lab"]:
         monkeypatch.delitem(sys.modules, name)
     return "lab.own"
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[HereAndNow]:
+    """No worker processes: what is trained is trained here. The engines that were made."""
+    made: list[HereAndNow] = []
+
+    class Closing(HereAndNow):
+        def __init__(self, workers: int | None, *, store: RunStore | None, nice: int) -> None:
+            super().__init__(store)
+            self.workers = workers
+            made.append(self)
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(engines, "WorkerEngine", Closing)
+    return made
 
 
 def stored(folder: Path) -> list[tuple[str, str]]:

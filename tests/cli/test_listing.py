@@ -13,6 +13,7 @@ import pytest
 from normviz.catalog import PAGES, PAPERS
 from normviz.cli import main
 from normviz.experiments import SLUGS, get_experiment
+from normviz.variables import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 NAME = "tests.engine.toy"
@@ -36,6 +37,19 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(paper["arxiv"] for page in pages for paper in page["papers"]) == sorted(
         paper.arxiv for paper in PAPERS.values()
     )
+
+
+def test_help_lists_every_variable_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in VARIABLES:
+        assert text.count(f"  {name} ") == 1
+    used = {
+        name
+        for path in (ROOT / "normviz").rglob("*.py")
+        for name in re.findall(r"NORMVIZ_[A-Z]+", path.read_text("utf-8"))
+    }
+    assert used == set(VARIABLES)
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:

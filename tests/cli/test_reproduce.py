@@ -16,7 +16,6 @@ import pytest
 from normviz.cli import main
 from normviz.cli import reproduce as command
 from normviz.cli.reproduce import _PageProgress
-from normviz.engine import RunStore
 from normviz.evidence import read_evidence, recorded_run
 from normviz.evidence.reproduce import Stage
 from tests.evidence.conftest import HereAndNow
@@ -27,28 +26,11 @@ LAB = "tests.evidence.lab"
 Refused = Callable[..., str]
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> list[HereAndNow]:
-    """No worker processes: what is trained is trained here. The engines that were made."""
-    made: list[HereAndNow] = []
-
-    class Closing(HereAndNow):
-        def __init__(self, workers: int | None, *, store: RunStore | None, nice: int) -> None:
-            super().__init__(store)
-            made.append(self)
-
-        def close(self) -> None:
-            pass
-
-    monkeypatch.setattr(command, "WorkerEngine", Closing)
-    return made
-
-
 def test_evidence_is_written_and_shown(
     here: list[HereAndNow], data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ledger = tmp_path / "ledger.json"
-    assert main(["reproduce", LAB, "--json", str(ledger)]) == 0
+    assert main(["reproduce", LAB, "--out", str(ledger)]) == 0
     out, err = capsys.readouterr()
     assert "Lab: 2 reproduced, 1 no effect seen; 1 of 1 identities hold. Done in" in out
     assert re.search(r"1 of 1 pages in \d+ s\.", out)
@@ -59,7 +41,9 @@ def test_evidence_is_written_and_shown(
     assert {len(p.seeds) for p in evidence.presets.values()} == {5}
     recorded = recorded_run(EXPERIMENT)
     assert recorded is not None
-    (page,) = json.loads(ledger.read_text())["pages"]
+    record = json.loads(ledger.read_text())
+    assert (record["command"], record["failed"]) == ("reproduce", {})
+    (page,) = record["pages"]
     assert page["environment"]["python"]
     assert [claim["outcome"] for claim in page["claims"]] == [
         "reproduced",
@@ -75,6 +59,17 @@ def test_evidence_is_written_and_shown(
     )
     assert list(first["intervals"][0]["per_seed"]) == ["0", "1", "2", "3", "4"]
     assert first["rule"].startswith("Reproduced if the whole 95 % interval lies below -0.01 nats")
+
+
+def test_json_is_all_of_standard_output(
+    here: list[HereAndNow], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = tmp_path / "ledger.json"
+    assert main(["reproduce", LAB, "--seeds", "2", "--json", "--out", str(ledger), "--no-write"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ledger.read_text()
+    assert [page["slug"] for page in json.loads(out)["pages"]] == ["lab"]
+    assert "Lab, Tuned: done" in err
 
 
 def test_evidence_goes_where_it_is_asked_for(
@@ -101,7 +96,11 @@ def test_one_preset_keeps_the_evidence_of_the_others(here: list[HereAndNow]) -> 
 
 
 def test_a_page_that_fails_is_said_and_the_others_go_on(
-    here: list[HereAndNow], own: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: list[HereAndNow],
+    own: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(command, "SLUGS", ("tests.engine.toy", own, LAB))
     submit = HereAndNow.submit
@@ -113,8 +112,12 @@ def test_a_page_that_fails_is_said_and_the_others_go_on(
 
     monkeypatch.setattr(HereAndNow, "submit", failing)
     monkeypatch.setattr(command, "write_recorded", lambda run, folder: folder / "recorded")
-    assert main(["reproduce", "--seeds", "2"]) == 1
+    ledger = tmp_path / "ledger.json"
+    assert main(["reproduce", "--seeds", "2", "--out", str(ledger)]) == 1
     out, err = capsys.readouterr()
+    record = json.loads(ledger.read_text())
+    assert record["failed"] == {"own": "A run of own has failed: no reason"}
+    assert [page["slug"] for page in record["pages"]] == ["toy", "lab"]
     assert "normviz: Own [experiment] could not be reproduced: A run of own has failed: no reason" in err
     assert "2 of 3 pages in" in out
     assert read_evidence("lab") is not None

@@ -21,6 +21,7 @@ from normviz.uploads import read_text
 from tests.cli.conftest import stored
 from tests.engine.toy import EXPERIMENT as TOY
 from tests.engine.toy import ToyKnobs
+from tests.evidence.conftest import HereAndNow
 
 ROOT = Path(__file__).parents[2]
 NAME = "tests.engine.toy"
@@ -220,7 +221,7 @@ def test_verdict_tables(own: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 more are decided by another setting:\n  - 1 at --preset long" in out
 
 
-def test_preset_and_flags_that_override_it(own: str, data_folder: Path) -> None:
+def test_preset_and_flags_that_override_it(own: str, data_folder: Path, here: list[HereAndNow]) -> None:
     assert main(["run", own, "--preset", "long", "--quiet"]) == 0
     assert main(["run", own, "--preset", "long", "--steps", "7", "--knob-preset", "3", "--quiet"]) == 0
     assert main(["sweep", own, "--preset", "long", "--grid", "seeds=1,2", "--quiet"]) == 0
