@@ -5,6 +5,7 @@ import sys
 from starlette.middleware import Middleware
 from streamlit import App
 
+from normviz.ui.files import VISITOR_FILE
 from normviz.ui.front import ServerAddress
 from normviz.ui.origin import SameOrigin
 from normviz.ui.server import lifespan
@@ -17,7 +18,7 @@ except VariableError as error:
     sys.exit(f"normviz: {error}")
 
 app = App(
-    "normviz/ui/main.py",
+    VISITOR_FILE,
     lifespan=lifespan,
     middleware=[Middleware(SameOrigin), Middleware(VisitorCookie), Middleware(ServerAddress)],
 )

@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adagrad, Optimizer
 
 from benchmarks.report import paired_ratio, report
-from models import MLP
 from normviz.adaptive import BatchTestResult, norm_test, per_sample_gradients, variance_from_microbatches
+from normviz.models import MLP
 from normviz.optim import AdaGradNorm
 
 REPEATS, STEPS = 9, 5

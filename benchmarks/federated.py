@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from benchmarks.report import paired_ratio, report
-from models import ConvNet
 from normviz.data import load_digits
 from normviz.federated import (
     FedAvg,
@@ -30,6 +29,7 @@ from normviz.federated import (
     dirichlet_partition,
     model_macs,
 )
+from normviz.models import ConvNet
 
 DENSITY = 0.042
 SHAPE = (1, 8, 8)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.report import paired_ratio, report
-from models import GPT
+from normviz.models import GPT
 from normviz.module_roles import projected_weights
 from normviz.norms import NaPConvNet, NaPMLP, NormProjector
 

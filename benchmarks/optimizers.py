@@ -30,8 +30,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from models import GPT
 from normviz.environment import environment
+from normviz.models import GPT
 from normviz.optim import (
     SWAN,
     Conda,

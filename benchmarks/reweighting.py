@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.report import paired_ratio, report
-from models import GPT, MLP
+from normviz.models import GPT, MLP
 from normviz.weighting import STORM, DynamicLossReweighter, LossRescaler, per_sample_loss
 
 SLICE = 0.25

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adam
 
 from benchmarks.report import paired_ratio, report
-from models import MLP
+from normviz.models import MLP
 from normviz.schedules import GradientNormRecorder, refine_from_norms
 
 REPEATS, STEPS, BATCH = 11, 10, 128

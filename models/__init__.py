@@ -5,20 +5,20 @@ Built after the same ``torch.manual_seed``, two networks that differ only in a n
 start from the same weights.
 """
 
-from models.bilinear import BilinearMap
-from models.convnet import ConvNet
-from models.ddpm import DDPM
-from models.dqn import DQNAgent, QNetwork
-from models.film_denoiser import FiLMDenoiser
-from models.gpt import GPT
-from models.mlp import MLP
-from models.per_worker import PerWorker
-from models.policy import TokenPolicy
-from models.replay_buffer import ReplayBuffer
-from models.resnet import ResNet, ResNetBlock
-from models.rnn import NormedRecurrent, RNNClassifier, RNNLanguageModel
-from models.transformer import FeedForward, SelfAttention, TransformerBlock
-from models.vit import ViT
+from normviz.models.bilinear import BilinearMap
+from normviz.models.convnet import ConvNet
+from normviz.models.ddpm import DDPM
+from normviz.models.dqn import DQNAgent, QNetwork
+from normviz.models.film_denoiser import FiLMDenoiser
+from normviz.models.gpt import GPT
+from normviz.models.mlp import MLP
+from normviz.models.per_worker import PerWorker
+from normviz.models.policy import TokenPolicy
+from normviz.models.replay_buffer import ReplayBuffer
+from normviz.models.resnet import ResNet, ResNetBlock
+from normviz.models.rnn import NormedRecurrent, RNNClassifier, RNNLanguageModel
+from normviz.models.transformer import FeedForward, SelfAttention, TransformerBlock
+from normviz.models.vit import ViT
 
 __all__ = [
     "DDPM",

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models import _checks
+from normviz.models import _checks
 
 __all__ = [
     "ACTIVATIONS",

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models import _checks
-from models._layers import INITS, Activation, NormFactory, build, conv2d, linear, make_activation
+from normviz.models import _checks
+from normviz.models._layers import INITS, Activation, NormFactory, build, conv2d, linear, make_activation
 
 __all__ = ["ConvNet"]
 
@@ -34,7 +34,7 @@ class ConvNet(nn.Module):
         strides: stride of each block; by default 1 for the first and 2 for all others.
         depthwise: depthwise 3 x 3 followed by pointwise 1 x 1 convolutions (default False).
         bias: whether convolutions have a bias (True by default).
-        init: weight law of the convolutions, as for :class:`models.MLP`; "he" by default.
+        init: weight law of the convolutions, as for :class:`normviz.models.MLP`; "he" by default.
 
     Raises:
         ValueError: a size below 1, ``strides`` of another length than ``channels``, both ``norm`` and ``norm_act``,

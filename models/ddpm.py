@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models import _checks
+from normviz.models import _checks
 
 __all__ = ["DDPM"]
 

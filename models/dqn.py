@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from models import _checks
-from models._layers import Activation, NormFactory, build, conv2d, make_activation
-from models.mlp import MLP
-from models.replay_buffer import ReplayBuffer
+from normviz.models import _checks
+from normviz.models._layers import Activation, NormFactory, build, conv2d, make_activation
+from normviz.models.mlp import MLP
+from normviz.models.replay_buffer import ReplayBuffer
 
 __all__ = ["DQNAgent", "QNetwork"]
 
@@ -41,7 +41,7 @@ class QNetwork(nn.Module):
     """Convolutions, then fully connected layers, to one value per action; a norm before every nonlinearity if given.
 
     Observations (N, *observation_shape) -> (N, num_actions). Bytes are divided by 255. Convolutions are 3 x 3 with
-    stride 2, ``convs.<i>``; the rest is the :class:`models.MLP` ``mlp``. Layers before a norm have no bias.
+    stride 2, ``convs.<i>``; the rest is the :class:`normviz.models.MLP` ``mlp``. Layers before a norm have no bias.
 
     Args:
         observation_shape: of one observation; (C, H, W) where ``channels`` are given, else any.

@@ -21,8 +21,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models import _checks
-from models._layers import Activation, NormFactory, build, linear, make_activation
+from normviz.models import _checks
+from normviz.models._layers import Activation, NormFactory, build, linear, make_activation
 
 __all__ = ["FiLMDenoiser"]
 

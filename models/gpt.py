@@ -11,9 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear as project
 
-from models import _checks
-from models._layers import Activation, NormFactory, build, embedding, gpt2_std, linear, masked_call
-from models.transformer import AttentionFactory, FeedForward, MLPFactory, SelfAttention, TransformerBlock
+from normviz.models import _checks
+from normviz.models._layers import Activation, NormFactory, build, embedding, gpt2_std, linear, masked_call
+from normviz.models.transformer import (
+    AttentionFactory,
+    FeedForward,
+    MLPFactory,
+    SelfAttention,
+    TransformerBlock,
+)
 
 __all__ = ["GPT"]
 
@@ -35,9 +41,9 @@ class GPT(nn.Module):
             ``pad_mask`` if its ``forward`` has such an argument.
         norm_first: pre-norm with a final norm (True, default) or post-norm.
         attention: (dim, num_heads) -> causal attention module (B, T, C) -> (B, T, C); by default
-            :class:`models.SelfAttention`. For another kernel between the same projections give
+            :class:`normviz.models.SelfAttention`. For another kernel between the same projections give
             ``lambda dim, heads: SelfAttention(dim, heads, causal=True, kernel=...)``.
-        mlp: dim -> feed-forward module; by default :class:`models.FeedForward`.
+        mlp: dim -> feed-forward module; by default :class:`normviz.models.FeedForward`.
         activation: of the default feed-forward part ("gelu").
         dropout: drop rate on embeddings and branches, in [0, 1); 0 by default.
         tie_weights: whether the token embedding is also the output matrix (default False); then ``head`` is None and

@@ -12,8 +12,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models import _checks
-from models._layers import INITS, Activation, NormFactory, build, linear, make_activation
+from normviz.models import _checks
+from normviz.models._layers import INITS, Activation, NormFactory, build, linear, make_activation
 
 __all__ = ["MLP"]
 

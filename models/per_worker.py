@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models import _checks
+from normviz.models import _checks
 
 __all__ = ["PerWorker"]
 

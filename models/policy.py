@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from models import _checks
-from models._layers import Activation, NormFactory, embedding
-from models.mlp import MLP
+from normviz.models import _checks
+from normviz.models._layers import Activation, NormFactory, embedding
+from normviz.models.mlp import MLP
 
 __all__ = ["TokenPolicy"]
 

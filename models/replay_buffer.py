@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import _checks
+from normviz.models import _checks
 
 __all__ = ["ReplayBuffer"]
 

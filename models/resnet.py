@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from models import _checks
-from models._layers import Activation, NormFactory, build, conv2d, linear, make_activation
+from normviz.models import _checks
+from normviz.models._layers import Activation, NormFactory, build, conv2d, linear, make_activation
 
 __all__ = ["ResNet", "ResNetBlock"]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from models import _checks
-from models._layers import build, embedding, linear
+from normviz.models import _checks
+from normviz.models._layers import build, embedding, linear
 
 __all__ = ["NormedRecurrent", "RNNClassifier", "RNNLanguageModel"]
 

@@ -1,4 +1,4 @@
-"""The parts that the language model (:class:`models.GPT`) and the vision transformer (:class:`models.ViT`) share.
+"""The parts that :class:`normviz.models.GPT` and :class:`normviz.models.ViT` share.
 
 Tokens are (B, N, C); heads are (B, h, N, d) with C = h d. Attribute names are those that fusion and probes look for:
 ``norm1``, ``attn.qkv``, ``attn.proj``, ``norm2``, ``mlp.fc1``, ``mlp.fc2``.
@@ -19,8 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models import _checks
-from models._layers import Activation, NormFactory, build, gpt2_std, linear, make_activation, masked_call
+from normviz.models import _checks
+from normviz.models._layers import (
+    Activation,
+    NormFactory,
+    build,
+    gpt2_std,
+    linear,
+    make_activation,
+    masked_call,
+)
 
 __all__ = [
     "AttentionFactory",

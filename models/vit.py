@@ -9,9 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models import _checks
-from models._layers import Activation, NormFactory, build, gpt2_std, linear, masked_call
-from models.transformer import AttentionFactory, FeedForward, MLPFactory, SelfAttention, TransformerBlock
+from normviz.models import _checks
+from normviz.models._layers import Activation, NormFactory, build, gpt2_std, linear, masked_call
+from normviz.models.transformer import (
+    AttentionFactory,
+    FeedForward,
+    MLPFactory,
+    SelfAttention,
+    TransformerBlock,
+)
 
 __all__ = ["ViT"]
 
@@ -44,8 +50,8 @@ class ViT(nn.Module):
         norm: width -> norm layer on (B, N, C); ``nn.LayerNorm`` by default, None for no norm.
         norm_first: pre-norm with a final norm (True, default) or post-norm.
         attention: (dim, num_heads) -> attention module (B, N, C) -> (B, N, C); by default
-            :class:`models.SelfAttention`, whose ``kernel`` exchanges softmax for another attention.
-        mlp: dim -> feed-forward module; by default :class:`models.FeedForward`.
+            :class:`normviz.models.SelfAttention`, whose ``kernel`` exchanges softmax for another attention.
+        mlp: dim -> feed-forward module; by default :class:`normviz.models.FeedForward`.
         activation: of the default feed-forward part ("gelu").
         pool: "mean" over all tokens (default) or "cls".
         dropout: drop rate on embeddings and branches, in [0, 1); 0 by default.

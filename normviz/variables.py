@@ -30,7 +30,7 @@ VARIABLES: dict[str, str] = {
     "NORMVIZ_THREADS": "threads PyTorch uses in each worker, 1 or more; default: the cores shared out evenly",
     "NORMVIZ_GRACE": "seconds a run of the app goes on that nobody watches, 0 or more; default: 10",
     "NORMVIZ_EXPERIMENTS": "packages of experiments of one's own that may be imported, separated by commas",
-    "NORMVIZ_EVIDENCE": "folder of the recorded verdicts and runs; default: evidence beside the package",
+    "NORMVIZ_EVIDENCE": "folder of the recorded verdicts and runs; default: those that come with normviz",
 }
 """Every variable with what it sets; ``normviz --help`` shows this list."""
 
@@ -45,7 +45,7 @@ def evidence_folder() -> Path:
     Raises:
         VariableError: ``NORMVIZ_EVIDENCE`` names the home of a user who is not there.
     """
-    return _folder("NORMVIZ_EVIDENCE") or Path(__file__).parents[1] / "evidence"
+    return _folder("NORMVIZ_EVIDENCE") or Path(__file__).parent / "evidence" / "ledger"
 
 
 def data_folder() -> Path:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,23 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_app(data: Path, *, workers: int = 1, grace: float = 2.0) -> Iterator[Server]:
-    """Start the app with its own data folder; it is healthy on entry and gone on exit."""
+def running_app(
+    data: Path,
+    *,
+    workers: int = 1,
+    grace: float = 2.0,
+    command: Sequence[str] = (sys.executable, "-m", "streamlit", "run", "app.py", "--server.port"),
+    cwd: Path = ROOT,
+) -> Iterator[Server]:
+    """Start the app with its own data folder; it is healthy on entry and gone on exit.
+
+    Args:
+        data: its data folder; its log is written there too.
+        workers: its worker processes.
+        grace: seconds a run goes on that nobody watches.
+        command: what starts it; the port is its last argument.
+        cwd: where it is started.
+    """
     port = free_port()
     environment = {
         **os.environ,
@@ -47,8 +62,7 @@ def running_app(data: Path, *, workers: int = 1, grace: float = 2.0) -> Iterator
         "OMP_NUM_THREADS": "1",
     }
     with (data / "server.log").open("wb") as log:
-        command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen([*command, str(port)], cwd=cwd, env=environment, stdout=log, stderr=log)
         try:
             wait_until(lambda: is_healthy(port, process), "the server to answer", pause=0.2)
             yield Server(f"http://127.0.0.1:{port}", data, process)

@@ -50,7 +50,7 @@ def imported(*places: str) -> Iterator[tuple[str, str]]:
                 else []
             )
             for name in {name.split(".")[0] for name in names}:
-                if name not in {*sys.stdlib_module_names, "normviz", "models", "tests", "benchmarks", ""}:
+                if name not in {*sys.stdlib_module_names, "normviz", "tests", "benchmarks", ""}:
                     yield str(file.relative_to(ROOT)), DISTRIBUTIONS.get(name, name)
 
 

@@ -1,4 +1,4 @@
-"""``normviz app``: ``streamlit run app.py`` from the checkout, on a port that is free."""
+"""``normviz app``: ``streamlit run app.py``, in a checkout or as installed, on a port that is free."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from normviz.cli.errors import UsageError
 
 __all__ = ["check_port", "open_app", "start_app"]
 
+_APP_FILE = Path(__file__).parents[1] / "ui" / "serve" / "app.py"
+"""What ``streamlit run`` is given; the app's settings of Streamlit lie beside it."""
 _TRIED = 200
 """Ports above the one that is taken that are tried before giving up on a suggestion."""
 
@@ -37,23 +39,17 @@ def start_app(address: str, port: int) -> int:
         The server's exit code.
 
     Raises:
-        UsageError: Streamlit or the pages are not there, or the port cannot be had.
+        UsageError: Streamlit is not there, or the port cannot be had.
     """
     if find_spec("streamlit") is None:
         raise UsageError("The app needs Streamlit: pip install 'normviz[app]'.")
-    root = Path(__file__).parents[2]
-    if not (root / "app.py").is_file():
-        raise UsageError(
-            "The pages are not part of the installed package: run this from a checkout of normviz."
-        )
     check_port(address, port)
     options = ["--server.address", address, "--server.port", str(port)]
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", *options]
+    command = [sys.executable, "-m", "streamlit", "run", str(_APP_FILE), *options]
     if os.name == "posix":  # in place of this process, so that its signals reach the server
-        os.chdir(root)
         sys.stdout.flush()
         os.execv(sys.executable, command)
-    return subprocess.call(command, cwd=root)
+    return subprocess.call(command)
 
 
 def check_port(address: str, port: int) -> None:

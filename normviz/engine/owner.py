@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
-from pathlib import Path
+
+import psutil
 
 __all__ = ["is_alive", "owner_name"]
 
 _GIVE_UP_SECONDS = 3600.0
+_CLOCK_SECONDS = 2.0
+"""How far two readings of one process's start may lie apart: systems count it from a start of their own that moves when
+the clock is set."""
 
 
 def owner_name(pid: int) -> str:
@@ -29,21 +32,19 @@ def is_alive(owner: object, touched: float) -> bool:
     )
     if not (pid.isascii() and pid.isdecimal() and len(pid) < 10):
         return False
-    if host != socket.gethostname() or os.name != "posix":
+    if host != socket.gethostname():
         return time.time() - touched < _GIVE_UP_SECONDS
+    now = _start_time(int(pid))
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        return now != "" and abs(float(now) - float(start)) <= _CLOCK_SECONDS
+    except ValueError:  # a damaged name
         return False
-    except PermissionError:
-        pass
-    return _start_time(int(pid)) == start
 
 
 def _start_time(pid: int) -> str:
-    """When a process started, in the system's own ticks; empty if it is dead, though nobody has waited for it yet."""
+    """When a process started, in seconds since the epoch; empty if it is dead, though nobody has waited for it yet."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (OSError, IndexError):  # no such process, or no such system
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
         return ""
-    return "" if fields[0] == "Z" else fields[19]

@@ -90,7 +90,7 @@ class FedTiny(FedAvg):
         ValueError: an argument out of range, unknown word, density at most the share of the dense parameters.
 
     Example:
-        >>> from models import ConvNet
+        >>> from normviz.models import ConvNet
         >>> x, y = torch.randn(40, 1, 8, 8), torch.arange(40) % 4
         >>> clients = [(x[:20], y[:20]), (x[20:], y[20:])]
         >>> net = lambda: ConvNet(1, (4, 8), 4, norm=nn.BatchNorm2d, bias=False)

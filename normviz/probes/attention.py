@@ -99,8 +99,8 @@ def _pearson(x: Tensor, y: Tensor) -> float:
 def attention_rows(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Weights, bool]:
     """Queries, keys, the map from both to weights, and causality of an attention layer that gets the input x.
 
-    For layers built like :class:`models.SelfAttention`: ``heads(x)`` gives q, k, v of shape (B, h, N, d), ``causal``
-    says what it says, ``kernel`` is None for softmax or has ``weights(q, k)``.
+    For layers built like :class:`normviz.models.SelfAttention`: ``heads(x)`` gives q, k, v of shape (B, h, N, d),
+    ``causal`` says what it says, ``kernel`` is None for softmax or has ``weights(q, k)``.
 
     Raises:
         TypeError: a kernel that cannot tell its weights.

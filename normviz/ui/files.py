@@ -1,10 +1,12 @@
-"""Where the page files are."""
+"""Where the scripts are that Streamlit runs: one for every visitor, one per page."""
 
 from pathlib import Path
 
-__all__ = ["PAGES_FOLDER", "page_file"]
+__all__ = ["PAGES_FOLDER", "VISITOR_FILE", "page_file"]
 
-PAGES_FOLDER = Path(__file__).parents[2] / "pages"
+PAGES_FOLDER = Path(__file__).parents[1] / "pages"
+
+VISITOR_FILE = Path(__file__).with_name("main.py")
 
 
 def page_file(name: str) -> Path:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import FiLMDenoiser
 from normviz.adapters import (
     LoRALinear,
     adapter_state,
@@ -19,6 +18,7 @@ from normviz.adapters import (
     concept_basis,
     merge_adapters,
 )
+from normviz.models import FiLMDenoiser
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

@@ -37,16 +37,15 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setattr(
         app_command.subprocess, "call", lambda command, **options: commands.append(command) or 0
     )
-    monkeypatch.setattr(app_command.os, "chdir", lambda folder: commands.append(["cd", str(folder)]))
     return commands
 
 
 def test_app_starts_streamlit_in_the_checkout(executed: list[list[str]]) -> None:
     port = free_port()
     main(["app", "--port", str(port)])
-    assert executed[0] == ["cd", str(ROOT)]
-    assert executed[1][:5] == [sys.executable, "-m", "streamlit", "run", "app.py"]
-    assert executed[1][5:] == ["--server.address", "127.0.0.1", "--server.port", str(port)]
+    assert executed[0][:4] == [sys.executable, "-m", "streamlit", "run"]
+    assert Path(executed[0][4]).resolve() == ROOT / "app.py"
+    assert executed[0][5:] == ["--server.address", "127.0.0.1", "--server.port", str(port)]
 
 
 def test_app_on_a_port_in_use(executed: list[list[str]], refused: Refused) -> None:
@@ -64,13 +63,9 @@ def test_app_on_a_port_in_use(executed: list[list[str]], refused: Refused) -> No
     assert executed == []
 
 
-def test_app_without_streamlit_or_pages(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, executed: list[list[str]], refused: Refused
+def test_app_without_streamlit(
+    monkeypatch: pytest.MonkeyPatch, executed: list[list[str]], refused: Refused
 ) -> None:
-    monkeypatch.setattr(
-        app_command, "__file__", str(tmp_path / "site-packages" / "normviz" / "cli" / "app.py")
-    )
-    assert "run this from a checkout" in refused("app", "--port", str(free_port()))
     monkeypatch.setattr(app_command, "find_spec", lambda name: None)
     assert refused("app") == "The app needs Streamlit: pip install 'normviz[app]'."
     assert executed == []

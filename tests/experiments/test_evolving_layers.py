@@ -12,7 +12,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from models import PerWorker
 from normviz.experiments.evolving_layers import EXPERIMENT, Knobs, search
 from normviz.experiments.evolving_layers.candidates import (
     MOST_OPERATIONS,
@@ -45,6 +44,7 @@ from normviz.experiments.evolving_layers.knobs import LAYERS, warm_start_graphs
 from normviz.experiments.evolving_layers.recorded import RESPONSE_AT
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
+from normviz.models import PerWorker
 from normviz.norms import ARITIES, EVONORM_GRAPHS, Graph, GraphLayer2d, Node, Primitive, make_evonorm
 from normviz.norms import _evonorm_layer as graph_layers
 from normviz.norms.evonorm_search import VERDICTS as LIBRARY_VERDICTS

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from models import GPT
 from normviz.data.sentences import IGNORED
 from normviz.experiments import normalization_statistics as ns
 from normviz.experiments.normalization_statistics.claims import CLAIMS
@@ -18,6 +17,7 @@ from normviz.experiments.normalization_statistics.frames import _padded_token_lo
 from normviz.experiments.normalization_statistics.knobs import NORMS, REFERENCE
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
+from normviz.models import GPT
 from normviz.norms import make_norm
 from normviz.testing import log_of
 

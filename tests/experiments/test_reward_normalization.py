@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from models import TokenPolicy
 from normviz.arms import Arms
 from normviz.experiments.reward_normalization import EXPERIMENT, Knobs, frozen
 from normviz.experiments.reward_normalization.advantages import advantages, reward_parts
@@ -34,6 +33,7 @@ from normviz.experiments.reward_normalization.question_map import SIGNS, questio
 from normviz.figures import Board
 from normviz.figures.expressions import log_beta, log_gamma
 from normviz.frame import Frame, FrameLog
+from normviz.models import TokenPolicy
 from normviz.testing import log_of_rows
 from normviz.weighting import bnpo_parameters, gradient_second_moment, group_advantage
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from models import MLP
 from normviz.data import SupervisedData
 from normviz.experiments.self_normalizing import EXPERIMENT, Knobs
 from normviz.experiments.self_normalizing.classical import classical_accuracies
@@ -20,6 +19,7 @@ from normviz.experiments.self_normalizing.knobs import ARMS, arm_name
 from normviz.experiments.self_normalizing.recorded import FOREST, SVM, drawn_layers
 from normviz.experiments.self_normalizing.theorems import theorem_values
 from normviz.frame import Frame, FrameLog
+from normviz.models import MLP
 from normviz.testing import log_of
 
 CLAIMS = {claim.id: claim for claim in EXPERIMENT.claims}

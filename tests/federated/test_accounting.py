@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from models import ConvNet
 from normviz.federated import (
     SparseModel,
     accounting,
@@ -19,6 +18,7 @@ from normviz.federated import (
     sparse_bytes,
     training_flops,
 )
+from normviz.models import ConvNet
 from tests.federated.small import convnet
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models import (
+from normviz.models import (
     GPT,
     MLP,
     BilinearMap,

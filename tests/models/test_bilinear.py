@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import BilinearMap
+from normviz.models import BilinearMap
 
 
 def test_product_and_gradient_equal_numpys() -> None:

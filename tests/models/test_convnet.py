@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import ConvNet
+from normviz.models import ConvNet
 
 
 class JointNormAct(nn.Module):

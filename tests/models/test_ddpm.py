@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from models import DDPM, FiLMDenoiser
+from normviz.models import DDPM, FiLMDenoiser
 
 
 def process(variance: str = "beta", **options: float) -> DDPM:

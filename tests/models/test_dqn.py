@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim.lr_scheduler import LinearLR
 
-import models
-from models import DQNAgent, QNetwork, ReplayBuffer
+from normviz import models
 from normviz.experiments.effective_learning_rate.environments import CatchEnv
+from normviz.models import DQNAgent, QNetwork, ReplayBuffer
 from normviz.norms import FeatureNorm, NormProjector
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, vmap
 
-from models import FiLMDenoiser
+from normviz.models import FiLMDenoiser
 
 
 def small(**options: object) -> FiLMDenoiser:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models import GPT, SelfAttention
+from normviz.models import GPT, SelfAttention
 
 
 def small(**kwargs: object) -> GPT:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import MLP
+from normviz.models import MLP
 
 
 def test_equals_numpy() -> None:

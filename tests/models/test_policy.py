@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import TokenPolicy
+from normviz.models import TokenPolicy
 
 P, T, A, V = 3, 2, 4, 6
 

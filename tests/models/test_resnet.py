@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import ResNet, ResNetBlock
+from normviz.models import ResNet, ResNetBlock
 from tests.models.test_convnet import JointNormAct
 
 

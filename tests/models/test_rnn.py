@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import RNNClassifier, RNNLanguageModel
+from normviz.models import RNNClassifier, RNNLanguageModel
 from tests.models.cases import LoopRNN
 
 

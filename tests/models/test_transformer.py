@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import FeedForward, SelfAttention, TransformerBlock
+from normviz.models import FeedForward, SelfAttention, TransformerBlock
 
 
 def attention(dim: int = 6, heads: int = 2, **kwargs: object) -> SelfAttention:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import SelfAttention, ViT
+from normviz.models import SelfAttention, ViT
 
 
 def test_patches_equal_loops() -> None:

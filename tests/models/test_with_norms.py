@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from models import GPT, ConvNet, ResNet, RNNClassifier, RNNLanguageModel, ViT
+from normviz.models import GPT, ConvNet, ResNet, RNNClassifier, RNNLanguageModel, ViT
 from normviz.norms import (
     EvoNorm2dB0,
     EvoNorm2dS0,

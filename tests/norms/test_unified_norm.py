@@ -481,7 +481,7 @@ def test_block_fusion(joint, norm_first):
 
 
 def test_block_fusion_of_the_projects_own_block():
-    from models.transformer import FeedForward, SelfAttention, TransformerBlock
+    from normviz.models.transformer import FeedForward, SelfAttention, TransformerBlock
 
     torch.manual_seed(0)
     block = TransformerBlock(

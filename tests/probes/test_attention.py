@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import SelfAttention
 from normviz.frame import Value
+from normviz.models import SelfAttention
 from normviz.probes import AttentionEntropy, attention_rows, entropy_norm_correlation, row_entropy
 
 

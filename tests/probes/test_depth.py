@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import MLP
 from normviz.frame import Value
+from normviz.models import MLP
 from normviz.probes import LayerGradients, LayerMoments, Probe
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import MLP
 from normviz.frame import Value
+from normviz.models import MLP
 from normviz.norms import BatchNorm, PowerNorm, UnifiedNorm1d, make_norm
 from normviz.probes import (
     ActivationHistogram,

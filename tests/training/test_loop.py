@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import MLP
 from normviz.data import load_digits
 from normviz.frame import Frame, FrameLog
+from normviz.models import MLP
 from normviz.norms import make_norm
 from normviz.probes import ActivationHistogram, GradientNorm, StatisticsGap
 from normviz.training import Arm, Batch, Member, Stack, build_member, evaluation_loss, resolve_device, train

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from models import MLP
 from normviz.data import load_digits, seeded_generator
 from normviz.experiments.adaptive_batch_size import toy
 from normviz.experiments.adaptive_batch_size.sizes import (
@@ -19,6 +18,7 @@ from normviz.experiments.adaptive_batch_size.sizes import (
     LOGISTIC_TRAINED,
     LOGISTIC_WIDTH,
 )
+from normviz.models import MLP
 
 __all__ = ["Problem", "least_logistic_loss", "problem_of"]
 

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, scaled_dot_product_attention
 
-from models import GPT, SelfAttention, ViT
 from normviz.data import SupervisedData, TextWindows, by_seed, load_digits
 from normviz.data.corpora import load_corpus
 from normviz.experiments.attention_entropy.closed_forms import (
@@ -35,6 +34,7 @@ from normviz.experiments.attention_entropy.kernels import LinearKernel, Recurren
 from normviz.experiments.attention_entropy.knobs import Knobs, arm_name
 from normviz.experiments.attention_entropy.recorded import FUSED, HEAD_DIM, MAP_SIDE, lengths
 from normviz.frame import Frame, Value
+from normviz.models import GPT, SelfAttention, ViT
 from normviz.probes import AttentionEntropy, attention_rows
 from normviz.training import Arm, Batch, Batches, Member, evaluation_loss, resolve_device, train
 

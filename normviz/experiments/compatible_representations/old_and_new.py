@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import MLP
 from normviz.data import IndexSampler, load_digits, seeded_generator
 from normviz.experiments.compatible_representations.knobs import Knobs
+from normviz.models import MLP
 
 __all__ = ["FIT", "TEST", "ZERO_SHOT", "OldAndNew"]
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import MLP
 from normviz.adapters import CovarianceCollector, damped_covariance
 from normviz.data import TensorBatches, load_digits, seeded_generator
 from normviz.experiments.context_adapters.knobs import Knobs
 from normviz.experiments.context_adapters.recorded import CLASSES, HIDDEN, LAYERS, PIXELS, SOURCES
+from normviz.models import MLP
 
 __all__ = ["Context", "Task", "World", "changed", "context_of"]
 

@@ -16,12 +16,12 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR, LRScheduler
 
-from models import DQNAgent
 from normviz.data import seeded_generator
 from normviz.experiments.effective_learning_rate.environments import AtariEnv, GridTaskSequence, TaskSequence
 from normviz.experiments.effective_learning_rate.knobs import REPLAY, Knobs, Variant, normed, variants
 from normviz.experiments.effective_learning_rate.measures import Lengths, dormant_units
 from normviz.frame import Frame, Value
+from normviz.models import DQNAgent
 from normviz.norms import FeatureNorm, NormProjector
 from normviz.schedules import ImplicitScheduleReplay
 from normviz.training import Diverged, Trainee, interleave

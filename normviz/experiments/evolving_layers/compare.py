@@ -3,9 +3,9 @@
 Every seed has its own split into training and held-out images, the same for all layers. Every step sees the same
 images, as many as the largest number. A smaller number means one of two things:
 
-- several workers: each takes the statistics over its own share (:class:`models.PerWorker`) and one update follows, so
-  that arms differ in nothing but what their normalization sees. The statistics of every worker go into the running
-  ones, one worker after the other;
+- several workers: each takes the statistics over its own share (:class:`normviz.models.PerWorker`) and one update
+  follows, so that arms differ in nothing but what their normalization sees. The statistics of every worker go into the
+  running ones, one worker after the other;
 - a smaller batch, as in the paper: every share is a batch of its own and has an update of its own, with a learning rate
   in proportion to its size.
 """
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import ConvNet, PerWorker, ResNet
 from normviz.data import SupervisedData, by_seed, load_digits, load_mnist1d, load_mnist_sample
 from normviz.experiments.evolving_layers.candidates import from_code
 from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name
 from normviz.experiments.evolving_layers.recorded import RESPONSE_AT
 from normviz.frame import Frame, Value
+from normviz.models import ConvNet, PerWorker, ResNet
 from normviz.norms import layer_factory, make_evonorm
 from normviz.probes import GradientNorm
 from normviz.training import Arm, Batch, Batches, Member, train

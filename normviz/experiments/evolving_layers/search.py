@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import ConvNet, ResNet
 from normviz.data import load_digits
 from normviz.experiments.evolving_layers.candidates import ANCHORS, REFERENCES, RIVAL, encode
 from normviz.experiments.evolving_layers.knobs import (
@@ -27,6 +26,7 @@ from normviz.experiments.evolving_layers.knobs import (
     warm_start_graphs,
 )
 from normviz.frame import Frame, Value
+from normviz.models import ConvNet, ResNet
 from normviz.norms import EVONORM_GRAPHS, Candidate, Event, EvolutionSearch, Graph, SearchData
 from normviz.norms.evonorm_search import Progress
 from normviz.training import Trainee, interleave

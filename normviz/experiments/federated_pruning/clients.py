@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models import ConvNet
 from normviz.data import load_digits, load_mnist_sample
 from normviz.experiments.federated_pruning.knobs import Knobs
 from normviz.federated import dirichlet_partition, train_client
+from normviz.models import ConvNet
 
 __all__ = ["CLASSES", "Federation", "build_federation"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import FiLMDenoiser
 from normviz.adapters import activation_crosstalk, merge_adapters, weight_crosstalk
 from normviz.experiments.modular_diffusion.tuned_concepts import FRAMES, TunedConcepts
 from normviz.experiments.modular_diffusion.world import World
+from normviz.models import FiLMDenoiser
 
 __all__ = ["MergedModels", "added_by_count", "crosstalk", "merge_times", "token_shares"]
 

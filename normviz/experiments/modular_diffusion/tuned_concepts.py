@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from models import FiLMDenoiser
 from normviz.adapters import LoRALinear, OrthogonalLoRALinear, adapter_state, apply_orthogonal_adaptation
 from normviz.data.sampling import seeded_generator
 from normviz.experiments.modular_diffusion.knobs import SHARED
 from normviz.experiments.modular_diffusion.world import World
+from normviz.models import FiLMDenoiser
 
 __all__ = ["TunedConcepts", "build_concept"]
 

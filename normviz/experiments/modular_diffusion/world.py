@@ -9,12 +9,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from models import DDPM, FiLMDenoiser
 from normviz.data.sampling import seeded_generator
 from normviz.experiments.modular_diffusion.concept_shapes import base_points, concept_points
 from normviz.experiments.modular_diffusion.energy_distance import energy_distance, mean_distance
 from normviz.experiments.modular_diffusion.knobs import Knobs
 from normviz.experiments.modular_diffusion.recorded import CONCEPTS
+from normviz.models import DDPM, FiLMDenoiser
 
 __all__ = ["World"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import MLP
 from normviz.experiments.noisy_labels.knobs import Knobs
 from normviz.experiments.noisy_labels.tasks import NoisyTask
+from normviz.models import MLP
 from normviz.weighting import (
     STORM,
     GCELoss,

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import GPT, ConvNet, NormedRecurrent, RNNLanguageModel, SelfAttention, ViT
 from normviz.data import (
     SentenceCorpus,
     SupervisedData,
@@ -46,6 +45,7 @@ from normviz.experiments.normalization_statistics.recorded import (
     VIT_BLOCKS,
 )
 from normviz.frame import Frame, Value
+from normviz.models import GPT, ConvNet, NormedRecurrent, RNNLanguageModel, SelfAttention, ViT
 from normviz.norms import (
     ChannelsLast,
     LayerNormLSTM,

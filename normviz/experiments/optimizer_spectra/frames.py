@@ -26,7 +26,6 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from models import GPT, MLP, BilinearMap
 from normviz.data import SupervisedData, by_seed, chunks, load_digits, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.optimizer_spectra.fira import Shadow
@@ -45,6 +44,7 @@ from normviz.experiments.optimizer_spectra.optimizers import (
 )
 from normviz.experiments.optimizer_spectra.recorded import HISTOGRAM_RANGE
 from normviz.frame import Frame, Value
+from normviz.models import GPT, MLP, BilinearMap
 from normviz.optim import (
     ColumnNorm,
     FiraAdamW,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from models import TokenPolicy
+from normviz.models import TokenPolicy
 
 __all__ = ["BLANK", "VOCABULARY", "Questions", "exact_rewards", "new_policy", "pretrain", "reward_of"]
 

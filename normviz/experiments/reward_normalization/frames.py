@@ -1,9 +1,9 @@
 """What is trained on the page *Reward normalization*.
 
-A policy with 9,000 parameters (:class:`models.TokenPolicy`, two hidden layers of 64) answers questions of arithmetic in
-two tokens. Before reinforcement learning it is taught by examples up to a given accuracy; all arms of a seed start from
-that policy, see the same questions and draw their answers with the same random numbers. One update per batch (on
-policy), with the clipped surrogate of the BNPO recipe, whose ratio is then 1.
+A policy with 9,000 parameters (:class:`normviz.models.TokenPolicy`, two hidden layers of 64) answers questions of
+arithmetic in two tokens. Before reinforcement learning it is taught by examples up to a given accuracy; all arms of a
+seed start from that policy, see the same questions and draw their answers with the same random numbers. One update per
+batch (on policy), with the clipped surrogate of the BNPO recipe, whose ratio is then 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from models import TokenPolicy
 from normviz.data import seeded_generator
 from normviz.experiments.reward_normalization.advantages import advantages, reward_parts
 from normviz.experiments.reward_normalization.arithmetic import (
@@ -38,6 +37,7 @@ from normviz.experiments.reward_normalization.knobs import (
     reference_arm,
 )
 from normviz.frame import Frame, Value
+from normviz.models import TokenPolicy
 from normviz.training import resolve_device
 from normviz.training.interleave import Diverged, interleave
 from normviz.weighting import beta_moments, bnpo_parameters, clipped_policy_loss

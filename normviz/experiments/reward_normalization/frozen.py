@@ -23,12 +23,12 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import log_softmax
 
-from models import TokenPolicy
 from normviz.data import seeded_generator
 from normviz.experiments.reward_normalization.advantages import advantages
 from normviz.experiments.reward_normalization.arithmetic import Questions, exact_rewards, reward_of
 from normviz.experiments.reward_normalization.knobs import ESTIMATOR_NAMES
 from normviz.frame import Value
+from normviz.models import TokenPolicy
 from normviz.weighting import beta_moments, bnpo_advantage, bnpo_parameters, gradient_second_moment
 from normviz.weighting.beta_normalizer import inverse_density
 

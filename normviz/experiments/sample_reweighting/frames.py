@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from models import GPT, SelfAttention
 from normviz.data.corpora import load_corpus
 from normviz.experiments.sample_reweighting.devices import device_values
 from normviz.experiments.sample_reweighting.knobs import CONTEXT, TEXT_SOURCES, Knobs, arm_name
 from normviz.experiments.sample_reweighting.regression import make_reweighter, regression_frames
 from normviz.experiments.sample_reweighting.text_mixture import TextMixture
 from normviz.frame import Frame, Value
+from normviz.models import GPT, SelfAttention
 from normviz.probes import Probe
 from normviz.training import Arm, Batch, Member, resolve_device, train
 from normviz.weighting import DynamicLossReweighter, per_sample_loss

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from models import MLP, RNNLanguageModel
 from normviz.data import load_digits, pydoc_topics, seeded_generator
 from normviz.data.sampling import BatchSource, TensorBatches
+from normviz.models import MLP, RNNLanguageModel
 from normviz.norms import LayerNormGRU
 
 __all__ = ["NetworkTask", "digits_task", "text_task"]

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import weight_norm
 
-from models import MLP
 from normviz.data import SupervisedData, by_seed, load_digits, load_table, seeded_generator
 from normviz.experiments.self_normalizing.classical import classical_accuracies
 from normviz.experiments.self_normalizing.knobs import Knobs, arm_name
 from normviz.experiments.self_normalizing.recorded import HISTOGRAM_RANGE, drawn_layers
 from normviz.experiments.self_normalizing.theorems import theorem_values
 from normviz.frame import Frame, Value
+from normviz.models import MLP
 from normviz.norms import SELU, AlphaDropout, lecun_normal_, make_norm, selu
 from normviz.probes import ActivationHistogram, GradientNorm, LayerGradients, LayerMoments
 from normviz.training import Arm, Batch, Member, resolve_device, train

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import ConvNet
 from normviz.adaptive import corruptions
 from normviz.data import IndexSampler, SupervisedData, seeded_generator
 from normviz.experiments.shifting_statistics.digit_pictures import WHITE, load_pictures
+from normviz.models import ConvNet
 
 __all__ = ["Stream", "corrupted_stream", "train_source"]
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from models import ConvNet
 from normviz.adaptive import ERACE, DERPlusPlus, ReservoirBuffer
 from normviz.experiments.shifting_statistics.digit_pictures import SIDES
 from normviz.experiments.shifting_statistics.knobs import TASKS, Knobs, kappa_of
@@ -26,6 +25,7 @@ from normviz.experiments.shifting_statistics.running_distance import (
     true_moments,
 )
 from normviz.frame import Frame, Value
+from normviz.models import ConvNet
 from normviz.norms import AdaptiveBalanceBatchNorm2d, ContinualNorm2d, convert_batchnorm
 from normviz.training import Diverged, Trainee, interleave
 
