@@ -31,6 +31,7 @@ NOUNS = (
     "uploads",
     "validation",
     "variables",
+    "writers",
 )
 METHODS = (
     "adapters",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -127,4 +128,10 @@ class Figure:
         return str(vl_convert.vegalite_to_svg(spec))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        return self.chart._repr_mimebundle_(include, exclude)
+        """What a notebook shows and keeps: the live chart, and a still picture of it for where no script runs."""
+        bundle = self.chart._repr_mimebundle_(include, exclude)
+        if self.plotly is not None or find_spec("vl_convert") is None:
+            return bundle
+        from normviz.figures.stills import with_still
+
+        return with_still(bundle, self.to_svg(), self.alt)
