@@ -10,7 +10,19 @@ import pytest
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-ROOMS = ("norms", "optim", "probes", "weighting")
+ROOMS = (
+    "adapters",
+    "adaptive",
+    "attention",
+    "decoding",
+    "federated",
+    "norms",
+    "optim",
+    "probes",
+    "residual",
+    "schedules",
+    "weighting",
+)
 ARXIV = re.compile(r"arXiv[:\s]+(\d\d)(0[1-9]|1[0-2])\.\d{4,5}")
 NO_PAPER = re.compile(r"^Reference: none\b.*\bno paper\b", re.MULTILINE)
 FORMULA = re.compile(r"[\w)}] (=|<-) \S")

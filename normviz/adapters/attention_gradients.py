@@ -40,7 +40,7 @@ METHODS = ("exact", "lowrank")
 
 
 class LoRAWeight(NamedTuple):
-    """A frozen weight with its adapter: ``W + scaling B A`` (Hu et al. 2024, arXiv 2406.03136).
+    """A frozen weight with its adapter: ``W + scaling B A`` (Hu et al. 2024, arXiv 2406.03136, sections 3 and 4).
 
     Attributes:
         W: [d, d_in].
@@ -79,6 +79,9 @@ class LoRAAttentionGradients(NamedTuple):
         degree: of the polynomial.
         rank: number of monomials, C(d + degree, degree).
         eps: relative error of the polynomial on [-R, R]; nothing is certified if it is 1 or more.
+
+    Reference: Hu et al. 2024, arXiv 2406.03136: section 3 for adapters on W_Q and W_V, section 4 for W_Q, W_K and
+    W_V; equations in :mod:`normviz.adapters.attention_gradients`.
     """
 
     loss: Tensor

@@ -25,7 +25,7 @@ PARAMETRIZATIONS = ("matrix_exp", "cayley")
 
 
 class AffineAdapter(nn.Module):
-    """h -> (h / in_scale) W^T + b: the free map of arXiv 2509.16664, forward or (regularised) backward.
+    """y = (h / in_scale) W^T + b: the free map of arXiv 2509.16664, forward or (regularised) backward.
 
     Args:
         in_features, out_features: widths.

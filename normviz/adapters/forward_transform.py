@@ -22,7 +22,7 @@ __all__ = ["ForwardTransform", "fit_forward_transform"]
 
 
 class ForwardTransform(nn.Module):
-    """h_old -> W_2 relu(W_1 h_old / in_scale + b_1) + b_2, and a log variance from the same hidden layer.
+    """y = W_2 relu(W_1 h_old / in_scale + b_1) + b_2, and a log variance from the same hidden layer.
 
     FCT (arXiv 2112.02805, an MLP; depth and width are this library's choice); the variance is FastFill's
     (arXiv 2303.04766).

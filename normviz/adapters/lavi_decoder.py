@@ -73,6 +73,8 @@ class LaViCache:
 
     Attributes:
         length: text tokens in the cache.
+
+    Reference: Yue et al. 2025 (LaVi), arXiv 2506.16691; the cache is this library's.
     """
 
     _sight: _Sight

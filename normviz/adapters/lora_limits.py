@@ -92,6 +92,9 @@ class DegreeFit(NamedTuple):
         eps: relative error of the polynomial on [-R, R].
         bound: the certificate, None if none was asked for.
         gain: rank < L. Otherwise use the exact method.
+
+    Reference: Hu et al. 2024, arXiv 2406.03136; that the degree decides between almost linear and quadratic time is
+    the paper's, the bound is derived here.
     """
 
     degree: int

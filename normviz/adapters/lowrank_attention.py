@@ -39,8 +39,8 @@ def _backward(ctx: Any, c: Tensor, causal: bool) -> Gradients:
 class LowRankAttentionFunction(torch.autograd.Function):
     r"""``apply(Q, K, V, tau, coeffs)``: attention ``O~ = U1 (V1^T V)`` without an L x L matrix.
 
-    Hu et al. 2024, arXiv 2406.03136. The backward is the approximation of the exact attention's gradient, with c the
-    gradient of the output and ``r = rowsum(O~ * c)``:
+    Hu et al. 2024, arXiv 2406.03136, sections 3 and 4. The backward is the approximation of the exact attention's
+    gradient, with c the gradient of the output and ``r = rowsum(O~ * c)``:
 
         dQ = tau (p1 - p2) K,   dK = tau (p1 - p2)^T Q,   dV = V1 (U1^T c)
         p1 = f~ * (c V^T),   p2 = diag(r) f~

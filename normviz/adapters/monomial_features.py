@@ -104,7 +104,7 @@ class MonomialFeatureMap:
     """The monomials of degree <= g of a vector of d coordinates, float64.
 
     ``Phi(x)_m = x^m`` for all multi-indices m with |m| <= g; ``<a, b>^i = sum_{|m| = i} (|m|!/m!) a^m b^m``.
-    The feature map of Hu et al. 2024 (arXiv 2406.03136), without the coefficients of the polynomial.
+    The feature map of Hu et al. 2024 (arXiv 2406.03136, sections 3 and 4), without the coefficients of the polynomial.
 
     Args:
         dim: d >= 1.

@@ -69,7 +69,8 @@ class AdaptiveBatchSize:
         >>> sizes.step([torch.tensor([[1.0], [1.0]])])
         8
 
-    Reference: Lau et al., arXiv 2402.11215.
+    Reference: Lau et al., arXiv 2402.11215, the batch-size rule of its adaptive schemes; tests and equations in
+    :mod:`normviz.adaptive.batch_size_tests`.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class BatchTestResult(NamedTuple):
             product) or ||Var_i(r_i)||_1 (orthogonality); augmented: of the one with the larger suggestion.
         grad_norm_sq: ||g||^2.
 
-    Reference: Lau et al., arXiv 2402.11215.
+    Reference: Lau et al., arXiv 2402.11215; equations in :mod:`normviz.adaptive.batch_size_tests`.
     """
 
     batch_size: int

@@ -60,6 +60,9 @@ class OnlineAdapter:
         >>> adapter = OnlineAdapter(net, CoreLoss(), alpha=0.7)
         >>> adapter(torch.randn(10, 4)).shape
         torch.Size([10, 3])
+
+    Reference: the loop of Wang et al. 2021 (TENT), arXiv 2006.10726, with the statistics of You, Li, Zhao 2021
+    (alpha-BN), arXiv 2110.04065.
     """
 
     def __init__(

@@ -176,6 +176,9 @@ class ReusableHoldoutExperiment:
         ks: numbers of features.
         standard: [len(ks), 3], accuracy on train, reported on the holdout, on fresh data; holdout reused as it is.
         thresholdout: the same with the holdout behind Thresholdout.
+
+    Reference: Dwork et al., Science 349:636, 2015, its experiment and program; the mechanism is that of arXiv
+    1506.02629.
     """
 
     ks: tuple[int, ...]
@@ -229,6 +232,8 @@ class FreedmanParadox:
         selected: indices of the variables with p < 0.25.
         f_statistic: F of the refitted model.
         f_p_value: its p, as if the variables had not been selected on the same data.
+
+    Reference: Freedman 1983, an example of the reuse of a sample that Dwork et al., arXiv 1411.2664, guard against.
     """
 
     X: Array

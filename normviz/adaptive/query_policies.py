@@ -181,6 +181,9 @@ class RagePolicy(SuccessiveEliminationPolicy):
 
     Raises:
         ValueError: budget below 1, delta outside (0, 1).
+
+    Reference: Fiez et al. 2019 (RAGE), as a baseline of Zhang, Jain, Jamieson, arXiv 2010.15382; the design
+    minimises the numerator of the paper's complexity C(theta) over the survivors.
     """
 
     def __init__(self, problem: BanditProblem, budget: int, delta: float = 0.1) -> None:

@@ -169,6 +169,9 @@ class RingBuffer(ReplayBuffer):
         >>> buffer.add(torch.arange(10.0), torch.arange(10), task_ids=torch.zeros(10, dtype=torch.long))
         >>> sorted(buffer.sample(4)["y"].tolist())
         [8, 9]
+
+    Reference: none, no paper: the choice per task beside the reservoir of the official AdaB²N runs (arXiv
+    2310.08855).
     """
 
     def __init__(self, capacity: int, n_tasks: int, seed: int = 0) -> None:

@@ -84,6 +84,8 @@ class NormAwareFeatureMap(nn.Module):
         >>> same, opposite = phi.query(e[0]) @ phi.key(e[0]), phi.query(e[0]) @ phi.key(-e[0])
         >>> round(same.item(), 6), opposite.item() < 1e-6
         (1.0, True)
+
+    Reference: Meng et al. 2025 (NaLaFormer), arXiv 2506.21137, section 3.2 of its first version.
     """
 
     def __init__(

@@ -88,7 +88,10 @@ def _init_convolutions(module: nn.Module) -> None:
 class NaLaFormerBlock(nn.Module):
     """One block on [B, C, H, W]: depthwise convolution, attention, depthwise convolution, feed-forward, all with skips.
 
-    x += dw1(x);  x += DropPath(gamma1 * attn(norm1(x)));  x += dw2(x);  x += DropPath(gamma2 * ffn(norm2(x))).
+        x = x + dw1(x)
+        x = x + DropPath(gamma1 * attn(norm1(x)))
+        x = x + dw2(x)
+        x = x + DropPath(gamma2 * ffn(norm2(x)))
 
     Args:
         dim: C.
@@ -110,6 +113,8 @@ class NaLaFormerBlock(nn.Module):
         ValueError: as the attention layer; unknown attention, drop_path outside [0, 1), mlp_ratio that leaves no hidden
             unit, layer_scale_init not a number.
         TypeError: an argument that the attention layer does not have.
+
+    Reference: Meng et al. 2025 (NaLaFormer), arXiv 2506.21137; order of the layers as in the official release.
     """
 
     def __init__(
@@ -201,6 +206,8 @@ class NaLaFormer(nn.Module):
         >>> model = NaLaFormer("XT", num_classes=10, dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), heads=(1, 2, 2, 2))
         >>> model(torch.randn(2, 3, 32, 32)).shape
         torch.Size([2, 10])
+
+    Reference: Meng et al. 2025 (NaLaFormer), arXiv 2506.21137; variants and layers as in the official release.
     """
 
     def __init__(

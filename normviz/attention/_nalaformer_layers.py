@@ -115,6 +115,9 @@ class NormAwareLinearAttention(_GatedAttention):
         >>> layer = NormAwareLinearAttention(16, 2)
         >>> layer(torch.randn(1, 16, 3, 5)).shape
         torch.Size([1, 16, 3, 5])
+
+    Reference: Meng et al. 2025 (NaLaFormer), arXiv 2506.21137, section 3.2 of its first version for the feature
+    map; gate, LePE and norm as in the official release.
     """
 
     def __init__(

@@ -19,6 +19,8 @@ class StateCache:
 
     Attributes:
         states: one entry per token.
+
+    Reference: none, no paper: the cache of the reference model :class:`ByteLSTM`.
     """
 
     def __init__(self, states: list[State]) -> None:

@@ -24,7 +24,11 @@ __all__ = [
 
 @runtime_checkable
 class TokenCache(Protocol):
-    """What a model remembers of the tokens that it has processed."""
+    """What a model remembers of the tokens that it has processed.
+
+    Reference: none, no paper: the paper of Entropy Adaptive Decoding (arXiv 2502.06833) does not say how caches are
+    handled.
+    """
 
     @property
     def length(self) -> int:
@@ -42,6 +46,8 @@ class CachedLM(Protocol):
         num_parameters: number of parameters.
         vocab_size: number of tokens V.
         context: longest text in tokens, None without a limit.
+
+    Reference: none, no paper: what the decoders of arXiv 2502.06833 and arXiv 2211.17192 need of a model.
     """
 
     @property

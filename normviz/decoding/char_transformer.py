@@ -16,6 +16,8 @@ class KeyValueCache:
 
     Attributes:
         layers: per layer (keys, values), each (B, heads, length, head_dim).
+
+    Reference: none, no paper: the cache of the reference model :class:`CharTransformer`.
     """
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]]) -> None:

@@ -18,6 +18,9 @@ class CostReport(NamedTuple):
         decode_only: C, the published accounting.
         with_catch_up: C_full, with every token that was fed to either model.
         large_fraction: f_L, share of tokens written by the large model.
+
+    Reference: Simonds 2025, arXiv 2502.06833: C reproduces the savings of its abstract; C_full is this library's.
+    Equations in :func:`cost_report`.
     """
 
     decode_only: float

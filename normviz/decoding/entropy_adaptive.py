@@ -60,6 +60,8 @@ class EADResult:
         processed_tokens: per model, all tokens that were fed to it.
         wall_time: seconds.
         prompt_length: P.
+
+    Reference: Simonds 2025, arXiv 2502.06833; catch-up is counted here, the paper leaves it out.
     """
 
     tokens: Tensor

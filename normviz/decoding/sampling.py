@@ -27,6 +27,9 @@ class TokenSampler:
 
     Raises:
         ValueError: temperature < 0 or not finite, top_k < 1, top_p outside (0, 1].
+
+    Reference: none, no paper: the sampling that the decoders of arXiv 2502.06833 and arXiv 2211.17192 have in
+    common.
     """
 
     def __init__(

@@ -35,6 +35,8 @@ class SpeculativeResult:
         accepted: drafted tokens that were accepted.
         proposed: drafted tokens.
         large_calls: rounds, each with one pass of the large model; the first one takes the prompt along.
+
+    Reference: Leviathan, Kalman, Matias, arXiv 2211.17192, algorithm 1.
     """
 
     tokens: Tensor
@@ -44,7 +46,9 @@ class SpeculativeResult:
 
 
 class SpeculativeDecoder:
-    """Draft ``gamma`` tokens with the small model, verify them in one pass of the large one (arXiv 2211.17192).
+    """Draft ``gamma`` tokens with the small model, verify them in one pass of the large one.
+
+    Leviathan, Kalman, Matias, arXiv 2211.17192, algorithm 1.
 
     With q_i the small and p_i the large model's distribution at a drafted position, both after temperature, top-k and
     top-p: accept x_i with probability min(1, p_i(x_i) / q_i(x_i)); at the first rejection draw from max(p_i - q_i, 0),

@@ -44,6 +44,8 @@ class SwitchDecision(NamedTuple):
         mean_entropy: rolling mean, the pushed value included.
         model: "small" or "large", which writes the next token.
         switched: whether that is another model than the one that wrote this token.
+
+    Reference: Simonds 2025, arXiv 2502.06833, the switch rule; equations in :mod:`normviz.decoding.switching`.
     """
 
     mean_entropy: float
@@ -53,7 +55,10 @@ class SwitchDecision(NamedTuple):
 
 @runtime_checkable
 class SwitchController(Protocol):
-    """What a decoder asks of a controller; :class:`EntropySwitchController` is the paper's."""
+    """What a decoder asks of a controller; :class:`EntropySwitchController` is the paper's.
+
+    Reference: Simonds 2025, arXiv 2502.06833, the switch rule.
+    """
 
     @property
     def model(self) -> ModelName:

@@ -24,6 +24,8 @@ class SweepPoint(NamedTuple):
         threshold: tau in bits.
         score: mean score.
         large_fraction: mean share of tokens written by the large model.
+
+    Reference: Simonds 2025, arXiv 2502.06833: score against the large model's share, one point for each threshold.
     """
 
     threshold: float
@@ -81,6 +83,8 @@ class SimulatedSwitching:
         bits: (T,), -log2 of the probability that the owner gave to the text's token.
         switches: number of changes.
         large_fraction: share of tokens predicted by the large model.
+
+    Reference: the switch rule of Simonds 2025, arXiv 2502.06833; to run it over a given text is this library's.
     """
 
     owner: list[ModelName]

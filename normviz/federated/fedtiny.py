@@ -47,7 +47,7 @@ def child_blocks(model: nn.Module) -> list[list[str]]:
 
 
 class FedTiny(FedAvg):
-    """FedTiny (Huang et al., arXiv 2212.01977): adaptive BN selection, then FedAvg with progressive pruning.
+    """FedTiny (Huang et al., arXiv 2212.01977): BN selection (module 1), then FedAvg with progressive pruning (2).
 
     Args:
         model_fn: builds the server's dense network; called once.

@@ -39,6 +39,8 @@ class OneShotMagnitude(FedAvg):
 
     Raises:
         ValueError: as :class:`SparseModel` and :class:`normviz.federated.FedAvg`.
+
+    Reference: Xu et al. 2021 (FL-PQSU), IEEE Access, its pruning step; here a rival of FedTiny, arXiv 2212.01977.
     """
 
     model: SparseModel

@@ -48,7 +48,9 @@ Upload = tuple[Tensor, Tensor]
 
 
 class TopKBuffer:
-    """The k largest |gradients| of inactive weights of a tensor that is seen in chunks (arXiv 2212.01977, O(K) memory).
+    """The k largest |gradients| of inactive weights of a tensor that is seen in chunks, in O(K) memory.
+
+    Huang et al. 2023 (FedTiny), arXiv 2212.01977, module 2.
 
     Args:
         k: pairs that are kept, >= 0.
@@ -202,10 +204,10 @@ def prune_and_grow(
 
 
 class BlockSchedule:
-    """Which block is adjusted in which round (arXiv 2212.01977): one after another, every ``interval`` rounds.
+    """Which block is adjusted in which round: one after another, every ``interval`` rounds.
 
-    Round r adjusts if r is a multiple of the interval and at most ``stop``. Blocks take turns and begin anew when all
-    had theirs.
+    Huang et al. 2023 (FedTiny), arXiv 2212.01977, module 2. Round r adjusts if r is a multiple of the
+    interval and at most ``stop``. Blocks take turns and begin anew when all had theirs.
 
     Args:
         blocks: lists of weight names, from input to output.

@@ -75,7 +75,7 @@ def prunefl_select(g2: Tensor | npt.ArrayLike, t: Tensor | npt.ArrayLike, consta
 
 
 class PruneFL(OneShotMagnitude):
-    """PruneFL (Jiang et al., arXiv 1909.12326) at a given density: adaptive pruning by dense squared gradients.
+    """PruneFL (Jiang et al., arXiv 1909.12326, section IV) at a given density: adaptive pruning by squared gradients.
 
     The start is the magnitude mask of ``rule``. In adjustment rounds a client's squared gradient is the mean over its
     mini-batches, with its own trained weights; the server averages them, takes :func:`prunefl_select` over all layers

@@ -104,7 +104,7 @@ def noisy_layer_densities(
 
 
 class CandidatePool:
-    """The server's candidates: sparse networks of about equal density (arXiv 2212.01977, adaptive BN selection).
+    """The server's candidates: sparse networks of about equal density (arXiv 2212.01977, module 1).
 
     ``pool[c]`` builds candidate c anew, the same each time. A layer keeps ``int(size * d_l)`` weights, at least one.
 
@@ -311,7 +311,7 @@ def select_candidate(
 
 
 class AdaptiveBNSelection:
-    """Adaptive batch-norm selection (arXiv 2212.01977): the candidate with the lowest loss at the clients.
+    """Adaptive batch-norm selection (arXiv 2212.01977, module 1): the candidate with the lowest loss at the clients.
 
     Args:
         pool: candidates, a :class:`CandidatePool` or a sequence of sparse networks (which are copied).

@@ -99,6 +99,8 @@ class TwoLayerBranch(nn.Module):
 class MLPBlock(TwoLayerBranch):
     """A branch (no skip): Linear(dim, hidden) -> [norm] -> activation -> Linear(hidden, dim), both with bias.
 
+    f(h) = W_2 act(norm(W_1 h + b_1)) + b_2.
+
     With a norm and ReLU the output has unit variance at initialisation (half the second moment of the normalised
     units passes, times 2); with tanh and GELU, which keep 0.39 and 0.43 of it, about 0.79 and 0.85.
 
@@ -112,6 +114,8 @@ class MLPBlock(TwoLayerBranch):
 
     Raises:
         ValueError: a size below 1, unknown activation, norm or init.
+
+    Reference: none, no paper: a plain module f_i for the towers of Dherin, Munn 2025, arXiv 2510.03470.
     """
 
     def __init__(
@@ -158,6 +162,8 @@ class ConvBlock(TwoLayerBranch):
 
     Raises:
         ValueError: a size below 1, even kernel_size, unknown activation, norm or init.
+
+    Reference: none, no paper: a plain module f_i for the towers of Dherin, Munn 2025, arXiv 2510.03470.
     """
 
     def __init__(

@@ -42,6 +42,9 @@ class FixupBlock(nn.Module):
 
     Raises:
         ValueError: a size below 1, num_layers < 2, even kernel_size, unknown activation.
+
+    Reference: Zhang, Dauphin, Ma 2019 (Fixup), arXiv 1901.09321: the scalar biases and the multiplier of a branch,
+    in the order of the official code.
     """
 
     def __init__(

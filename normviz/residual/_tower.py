@@ -50,6 +50,9 @@ class ResidualTower(nn.Module):
         >>> tower = ResidualTower([nn.Linear(3, 3), nn.Tanh()], scale="inv")
         >>> tower.scales, tower(torch.ones(2, 3)).shape
         (tensor([0.5000, 0.5000]), torch.Size([2, 3]))
+
+    Reference: Dherin, Munn 2025, arXiv 2510.03470: the tower of the Residual Expansion Theorem, and the scale 1/n
+    that the paper proposes.
     """
 
     scales: Tensor

@@ -82,6 +82,10 @@ class MatchedEffectiveLR(LRScheduler):
         (None, None)
         >>> [round(lr, 4) for lr in scheduler.get_last_lr()]
         [0.4, 0.1, 0.1, 0.1, 0.1]
+
+    Reference: Lyle et al. 2024 (NaP), arXiv 2407.01800: the effective learning rate of a scale-invariant layer, and
+    the paper's comparison of layer-wise with global rescaling; the equations ``layerwise`` and ``global`` of
+    :mod:`normviz.schedules.effective_lr`.
     """
 
     def __init__(
@@ -178,6 +182,9 @@ class ImplicitScheduleReplay(LRScheduler):
         (None, None)
         >>> scheduler.get_last_lr()
         [0.05, 0.1]
+
+    Reference: Lyle et al. 2024 (NaP), arXiv 2407.01800: the schedule that an un-projected run follows without being
+    told, played back; the equation ``replay`` of :mod:`normviz.schedules.effective_lr`.
     """
 
     def __init__(self, optimizer: Optimizer, recorded: Sequence[Mapping[str, float | Tensor]]) -> None:
