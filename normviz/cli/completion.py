@@ -8,13 +8,13 @@ after an update.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable
 
 from normviz.cli.arguments import HELP, SHELLS, add_options
 from normviz.cli.errors import DONE, UsageError
 from normviz.cli.flags import add_knob_flags
 from normviz.cli.parser import Parser
+from normviz.cli.printing import print_text
 from normviz.experiments import SLUGS, get_experiment
 
 __all__ = ["completion", "completion_script", "completion_tree"]
@@ -22,7 +22,7 @@ __all__ = ["completion", "completion_script", "completion_tree"]
 
 def completion(arguments: argparse.Namespace) -> int:
     """Print the script of a shell."""
-    sys.stdout.write(completion_script(arguments.shell))
+    print_text(completion_script(arguments.shell))
     return DONE
 
 

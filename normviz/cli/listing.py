@@ -9,7 +9,7 @@ from rich.console import Console
 
 from normviz.catalog import PAGES, Page, papers_of_page
 from normviz.cli.errors import DONE
-from normviz.cli.session import print_document
+from normviz.cli.printing import print_document
 from normviz.cli.tables import catalog_table
 from normviz.experiments import SLUGS, get_experiment
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,15 +12,15 @@ from typing import Any
 from rich.console import Console
 
 from normviz.cli.errors import DONE, FAILED, INTERRUPTED, UsageError, complain
+from normviz.cli.printing import print_document
 from normviz.cli.progress import RunProgress
-from normviz.cli.records import as_json
 from normviz.cli.tables import identity_table, tally, verdict_table
 from normviz.engine import RunStore, StoreError, default_store_path, extend_inline, run_inline
 from normviz.experiments import Experiment, Run
 from normviz.frame import Frame
 from normviz.knobs import Knobs
 
-__all__ = ["Session", "check_device", "print_document"]
+__all__ = ["Session", "check_device"]
 
 Train = Callable[[Callable[[Frame], None]], Run]
 """Trains and returns the run; is given what is to be called with every frame."""
@@ -40,12 +39,6 @@ def check_device(name: str) -> None:
             resolve_device(name)
         except ValueError as error:
             raise UsageError(str(error)) from error
-
-
-def print_document(value: Any) -> None:
-    """Print one JSON document on standard output, whole: nothing is written if it cannot be made."""
-    sys.stdout.write(as_json(value))
-    sys.stdout.flush()
 
 
 @dataclass

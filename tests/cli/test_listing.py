@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +39,17 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert sorted(paper["arxiv"] for page in pages for paper in page["papers"]) == sorted(
         paper.arxiv for paper in PAPERS.values()
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's pipe")
+@pytest.mark.parametrize("command", ["list --json", "completion bash"])
+def test_a_reader_that_closes_the_pipe_is_no_error(command: str) -> None:
+    if command.startswith("completion"):
+        pytest.importorskip("shtab")
+    line = f"{shlex.quote(sys.executable)} -m normviz.cli {command} | head -c 1"
+    ended = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert len(ended.stdout) == 1
+    assert ended.stderr == ""
 
 
 def test_help_lists_every_variable_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,10 +14,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from normviz import __version__
 from normviz.cli import main, session
+from normviz.cli.progress import RunProgress
 from normviz.cli.settings import parse_knobs
 from normviz.engine import RunStore, read_parquet
 from normviz.experiments import Run, get_experiment
+from normviz.frame import Frame
 from normviz.uploads import read_text
 from tests.cli.conftest import stored
 from tests.engine.toy import EXPERIMENT as TOY
@@ -186,6 +190,68 @@ def test_corpus_takes_a_file(tmp_path: Path, data_folder: Path, refused: Refused
         finally:
             os.chdir(ROOT)
     assert len(list((data_folder / "uploads").iterdir())) == 1, "nothing refused is kept"
+
+
+# -- for other programs ------------------------------------------------------------------------------------------------
+
+
+def test_json_is_all_of_standard_output(own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "run.csv"
+    assert main(["run", own, "--seeds", "3", "--json", "--out", str(target)]) == 0
+    out, err = capsys.readouterr()
+    assert "Own [experiment]: round 4 of 4" in err
+    assert target.is_file()
+    record = json.loads(out)
+    assert (record["command"], record["version"]) == ("run", __version__)
+    run = record["run"]
+    assert (run["experiment"], run["status"], run["error"], run["knobs"]["seeds"]) == ("own", "done", None, 3)
+    last = {str(seed): 1.0 + seed / 10 + 1 / 5 for seed in range(3)}
+    assert run["final"]["loss"]["only"] == pytest.approx(last, rel=1e-12)
+    assert run["environment"]["python"]
+    claims = {claim["id"]: claim for claim in run["claims"]}
+    assert {name: claim["outcome"] for name, claim in claims.items() if claim["measured"]} == {
+        "low": "reproduced",
+        "high": "opposite",
+        "weak": "weaker",
+        "none": "no effect",
+        "wide": "undecided",
+        "infinite": "undecided",
+        "exact": "reproduced",
+        "broken": "opposite",
+    }
+    assert [name for name, claim in claims.items() if not claim["measured"]] == ["absent"]
+    (interval,) = claims["low"]["intervals"]
+    mean = {str(seed): sum(1.0 + seed / 10 + 1 / (1 + step) for step in range(5)) / 5 for seed in range(3)}
+    assert interval["per_seed"] == pytest.approx(mean, rel=1e-9)
+    assert interval["low"] < interval["estimate"] < interval["high"]
+    assert claims["infinite"]["intervals"][0]["per_seed"]["2"] == "Infinity"
+    assert main(["more", run["id"], "--seeds", "1", "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    again = json.loads(out)
+    assert (again["command"], again["run"]["id"], again["run"]["knobs"]["seeds"]) == ("more", run["id"], 4)
+    assert err == ""
+
+
+def test_json_of_a_run_that_fails_or_is_interrupted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["run", NAME, "--mode", "raise", "--json"]) == 1
+    out, err = capsys.readouterr()
+    run = json.loads(out)["run"]
+    assert run["status"] == "failed"
+    assert "ArithmeticError: the loss is odd" in run["error"]
+    assert "normviz: The run failed" in err
+    taken = RunProgress.on_frame
+
+    def interrupt(progress: RunProgress, frame: Frame) -> None:
+        taken(progress, frame)
+        if frame.step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunProgress, "on_frame", interrupt)
+    assert main(["run", NAME, "--json"]) == 130
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert (run["status"], run["claims"], run["final"]["loss"]) == ("interrupted", [], {"a": {"0": 1 / 3}})
 
 
 # -- verdicts, presets, more seeds -------------------------------------------------------------------------------------
