@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
@@ -21,16 +20,15 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import Optimizer
 
 from normviz.optim._coverage import refuse_model, warn_of_fallback
+from normviz.optim._steps import WIDE, Group, ascending, evaluate, step_groups
 from normviz.validation import check_real
 
 __all__ = [
-    "Group",
     "MatrixBatch",
     "MatrixOptimizer",
     "adamw_step",
     "add_to_parameters",
     "as_matrix",
-    "ascending",
     "at_least_float32",
     "check_adam",
     "check_betas",
@@ -38,20 +36,13 @@ __all__ = [
     "check_matrix",
     "check_maximize",
     "check_rates",
-    "evaluate",
     "fused_adamw",
     "matrix_batches",
     "matrix_shape",
     "own_group",
-    "refuse_unusual",
     "tensor_of",
     "tensors_of",
 ]
-
-Group = dict[str, Any]
-
-WIDE = (torch.float32, torch.float64)
-"""Dtypes that are computed in as they are; half types are promoted."""
 
 CPU_BATCH = 2**18
 """Entries of one batch on the CPU: more would leave its caches between two operations (measured with 2 MB of L2)."""
@@ -110,27 +101,6 @@ def check_flag(flag: str, group: Mapping[str, Any]) -> None:
                 )
 
 
-def refuse_unusual(p: Tensor, owner: str) -> None:
-    """Raise RuntimeError if ``p`` or its gradient is complex or its gradient is not dense.
-
-    Args:
-        p: a parameter with a gradient.
-        owner: class name of the optimizer, for the message.
-    """
-    if p.grad is None:
-        return
-    if p.dtype in WIDE and p.grad.dtype in WIDE and p.grad.layout == torch.strided:
-        return
-    if p.is_complex() or p.grad.is_complex():
-        raise RuntimeError(
-            f"{owner} does not support complex parameters, got {p.dtype} of shape {tuple(p.shape)}."
-        )
-    if p.grad.layout != torch.strided:
-        raise RuntimeError(
-            f"{owner} does not support sparse gradients (parameter of shape {tuple(p.shape)})."
-        )
-
-
 # ------------------------------------------------------------------------------------- groups and batches
 
 
@@ -160,33 +130,6 @@ def check_maximize(group: Mapping[str, Any]) -> None:
     """Raise ValueError unless ``group``'s ``maximize`` is a bool or absent."""
     if not isinstance(group.get("maximize", False), bool):
         raise ValueError(f"maximize must be True or False, got {group['maximize']!r}.")
-
-
-@contextmanager
-def ascending(groups: Iterable[Mapping[str, Any]]) -> Iterator[None]:
-    """Within the context the gradients of groups with ``maximize`` are their negatives; afterwards they are back."""
-    turned = [
-        (p, p.grad)
-        for group in groups
-        if group.get("maximize")
-        for p in group["params"]
-        if p.grad is not None
-    ]
-    for p, gradient in turned:
-        p.grad = gradient.neg()
-    try:
-        yield
-    finally:
-        for p, gradient in turned:
-            p.grad = gradient
-
-
-def evaluate(closure: Callable[[], float] | None) -> float | None:
-    """Loss of ``closure`` with gradients enabled, as ``Optimizer.step(closure)`` needs it; None without one."""
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
 
 
 def at_least_float32(X: Tensor) -> Tensor:
@@ -263,9 +206,15 @@ def add_to_parameters(
         D: directions (k, m, n); cast to the parameters' dtype.
         alpha: factor of D, usually -lr.
         decay: factor of W, usually 1 - lr * weight_decay; one for all or one per parameter.
+
+    In a compiled step ``alpha`` and ``decay`` are tensors of no axes.
     """
     directions = [d.reshape(p.shape) for d, p in zip(D.to(params[0].dtype).unbind(0), params, strict=True)]
     factors = list(decay) if isinstance(decay, Sequence) else [decay] * len(params)
+    if isinstance(alpha, Tensor):  # the compiler fuses this loop; the batched operations take no tensors here
+        for p, d, factor in zip(params, directions, factors, strict=True):
+            p.mul_(factor).add_(at_least_float32(d) * alpha)
+        return
     if any(factor != 1.0 for factor in factors):
         torch._foreach_mul_(list(params), factors)
     torch._foreach_add_(list(params), directions, alpha=alpha)
@@ -413,10 +362,28 @@ class MatrixOptimizer(Optimizer):
 
     def step_matrices(self, group: Group) -> None:
         """Take the matrix step for every matrix of ``group`` that has a gradient."""
-        for batch in matrix_batches(
-            p for p in group["params"] if p.grad is not None and self.is_matrix(p, group)
-        ):
+        live = [p for p in group["params"] if p.grad is not None and self.is_matrix(p, group)]
+        for batch in matrix_batches(live):
             self.matrix_step(group, batch)
+
+    def step_rest(self, group: Group) -> None:
+        """Take AdamW's step for every other parameter of ``group`` that has a gradient."""
+        rest = [p for p in group["params"] if p.grad is not None and not self.is_matrix(p, group)]
+        if not rest:
+            return
+        adamw_step(
+            rest,
+            self.state,
+            lr=float(group["lr"]),
+            betas=group["betas"],
+            eps=group["adam_eps"],
+            weight_decay=group["weight_decay"] if group.get(self.flag) is False else 0.0,
+        )
+
+    def prepare(self, group: Group) -> Group:
+        """Before a compiled step: AdamW's step, whose kernel needs no compiler. What is left are the matrices."""
+        self.step_rest(group)
+        return {"params": [p for p in group["params"] if self.is_matrix(p, group)]}
 
     def add_param_group(self, param_group: Group) -> None:
         """Check a group completely, then add it (see ``torch.optim.Optimizer.add_param_group``).
@@ -446,18 +413,11 @@ class MatrixOptimizer(Optimizer):
             RuntimeError: a gradient is sparse or complex (before anything is changed).
         """
         loss = evaluate(closure)
-        for group in self.param_groups:
-            for p in group["params"]:
-                refuse_unusual(p, type(self).__name__)
-        with ascending(self.param_groups):
-            for group in self.param_groups:
-                self.step_matrices(group)
-                adamw_step(
-                    [p for p in group["params"] if p.grad is not None and not self.is_matrix(p, group)],
-                    self.state,
-                    lr=float(group["lr"]),
-                    betas=group["betas"],
-                    eps=group["adam_eps"],
-                    weight_decay=group["weight_decay"] if group.get(self.flag) is False else 0.0,
-                )
+        self._step_groups(step_groups(self, self.prepare))
         return loss
+
+    def _step_groups(self, groups: list[Group]) -> None:
+        with ascending(groups):
+            for group in groups:
+                self.step_matrices(group)
+                self.step_rest(group)

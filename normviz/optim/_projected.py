@@ -15,7 +15,7 @@ added before the bias correction, and the weight decay is applied after the step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -24,20 +24,17 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from normviz.optim._coverage import refuse_model, warn_of_fallback
 from normviz.optim._matrix import (
-    Group,
     MatrixBatch,
-    ascending,
     at_least_float32,
     check_betas,
     check_maximize,
     check_rates,
-    evaluate,
     fused_adamw,
     matrix_batches,
-    refuse_unusual,
     tensors_of,
 )
 from normviz.optim._precision import full_precision
+from normviz.optim._steps import Group, ascending, evaluate, rate_tensor, refuse_unusual, run_eagerly
 from normviz.validation import check_integer
 
 __all__ = [
@@ -304,8 +301,12 @@ class ProjectedOptimizer(Optimizer):
         """eta of step t = 1, 2, ...: the learning rate, with the bias corrections where the rule has any."""
         raise NotImplementedError
 
+    def renew_bases(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
+        """Compute the bases that are due before step t = 0, 1, ... of equal-shaped matrices."""
+        raise NotImplementedError
+
     def projected_step(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
-        """Step t = 0, 1, ... (count before it) of equal-shaped matrices."""
+        """Step t = 0, 1, ... (count before it) of equal-shaped matrices in their present bases."""
         raise NotImplementedError
 
     def plain_step(self, group: Group, slots: Slots, t: int) -> None:
@@ -319,8 +320,21 @@ class ProjectedOptimizer(Optimizer):
         directions = [
             d if d.shape == p.shape else d.reshape(p.shape) for d, p in zip(D, weights, strict=True)
         ]
+        if "step_size" in group:
+            self._apply_planned(group, weights, directions, scale)
+            return
         torch._foreach_add_(weights, directions, alpha=-self.step_size(group, t) * scale)
         self.finish(group, slots, t)
+
+    @staticmethod
+    def _apply_planned(
+        group: Group, weights: Sequence[Tensor], directions: Sequence[Tensor], scale: float
+    ) -> None:
+        """The same with the rates that :meth:`_planned` made tensors of; the counters are counted there too."""
+        for p, d in zip(weights, directions, strict=True):
+            p.sub_(d * (group["step_size"] * scale))
+            if group["kept"] is not None:
+                p.mul_(group["kept"])
 
     def finish(self, group: Group, slots: Slots, t: int) -> None:
         """W <- W - lr wd W; the counters become t."""
@@ -423,23 +437,72 @@ class ProjectedOptimizer(Optimizer):
                 decompose holds nan or inf (before its parameter is changed).
         """
         loss = evaluate(closure)
-        for group in self.param_groups:
-            for p in group["params"]:
-                refuse_unusual(p, type(self).__name__)
+        if torch.compiler.is_compiling():
+            planned = run_eagerly(self._planned)
+            if planned:  # a compiler that once was given nothing would leave the function alone for good
+                self._step_planned(planned)
+            return loss
+        refuse_unusual(self)
         with ascending(self.param_groups):
             for group in self.param_groups:
-                by_step: dict[int, list[tuple[Tensor, dict[str, Any]]]] = {}
-                for p in group["params"]:
-                    if p.grad is not None:
-                        state = self.state[p]
-                        by_step.setdefault(state.get("step", 0), []).append((p, state))
-                for t, slots in by_step.items():
+                for t, slots in self._by_step(group):
                     if self.is_projected(group):
-                        for batch in matrix_batches((p for p, _ in slots), cpu_entries=CPU_BATCH):
-                            self.projected_step(group, batch, [(p, self.state[p]) for p in batch.params], t)
+                        for batch, own in self._batches(slots):
+                            self.renew_bases(group, batch, own, t)
+                            self.projected_step(group, batch, own, t)
                     else:
                         self.plain_step(group, slots, t)
         return loss
+
+    def _by_step(self, group: Group) -> Iterable[tuple[int, Slots]]:
+        """The parameters that have a gradient, with their state, by the steps that they have done."""
+        by_step: dict[int, list[tuple[Tensor, dict[str, Any]]]] = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                state = self.state[p]
+                by_step.setdefault(state.get("step", 0), []).append((p, state))
+        return by_step.items()
+
+    def _batches(self, slots: Slots) -> Iterator[tuple[MatrixBatch, Slots]]:
+        """Equal-shaped matrices together, and their slots."""
+        for batch in matrix_batches([p for p, _ in slots], cpu_entries=CPU_BATCH):
+            yield batch, [(p, self.state[p]) for p in batch.params]
+
+    def _step_planned(self, planned: list[tuple[Group, MatrixBatch, Slots]]) -> None:
+        """The part of a step that is compiled: the arithmetic in present bases."""
+        for group, batch, slots in planned:
+            self.projected_step(group, batch, slots, 0)
+
+    def _planned(self) -> list[tuple[Group, MatrixBatch, Slots]]:
+        """What a compiled step has left to do, after all that a compiler is not for.
+
+        That is decompositions, the parameters without a basis (torch's AdamW has a kernel of its own), the first step
+        of a matrix, which makes its state, and the counters, at each of which the step would be compiled anew. The
+        groups are copies whose rates are tensors: ``step_size``, and ``kept`` (1 - lr wd; None without decay).
+        """
+        refuse_unusual(self)
+        planned: list[tuple[Group, MatrixBatch, Slots]] = []
+        with ascending(self.param_groups):
+            for group in self.param_groups:
+                for t, slots in self._by_step(group):
+                    if not self.is_projected(group):
+                        self.plain_step(group, slots, t)
+                        continue
+                    decay = float(group["lr"]) * group.get("weight_decay", 0.0)
+                    rates = {
+                        "step_size": rate_tensor(self.step_size(group, t + 1)),
+                        "kept": rate_tensor(1 - decay) if group.get("weight_decay", 0.0) > 0 else None,
+                    }
+                    for batch, own in self._batches(slots):
+                        self.renew_bases(group, batch, own, t)
+                        if t == 0:
+                            self.projected_step(group, batch, own, t)
+                        else:
+                            planned.append(({**group, "lr": rates["step_size"], **rates}, batch, own))
+        for _, _, slots in planned:
+            for _, state in slots:
+                state["step"] += 1
+        return planned
 
 
 class AdamRule(ProjectedOptimizer):

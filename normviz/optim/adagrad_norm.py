@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,15 +24,12 @@ from torch.optim.optimizer import Optimizer
 
 from normviz.optim._coverage import refuse_model
 from normviz.optim._matrix import (
-    Group,
-    ascending,
     at_least_float32,
     check_maximize,
     check_rates,
-    evaluate,
     own_group,
-    refuse_unusual,
 )
+from normviz.optim._steps import Group, ascending, evaluate, learning_rate, step_groups
 from normviz.validation import check_choice, check_real
 
 __all__ = ["AdaGradNorm"]
@@ -128,60 +125,82 @@ class AdaGradNorm(Optimizer):
             RuntimeError: a gradient is sparse or complex (before anything is changed).
         """
         loss = evaluate(closure)
-        for group in self.param_groups:
-            for p in group["params"]:
-                refuse_unusual(p, "AdaGradNorm")
-        with ascending(self.param_groups):
-            for group in self.param_groups:
+        self._step_groups(step_groups(self, self._prepare))
+        return loss
+
+    def _step_groups(self, groups: list[Group]) -> None:
+        with ascending(groups):
+            for group in groups:
                 live = [p for p in group["params"] if p.grad is not None]
                 grads = [_gradient(p, group["weight_decay"]) for p in live]
                 if live and group["scope"] == "global":
                     self._global_step(group, live, grads)
                 elif live:
                     self._row_step(group, live, grads)
-        return loss
 
     def _global_step(self, group: Group, live: list[Tensor], grads: list[Tensor]) -> None:
         """One accumulator for the whole group."""
         first = group["params"][0]
-        home = self._accumulator(first, (), group)
+        home = self._counted(first, group)
         norms = torch.stack([torch.linalg.vector_norm(g).to(home["sum"]) for g in grads])
         home["sum"] += norms.square().sum()
-        factor = _step_size(group, home) / _denominator(home["sum"], group["eps"])
+        denominator = _denominator(home["sum"], group["eps"])
+        factor = (_step_size(group, home) / denominator).to(denominator.dtype)
         for p, g in zip(live, grads, strict=True):
             self._move(p, self._direction(p, g, group) * factor.to(p.device))
 
     def _row_step(self, group: Group, live: list[Tensor], grads: list[Tensor]) -> None:
         """One accumulator for each row of matrices and convolution kernels, and for each entry of the others."""
         for p, g in zip(live, grads, strict=True):
-            rows = p.ndim in (2, 4)
-            shape = (p.shape[0], *[1] * (p.ndim - 1)) if rows else tuple(p.shape)
-            state = self._accumulator(p, shape, group)
+            state = self._counted(p, group)
             square = g.square()
-            state["sum"] += square.sum(tuple(range(1, p.ndim)), keepdim=True) if rows else square
+            state["sum"] += square.sum(tuple(range(1, p.ndim)), keepdim=True) if _has_rows(p) else square
             step = self._direction(p, g, group) / _denominator(state["sum"], group["eps"])
             self._move(p, step * _step_size(group, state))
 
-    def _accumulator(self, p: Tensor, shape: tuple[int, ...], group: Group) -> dict[str, Any]:
+    def _counted(self, p: Tensor, group: Group) -> dict[str, Any]:
         """State of ``p`` with its accumulator, one step counted."""
+        state = self._accumulator(p, group)
+        state["step"] += 1
+        return state
+
+    def _accumulator(self, p: Tensor, group: Group) -> dict[str, Any]:
+        """State of ``p`` with its accumulator, which is made if there is none yet."""
         state: dict[str, Any] = self.state[p]
         if "sum" not in state:
+            shape: tuple[int, ...] = ()
+            if group["scope"] == "row":
+                shape = (p.shape[0], *[1] * (p.ndim - 1)) if _has_rows(p) else tuple(p.shape)
             start = group["initial_accumulator_value"]
             state["sum"] = torch.full(shape, start, dtype=_wide(p), device=p.device)
             state["step"] = torch.tensor(0.0)
-        state["step"] += 1
         return state
+
+    def _momentum(self, p: Tensor) -> Tensor:
+        """The average of the gradients of ``p``, zero if there is none yet."""
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        return cast(Tensor, state["momentum_buffer"])
+
+    def _prepare(self, group: Group) -> Group:
+        """Before a compiled step: all state that the group's next step needs."""
+        live = [p for p in group["params"] if p.grad is not None]
+        for p in group["params"][: len(live[:1])] if group["scope"] == "global" else live:
+            self._accumulator(p, group)
+        if group["momentum"]:
+            for p in live:
+                self._momentum(p)
+        return {}
 
     def _direction(self, p: Tensor, g: Tensor, group: Group) -> Tensor:
         """The gradient, or with momentum its average."""
         momentum = group["momentum"]
         if momentum == 0:
             return g
-        state = self.state[p]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-        buffer = at_least_float32(state["momentum_buffer"]).lerp(g, 1 - momentum)
-        state["momentum_buffer"].copy_(buffer)
+        kept = self._momentum(p)
+        buffer = at_least_float32(kept).lerp(g, 1 - momentum)
+        kept.copy_(buffer)
         return buffer
 
     @staticmethod
@@ -210,9 +229,18 @@ def _gradient(p: Tensor, weight_decay: float) -> Tensor:
     return g.add(p, alpha=weight_decay) if weight_decay else g
 
 
+def _has_rows(p: Tensor) -> bool:
+    """Whether ``scope="row"`` has one accumulator for each row of ``p``, not one for each entry."""
+    return p.ndim in (2, 4)
+
+
 def _step_size(group: Group, state: Mapping[str, Any]) -> float:
-    """lr / (1 + (k-1) lr_decay) at step k."""
-    return float(float(group["lr"]) / (1 + (float(state["step"]) - 1) * group["lr_decay"]))
+    """lr / (1 + (k-1) lr_decay) at step k; a float64 tensor in a compiled step."""
+    lr = learning_rate(group)
+    if not group["lr_decay"]:
+        return lr
+    k = state["step"].double() if torch.compiler.is_compiling() else float(state["step"])
+    return cast(float, lr / (1 + (k - 1) * group["lr_decay"]))
 
 
 def _denominator(total: Tensor, eps: float) -> Tensor:

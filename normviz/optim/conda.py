@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from normviz.optim._matrix import Group, MatrixBatch, as_matrix, at_least_float32
+from normviz.optim._matrix import MatrixBatch, as_matrix, at_least_float32, matrix_shape
 from normviz.optim._projected import (
     PROJ_TYPES,
     AdamRule,
@@ -45,6 +45,7 @@ from normviz.optim._projected import (
     stacked,
     unstacked,
 )
+from normviz.optim._steps import Group
 from normviz.validation import check_choice, check_integer, check_real
 
 __all__ = ["Conda", "OrthogonalProjector", "conda_param_groups"]
@@ -195,15 +196,21 @@ class Conda(AdamRule):
         if self.is_projected(group):
             _check_projection(group["update_proj_gap"], group["scale"], group["proj_type"])
 
+    def renew_bases(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
+        """The singular vectors of the momentum, as it will be with this step's gradient."""
+        m, n = matrix_shape(batch.params[0])
+        side = projection_side(group["proj_type"], m, n)
+        if self.basis_due(group, slots, side, t):
+            grads = [at_least_float32(as_matrix(g)) for g in batch.grads]
+            # The momentum is computed apart: if it has no basis, nothing has changed.
+            ahead = torch._foreach_lerp(self.stored("exp_avg", slots, grads), grads, 1 - group["betas"][0])
+            self.refresh(group, slots, ahead, side, t)
+
     def projected_step(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
         """One step of equal-shaped matrices in the basis of their momentum."""
         grads = [at_least_float32(as_matrix(g)) for g in batch.grads]
         beta1, _ = group["betas"]
         side = projection_side(group["proj_type"], *grads[0].shape)
-        if self.basis_due(group, slots, side, t):
-            # The momentum is computed apart: if it has no basis, nothing has changed.
-            ahead = torch._foreach_lerp(self.stored("exp_avg", slots, grads), grads, 1 - beta1)
-            self.refresh(group, slots, ahead, side, t)
         M = self.average("exp_avg", slots, grads, beta1)
         basis = self.bases(slots, side)
 

@@ -13,7 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from normviz.optim._matrix import Group, MatrixBatch, at_least_float32, matrix_batches, own_group, tensors_of
+from normviz.optim._matrix import (
+    MatrixBatch,
+    MatrixOptimizer,
+    at_least_float32,
+    matrix_batches,
+    own_group,
+    tensors_of,
+)
 from normviz.optim._sharding import (
     RowShards,
     assign_owners,
@@ -26,6 +33,7 @@ from normviz.optim._sharding import (
     row_zeros,
     share_updates,
 )
+from normviz.optim._steps import Group
 from normviz.optim.muon import momentum_direction
 from normviz.optim.newton_schulz import NS_CPU_BATCH, newton_schulz
 from normviz.optim.normuon import (
@@ -103,6 +111,10 @@ class DistributedNorMuon(NorMuon):
                     f"got {list(cast('DTensor', p).placements)} for shape {tuple(p.shape)}."
                 )
         super().add_param_group(group)
+
+    def prepare(self, group: Group) -> Group:
+        """As in NorMuon; among several processes each makes the moments of what it owns, in its step."""
+        return MatrixOptimizer.prepare(self, group) if is_distributed() else super().prepare(group)
 
     def step_matrices(self, group: Group) -> None:
         """Take the matrix step for every matrix of ``group`` that takes part, on its owner."""

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from normviz.catalog import Method
-from normviz.optim._matrix import Group
+from normviz.optim._steps import Group
 from normviz.optim.adagrad_norm import AdaGradNorm
 from normviz.optim.conda import Conda, conda_param_groups
 from normviz.optim.distributed_normuon import DistributedNorMuon

@@ -34,8 +34,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-from normviz.optim._matrix import Group, at_least_float32
+from normviz.optim._matrix import at_least_float32
 from normviz.optim._projected import AdamRule, Basis, Slots, add_back, linear_weight_groups
+from normviz.optim._steps import Group
 from normviz.optim.galore import (
     GaLoreAdamW,
     GaLoreRMSProp,

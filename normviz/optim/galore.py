@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from normviz.optim._matrix import Group, MatrixBatch, as_matrix, at_least_float32, matrix_shape
+from normviz.optim._matrix import MatrixBatch, as_matrix, at_least_float32, matrix_shape
 from normviz.optim._projected import (
     PROJ_TYPES,
     AdamRule,
@@ -43,6 +43,7 @@ from normviz.optim._projected import (
     stacked,
     unstacked,
 )
+from normviz.optim._steps import Group
 from normviz.validation import check_choice, check_integer, check_real
 
 __all__ = [
@@ -157,12 +158,17 @@ class LowRankOptimizer(ProjectedOptimizer):
             for index, p in enumerate(group["params"]):
                 _warn_if_clipped(group["rank"], matrix_shape(p), f"parameter {index}")
 
+    def renew_bases(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
+        """The leading singular vectors of the gradients."""
+        side = projection_side(group["proj_type"], *matrix_shape(batch.params[0]))
+        if self.basis_due(group, slots, side, t):
+            grads = [at_least_float32(as_matrix(g)) for g in batch.grads]
+            self.refresh(group, slots, grads, side, t, group["rank"])
+
     def projected_step(self, group: Group, batch: MatrixBatch, slots: Slots, t: int) -> None:
         """One step of equal-shaped matrices in the leading singular directions of their gradients."""
         grads = [at_least_float32(as_matrix(g)) for g in batch.grads]
         side = projection_side(group["proj_type"], *grads[0].shape)
-        if self.basis_due(group, slots, side, t):
-            self.refresh(group, slots, grads, side, t, group["rank"])
         G, basis = stacked(grads), self.bases(slots, side)  # (k, m, n)
         R = project(G, side, basis)  # (k, r, n), (k, m, r) or (k, r, r)
         N = stacked(self.rule(group, slots, unstacked(R)))

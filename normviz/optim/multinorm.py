@@ -41,20 +41,17 @@ from torch.optim.optimizer import Optimizer
 
 from normviz.optim._coverage import refuse_model, warn_if_nothing_to_do
 from normviz.optim._matrix import (
-    Group,
     MatrixBatch,
     MatrixOptimizer,
     add_to_parameters,
-    ascending,
     check_adam,
     check_maximize,
     check_rates,
-    evaluate,
     matrix_batches,
-    refuse_unusual,
     tensors_of,
 )
 from normviz.optim._precision import full_precision, widen
+from normviz.optim._steps import Group, ascending, evaluate, learning_rate, step_groups
 from normviz.optim.matrix_norms import (
     ColumnNorm,
     FrobeniusNorm,
@@ -326,16 +323,17 @@ class MultiNormGD(Optimizer):
             RuntimeError: a gradient is sparse or complex (before anything is changed).
         """
         loss = evaluate(closure)
-        for group in self.param_groups:
-            for p in group["params"]:
-                refuse_unusual(p, type(self).__name__)
-        with ascending(self.param_groups):
-            for group in self.param_groups:
-                for batch in matrix_batches(p for p in group["params"] if p.grad is not None):
-                    D = multi_normalize(batch.G, self.norms, group["iters"], group["eps"])  # (k, m, n)
-                    lr = float(group["lr"])
-                    add_to_parameters(batch.params, D, -lr, 1 - lr * group["weight_decay"])
+        self._step_groups(step_groups(self))
         return loss
+
+    def _step_groups(self, groups: list[Group]) -> None:
+        with ascending(groups):
+            for group in groups:
+                lr = learning_rate(group)
+                live = [p for p in group["params"] if p.grad is not None]
+                for batch in matrix_batches(live):
+                    D = multi_normalize(batch.G, self.norms, group["iters"], group["eps"])  # (k, m, n)
+                    add_to_parameters(batch.params, D, -lr, 1 - lr * group["weight_decay"])
 
 
 class SinkGD(MatrixOptimizer):
@@ -410,6 +408,6 @@ class SinkGD(MatrixOptimizer):
 
     def matrix_step(self, group: Group, batch: MatrixBatch) -> None:
         """W <- W (1 - eta alpha wd) - eta alpha SR-Sinkhorn(G, L) on equal shapes at once."""
-        rate = float(group["lr"]) * group["alpha"]
+        rate = learning_rate(group) * group["alpha"]
         D = sr_sinkhorn(batch.G, group["iters"], group["eps"])  # (k, m, n)
         add_to_parameters(batch.params, D, -rate, 1 - rate * group["weight_decay"])

@@ -23,18 +23,15 @@ from torch.optim.optimizer import Optimizer
 
 from normviz.optim._coverage import refuse_model, warn_if_nothing_to_do
 from normviz.optim._matrix import (
-    Group,
     add_to_parameters,
-    ascending,
     at_least_float32,
     check_maximize,
     check_rates,
-    evaluate,
     matrix_batches,
     own_group,
-    refuse_unusual,
     tensors_of,
 )
+from normviz.optim._steps import Group, ascending, evaluate, learning_rate, step_groups
 from normviz.optim.newton_schulz import (
     MUON_COEFFICIENTS,
     NS_CPU_BATCH,
@@ -172,30 +169,42 @@ class Muon(Optimizer):
             RuntimeError: a gradient is sparse or complex (before anything is changed).
         """
         loss = evaluate(closure)
-        for group in self.param_groups:
-            for p in group["params"]:
-                refuse_unusual(p, "Muon")
-        with ascending(self.param_groups):
-            for group in self.param_groups:
-                lr = float(group["lr"])
-                live = [p for p in group["params"] if p.grad is not None]
-                for batch in matrix_batches(live, cpu_entries=NS_CPU_BATCH):
-                    for p in batch.params:
-                        if "momentum_buffer" not in self.state[p]:
-                            self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                    M = [self.state[p]["momentum_buffer"] for p in batch.params]
-                    u = batch.stack(
-                        momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
-                    )  # (k, m, n)
-                    O = orthogonalize(
-                        at_least_float32(u),
-                        group["ns_steps"],
-                        group["ns_coefficients"],
-                        group["eps"],
-                        group["ns_dtype"],
-                        "clamp",
-                    )
-                    m, n = batch.params[0].shape
-                    step_size = lr * lr_factor(group["adjust_lr_fn"], m, n)
-                    add_to_parameters(batch.params, O, -step_size, 1 - lr * group["weight_decay"])
+        self._step_groups(step_groups(self, self._prepare))
         return loss
+
+    def _step_groups(self, groups: list[Group]) -> None:
+        with ascending(groups):
+            for group in groups:
+                self._step_group(group)
+
+    def _prepare(self, group: Group) -> Group:
+        """Before a compiled step: the momentum of every matrix that takes part."""
+        self._momentum([p for p in group["params"] if p.grad is not None])
+        return {}
+
+    def _momentum(self, params: Iterable[Tensor]) -> list[Tensor]:
+        """The momentum of each parameter, zero where there is none yet."""
+        for p in params:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return [self.state[p]["momentum_buffer"] for p in params]
+
+    def _step_group(self, group: Group) -> None:
+        lr = learning_rate(group)
+        live = [p for p in group["params"] if p.grad is not None]
+        for batch in matrix_batches(live, cpu_entries=NS_CPU_BATCH):
+            M = self._momentum(batch.params)
+            u = batch.stack(
+                momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
+            )  # (k, m, n)
+            O = orthogonalize(
+                at_least_float32(u),
+                group["ns_steps"],
+                group["ns_coefficients"],
+                group["eps"],
+                group["ns_dtype"],
+                "clamp",
+            )
+            m, n = batch.params[0].shape
+            step_size = lr * lr_factor(group["adjust_lr_fn"], m, n)
+            add_to_parameters(batch.params, O, -step_size, 1 - lr * group["weight_decay"])

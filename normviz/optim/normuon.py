@@ -36,7 +36,6 @@ import torch
 from torch import Tensor
 
 from normviz.optim._matrix import (
-    Group,
     MatrixBatch,
     MatrixOptimizer,
     add_to_parameters,
@@ -50,6 +49,7 @@ from normviz.optim._matrix import (
 )
 from normviz.optim._precision import widen
 from normviz.optim._sharding import Transport, Whole, assign_owners
+from normviz.optim._steps import Group, learning_rate
 from normviz.optim.muon import Muon, momentum_direction
 from normviz.optim.newton_schulz import (
     MUON_COEFFICIENTS,
@@ -270,6 +270,12 @@ class NorMuon(MatrixOptimizer):
         live = [p for p in matrices if p.grad is not None]
         return live, [cast(Tensor, p.grad) for p in live]
 
+    def prepare(self, group: Group) -> Group:
+        """Adds the momentum and the row moments of the matrices that take part."""
+        prepared = super().prepare(group)
+        self._moments(self.matrix_gradients(group)[0])
+        return prepared
+
     def step_matrices(self, group: Group) -> None:
         """Take the matrix step for every matrix of ``group`` that takes part."""
         for batch in matrix_batches(*self.matrix_gradients(group), cpu_entries=NS_CPU_BATCH):
@@ -277,13 +283,21 @@ class NorMuon(MatrixOptimizer):
 
     def matrix_step(self, group: Group, batch: MatrixBatch) -> None:
         """Update k equal-shaped matrices that lie here whole."""
+        M, v = self._moments(batch.params)
         self._update(
             group,
             batch,
-            M=self._states("momentum_buffer", batch.params, torch.zeros_like),
-            v=self._states("second_momentum_buffer", batch.params, lambda p: p.new_zeros(p.shape[0], 1)),
+            M=M,
+            v=v,
             decays=self._decays(group, batch.params),
             transport=Whole(batch.params[0].shape[0]),
+        )
+
+    def _moments(self, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """M and v of matrices that lie here whole."""
+        return (
+            self._states("momentum_buffer", params, torch.zeros_like),
+            self._states("second_momentum_buffer", params, lambda p: p.new_zeros(p.shape[0], 1)),
         )
 
     def _states(self, key: str, params: list[Tensor], initial: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -295,7 +309,7 @@ class NorMuon(MatrixOptimizer):
 
     @staticmethod
     def _decays(group: Group, params: list[Tensor]) -> list[float]:
-        return [1.0 if p.grad is None else 1 - float(group["lr"]) * group["weight_decay"] for p in params]
+        return [1.0 if p.grad is None else 1 - learning_rate(group) * group["weight_decay"] for p in params]
 
     @staticmethod
     def _update(
@@ -323,4 +337,4 @@ class NorMuon(MatrixOptimizer):
         factor = rescale_factor(
             squared, group["scale"], group["eps"], m, n, transport.norm_rows
         )  # 6: (k, 1, 1)
-        add_to_parameters(batch.params, O * (factor / divisor), -float(group["lr"]), decays)  # 7
+        add_to_parameters(batch.params, O * (factor / divisor), -learning_rate(group), decays)  # 7

@@ -39,7 +39,6 @@ import torch
 from torch import Tensor
 
 from normviz.optim._matrix import (
-    Group,
     MatrixBatch,
     MatrixOptimizer,
     add_to_parameters,
@@ -48,6 +47,7 @@ from normviz.optim._matrix import (
     matrix_shape,
 )
 from normviz.optim._precision import full_precision, widen
+from normviz.optim._steps import Group, learning_rate
 from normviz.validation import check_choice, check_integer, check_real
 
 __all__ = ["SWAN", "SWANFast", "exact_whitening", "grad_norm", "grad_whitening", "swan_update"]
@@ -336,7 +336,7 @@ class SWAN(MatrixOptimizer):
         turned = group["norm_axis"] == "short" and G.shape[-2] > G.shape[-1]
         names = ("steps", "beta", "center", "diagonal", "rescale", "gram_norm", "eps")
         D = swan_update(G.mT if turned else G, **{name: group[name] for name in names})
-        rate = float(group["lr"]) * group["alpha"]
+        rate = learning_rate(group) * group["alpha"]
         add_to_parameters(batch.params, D.mT if turned else D, -rate, 1 - rate * group["weight_decay"])
 
 

@@ -54,6 +54,7 @@ from normviz.testing.assertions import (
     assert_numbers_checked,
     assert_resumes,
 )
+from normviz.testing.compiled_optimizers import assert_compiles_once
 from normviz.testing.contracts import (
     Contract,
     FunctionContract,
@@ -107,6 +108,7 @@ __all__ = [
     "assert_batched_equals_one_by_one",
     "assert_closure",
     "assert_compiled_equals_eager",
+    "assert_compiles_once",
     "assert_decreases_convex",
     "assert_deepcopy_and_pickle",
     "assert_device_kept",

@@ -24,6 +24,7 @@ from normviz.testing.assertions import (
     assert_resumes,
     number_options,
 )
+from normviz.testing.compiled_optimizers import assert_compiles_once
 
 __all__ = [
     "Check",
@@ -169,14 +170,17 @@ class OptimizerContract(Contract):
             those of its groups where ``make`` builds some.
         lr: a learning rate that moves parameters of size 1 by about 0.1 per step.
         shapes: of the parameters that it takes. Default: two equal matrices, a tall one and a vector.
+        graphs: how many graphs ``torch.compile`` may make of the step, whatever the learning rate and the number of
+            steps. Default 1.
     """
 
     make: Callable[..., Optimizer]
     lr: float
     shapes: optimizers.Shapes = optimizers.SHAPES
+    graphs: int = 1
 
     def all_checks(self) -> dict[str, Check]:
-        """Convex problem, types, state, copies, groups, closure, scheduler, batches, autocast, refusals."""
+        """Convex problem, types, state, copies, groups, closure, scheduler, batches, autocast, compile, refusals."""
         make, shapes = self.make, self.shapes
         build = partial(optimizers.Training, make, shapes)
         step = optimizers.Training.step
@@ -197,6 +201,7 @@ class OptimizerContract(Contract):
             "missing_gradients": partial(optimizers.assert_missing_gradients_skipped, make, shapes=shapes),
             "maximize": partial(optimizers.assert_maximize_climbs, make, shapes=shapes),
             "maximize_flag": partial(optimizers.assert_maximize_is_checked, make, shapes=shapes),
+            "compile": partial(assert_compiles_once, make, self.lr, shapes=shapes, graphs=self.graphs),
             "tensor_rate": partial(optimizers.assert_tensor_rate, make, self.lr, shapes=shapes),
             "sparse_and_complex": partial(optimizers.assert_sparse_and_complex_refused, make, shapes=shapes),
             "bad_arguments": partial(assert_bad_arguments_named, self._build, self.bad),
