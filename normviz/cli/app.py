@@ -11,6 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from normviz.cli.browser import has_display, open_when_it_answers
 from normviz.cli.errors import UsageError
 
 __all__ = ["check_port", "open_app", "start_app"]
@@ -25,15 +26,17 @@ def open_app(arguments: argparse.Namespace) -> int:
     """Serve the app at the address and port that were asked for."""
     if not arguments.port.isdecimal() or not 1 <= int(arguments.port) <= 65535:
         raise UsageError(f"--port takes 1 to 65535, got {arguments.port!r}.")
-    return start_app(arguments.address, int(arguments.port))
+    browser = has_display() and not arguments.no_browser
+    return start_app(arguments.address, int(arguments.port), browser=browser)
 
 
-def start_app(address: str, port: int) -> int:
+def start_app(address: str, port: int, *, browser: bool = False) -> int:
     """Serve the app until it is interrupted.
 
     Args:
         address: the address it listens on; "127.0.0.1" is this machine alone, "0.0.0.0" the whole network.
         port: the port it listens on.
+        browser: open it in the reader's browser when it answers.
 
     Returns:
         The server's exit code.
@@ -44,6 +47,8 @@ def start_app(address: str, port: int) -> int:
     if find_spec("streamlit") is None:
         raise UsageError("The app needs Streamlit: pip install 'normviz[app]'.")
     check_port(address, port)
+    if browser:
+        open_when_it_answers(f"http://{'127.0.0.1' if address == '0.0.0.0' else address}:{port}")
     options = ["--server.address", address, "--server.port", str(port)]
     command = [sys.executable, "-m", "streamlit", "run", str(_APP_FILE), *options]
     if os.name == "posix":  # in place of this process, so that its signals reach the server

@@ -143,6 +143,11 @@ def add_options(command: Parser, name: str) -> None:
             default="127.0.0.1",
             help="address to listen on (default 127.0.0.1: this machine only)",
         )
+        command.add_argument(
+            "--no-browser",
+            action="store_true",
+            help="open no browser; without this one opens if the command is typed where windows can be shown",
+        )
 
 
 def _add_reproduce(command: Parser) -> None:
