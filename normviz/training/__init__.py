@@ -4,6 +4,7 @@ from normviz.training.device import available_devices, resolve_device
 from normviz.training.interleave import Diverged, Trainee, interleave
 from normviz.training.loop import Batches, BeforeStep, Evaluate, evaluation_loss, train
 from normviz.training.members import Arm, Batch, Loss, Member, Stack, build_member
+from normviz.training.seeding import seeded
 
 __all__ = [
     "Arm",
@@ -21,5 +22,6 @@ __all__ = [
     "evaluation_loss",
     "interleave",
     "resolve_device",
+    "seeded",
     "train",
 ]

@@ -16,6 +16,8 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from normviz.training.seeding import seeded
+
 __all__ = ["Arm", "Batch", "Loss", "Member", "Stack", "build_member"]
 
 Batch = tuple[Tensor, ...]
@@ -78,8 +80,7 @@ class Member:
 
 def build_member(arm: Arm, seed: int, device: torch.device) -> Member:
     """Build a member on a device; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = arm.model()
     return _assemble(arm, seed, model.to(device).train())
 

@@ -27,8 +27,9 @@ from normviz.experiments.federated_pruning.knobs import METHODS, arm_name, candi
 from normviz.experiments.federated_pruning.layers import DENSE, LAYERS, PARAMETERS, PRUNABLE
 from normviz.experiments.federated_pruning.learners import adjustment_of, build_candidate, build_learner
 from normviz.experiments.federated_pruning.mask_picture import places
-from normviz.experiments.federated_pruning.ranking import ranking_gain, spearman
+from normviz.experiments.federated_pruning.ranking import ranking_gain
 from normviz.experiments.federated_pruning.recorded import ENTERED, GROWN, KEPT, PRUNED
+from normviz.experiments.rank_correlation import spearman
 from normviz.federated import (
     AdaptiveBNSelection,
     FedTiny,

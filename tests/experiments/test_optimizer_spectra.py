@@ -16,7 +16,7 @@ from normviz.experiments.optimizer_spectra import EXPERIMENT, Knobs
 from normviz.experiments.optimizer_spectra import frames as trained
 from normviz.experiments.optimizer_spectra.best import best_log, chosen_members, final_losses, members_by_arm
 from normviz.experiments.optimizer_spectra.claims import CLAIMS
-from normviz.experiments.optimizer_spectra.fira import Shadow, kendall, spearman
+from normviz.experiments.optimizer_spectra.fira import Shadow
 from normviz.experiments.optimizer_spectra.frames import (
     GPT2_SMALL,
     WATCHED,
@@ -42,6 +42,7 @@ from normviz.experiments.optimizer_spectra.optimizers import (
     matrix_optimizer,
     state_formula,
 )
+from normviz.experiments.rank_correlation import kendall, spearman
 from normviz.frame import Frame, FrameLog
 from normviz.optim import FiraAdamW
 from normviz.optim.newton_schulz import MUON_COEFFICIENTS

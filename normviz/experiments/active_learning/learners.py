@@ -23,6 +23,7 @@ from normviz.experiments.active_learning.contest import Contest, build_rival
 from normviz.experiments.active_learning.knobs import ROBUST, arm_name
 from normviz.frame import Value
 from normviz.training import Diverged
+from normviz.training.seeding import seeded
 
 __all__ = ["Learner", "Rival", "build_trainee"]
 
@@ -77,8 +78,7 @@ class Learner:
         self.arm, self.seed = arm_name(kind), contest.seed
         self._contest, self._stages = contest, stages_of(kind, contest)
         symmetric = contest.knobs.task == "arms"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(contest.streams[3])
+        with seeded(contest.streams[3]):
             self.policy = HistoryPolicy(contest.problem, contest.budget, HIDDEN, symmetric)
         self.best = copy.deepcopy(self.policy)
         self._score = math.inf

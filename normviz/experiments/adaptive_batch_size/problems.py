@@ -19,6 +19,7 @@ from normviz.experiments.adaptive_batch_size.sizes import (
     LOGISTIC_WIDTH,
 )
 from normviz.models import MLP
+from normviz.training.seeding import seeded
 
 __all__ = ["Problem", "least_logistic_loss", "problem_of"]
 
@@ -132,8 +133,7 @@ def _digits(seed: int, device: torch.device) -> Problem:
     data = load_digits("flat", test_size=DIGITS_TESTED, seed=seed)
 
     def start() -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=seeded_generator(seed, STREAM))))
+        with seeded(int(torch.randint(2**31, (), generator=seeded_generator(seed, STREAM)))):
             return MLP(64, [DIGITS_HIDDEN], 10, activation="tanh", init="lecun").to(device)
 
     return Problem(

@@ -29,6 +29,7 @@ from normviz.experiments.compatible_representations.knobs import ARM_NAMES
 from normviz.experiments.compatible_representations.old_and_new import FIT, OldAndNew
 from normviz.frame import Value
 from normviz.training import Diverged
+from normviz.training.seeding import seeded
 
 __all__ = ["ForwardLearner", "Learner", "MapLearner", "Mapped"]
 
@@ -110,8 +111,7 @@ class Pair:
             self.backward_map = self._scaled(affine, self.scale_new)
         if not recipe.trained:
             return
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             forward = AffineAdapter(b.shape[1], b.shape[1], init="default")
         self.forward_map = self._scaled(forward, self.scale_old)
         groups: list[dict[str, Any]] = [

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from normviz.data import IndexSampler, load_digits, seeded_generator
 from normviz.experiments.compatible_representations.knobs import Knobs
 from normviz.models import MLP
+from normviz.training.seeding import seeded
 
 __all__ = ["FIT", "TEST", "ZERO_SHOT", "OldAndNew"]
 
@@ -115,8 +116,7 @@ def _trained(shape: Backbone, x: Tensor, y: Tensor, seed: int, age: int) -> MLP:
     """One model, trained on the classes it sees; leaves torch's random state as it was."""
     known = y < shape.classes
     x, y = x[known], y[known]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(1000 * seed + age)
+    with seeded(1000 * seed + age):
         model = MLP(x.shape[1], [shape.hidden, shape.width], shape.classes).to(x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=BACKBONE_RATE, fused=True)
     sampler = IndexSampler(len(x), BACKBONE_BATCH, stream=BATCHES + age)

@@ -25,6 +25,7 @@ from normviz.experiments.conditional_normalization.recorded import DAYS_SHOWN, P
 from normviz.frame import Frame, Value
 from normviz.norms import LOAN, LOANFireNet
 from normviz.training import Diverged, Trainee, interleave
+from normviz.training.seeding import seeded
 
 __all__ = ["Forecaster", "best_channel", "build_model", "forecast_fire", "modulation_maps"]
 
@@ -55,8 +56,7 @@ def forecast_fire(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
 def build_model(kind: str, knobs: Knobs, seed: int, device: torch.device) -> LOANFireNet:
     """An arm's network; with the same seed LOAN and late fusion start from the same convolutions and head."""
     fusion = kind.removesuffix("_day")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = LOANFireNet(
             *CHANNELS,
             widths=knobs.widths,

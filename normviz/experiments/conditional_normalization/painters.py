@@ -30,6 +30,7 @@ from normviz.norms import (
     kl_loss,
 )
 from normviz.training import Diverged, Trainee, interleave
+from normviz.training.seeding import seeded
 
 __all__ = ["Painter", "Style", "paint_layouts", "transfer_error"]
 
@@ -88,8 +89,7 @@ class Painter:
         self.kind, self.world, self.seed = kind, world, world.seed
         self.arm = PAINTERS[kind]
         self.evaluated = 0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+        with seeded(self.seed):
             encoder, generator = _encoder(kind, knobs), _generator(kind, knobs)
             opponent = (
                 MultiscaleDiscriminator(len(REGIONS) + 3 + len(DOMAINS), base=BASE, layers=3, scales=1)

@@ -18,6 +18,7 @@ from normviz.data import TensorBatches, load_digits, seeded_generator
 from normviz.experiments.context_adapters.knobs import Knobs
 from normviz.experiments.context_adapters.recorded import CLASSES, HIDDEN, LAYERS, PIXELS, SOURCES
 from normviz.models import MLP
+from normviz.training.seeding import seeded
 
 __all__ = ["Context", "Task", "World", "changed", "context_of"]
 
@@ -106,8 +107,7 @@ def changed(values: Tensor, how: str, seed: int) -> Tensor:
 
 def trained_base(task: Task, knobs: Knobs, seed: int) -> nn.Module:
     """A network 64-128-128-10 after so many steps of Adam on the first task."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = MLP(PIXELS, [HIDDEN, HIDDEN], CLASSES)
     model = model.to(task.x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=FIRST_RATE)

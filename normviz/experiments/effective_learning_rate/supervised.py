@@ -33,6 +33,7 @@ from normviz.optim import L2, NoisyUpdates, ReDO, RegenerativeL2, shrink_and_per
 from normviz.probes import GradientNorm
 from normviz.schedules import ImplicitScheduleReplay, MatchedEffectiveLR, per_tensor_groups
 from normviz.training import Arm, Batch, Member, train
+from normviz.training.seeding import seeded
 
 __all__ = ["learn"]
 
@@ -240,8 +241,7 @@ class Study:
 
     def _dead_unit(self, variant: Variant, seed: int) -> dict[str, Value]:
         """Gradient of a dead unit's incoming weights, relative to the mean over its layer's units."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             model = self._network(variant).to(self.device)
         shifts = [p for name, p in model.named_parameters() if name.endswith("bias")]
         if len(shifts) < 2:

@@ -16,6 +16,7 @@ from normviz.experiments.entropy_decoding.language import Language
 from normviz.experiments.entropy_decoding.recorded import CONTEXT
 from normviz.frame import Value
 from normviz.training import Diverged
+from normviz.training.seeding import seeded
 
 __all__ = ["Learner", "Tape", "TapeShelf", "build_model"]
 
@@ -104,8 +105,7 @@ class Learner:
         self._device, self.knobs = device, knobs
         self.tape = shelf.take((*knobs.training_key(), arm, seed, str(device)))
         self._plays = self.tape.whole
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1000 * seed + INIT[arm])
+        with seeded(1000 * seed + INIT[arm]):
             self.model = build_model(arm, len(language.vocabulary), knobs).to(device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=knobs.learning_rate, weight_decay=WEIGHT_DECAY

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from normviz.experiments.federated_pruning.knobs import candidate_name
+from normviz.experiments.rank_correlation import spearman
 from normviz.frame import Log
 
-__all__ = ["ranking_gain", "spearman"]
-
-
-def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Spearman's rank correlation, equal values with their mean rank; NaN if one side has no two different values."""
-    x, y = (_ranks(np.asarray(v, dtype=float)) for v in (a, b))
-    x, y = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum() / scale) if scale else math.nan
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    less = (values[None, :] < values[:, None]).sum(1)
-    same = (values[None, :] == values[:, None]).sum(1)
-    ranks: npt.NDArray[np.float64] = less + (same + 1) / 2
-    return ranks
+__all__ = ["ranking_gain"]
 
 
 def ranking_gain(log: Log, knobs: Any) -> dict[int, float]:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from normviz.experiments.federated_pruning.knobs import candidate_name
-from normviz.experiments.federated_pruning.ranking import spearman
 from normviz.experiments.federated_pruning.recorded import STATISTICS
+from normviz.experiments.rank_correlation import spearman
 from normviz.figures import Board, Figure
 from normviz.figures.encodings import arm_colour, arm_symbol
 from normviz.figures.legends import height_below, legend_above

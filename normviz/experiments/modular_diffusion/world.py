@@ -15,6 +15,7 @@ from normviz.experiments.modular_diffusion.energy_distance import energy_distanc
 from normviz.experiments.modular_diffusion.knobs import Knobs
 from normviz.experiments.modular_diffusion.recorded import CONCEPTS
 from normviz.models import DDPM, FiLMDenoiser
+from normviz.training.seeding import seeded
 
 __all__ = ["World"]
 
@@ -33,8 +34,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 @lru_cache(maxsize=8)
 def _trained_base(seed: int, token_width: int, hidden: int, steps: int, device: torch.device) -> FiLMDenoiser:
     """The denoiser after its training on the eight spots; it is kept between runs and must not be changed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**31, (1,), generator=seeded_generator(seed, INIT))))
+    with seeded(int(torch.randint(2**31, (1,), generator=seeded_generator(seed, INIT)))):
         net = FiLMDenoiser(hidden=(hidden,) * 3, token_features=token_width)
     net = net.to(device)
     process = DDPM().to(device)

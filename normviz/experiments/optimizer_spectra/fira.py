@@ -14,27 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from normviz.experiments.rank_correlation import kendall, spearman
 from normviz.frame import Value
 from normviz.optim import FiraAdamW, norm_scaling_factor
 
-__all__ = ["Shadow", "kendall", "spearman"]
-
-
-def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Rank correlation of two samples without ties; nan for fewer than two entries."""
-    if len(a) < 2:
-        return float("nan")
-    ranks = [np.argsort(np.argsort(x)).astype(float) for x in (a, b)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def kendall(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Kendall's tau of two samples: pairs in the same order less pairs in the opposite one, over all pairs."""
-    if len(a) < 2:
-        return float("nan")
-    upper = np.triu_indices(len(a), 1)
-    signs = [np.sign(x[upper[0]] - x[upper[1]]) for x in (a, b)]
-    return float(np.mean(signs[0] * signs[1]))
+__all__ = ["Shadow"]
 
 
 class Shadow:

@@ -42,6 +42,7 @@ from normviz.residual import (
     remainder_slope,
 )
 from normviz.training import Arm, Batch, Member, Trainee, interleave, resolve_device, train
+from normviz.training.seeding import seeded
 
 __all__ = ["depths", "frames"]
 
@@ -83,8 +84,7 @@ def theorem_values(seed: int) -> dict[str, Value]:
     paths, enumerated. ``theorem/slope_error``: greatest distance from K + 1 of the power of lambda with which the
     expansion up to level K misses a tower of six tanh branches, K = 0..4.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         affine = [nn.Linear(CHECK_WIDTH, CHECK_WIDTH).double() for _ in range(CHECK_MODULES)]
         curved = [MLPBlock(CHECK_WIDTH, activation="tanh").double() for _ in range(CHECK_MODULES)]
         x = torch.randn(3, CHECK_WIDTH, dtype=torch.float64)
@@ -263,8 +263,7 @@ class _Growing:
 
     def __init__(self, knobs: Knobs, seed: int) -> None:
         self.knobs = knobs
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             count = 1 if knobs.tied else knobs.depth
             modules = [self._module().double() for _ in range(count)]
             self.modules = modules * knobs.depth if knobs.tied else modules

@@ -40,6 +40,7 @@ from normviz.frame import Frame, Value
 from normviz.models import TokenPolicy
 from normviz.training import resolve_device
 from normviz.training.interleave import Diverged, interleave
+from normviz.training.seeding import seeded
 from normviz.weighting import beta_moments, bnpo_parameters, clipped_policy_loss
 
 __all__ = ["frames"]
@@ -147,8 +148,7 @@ class Learner:
 
 def _start(seed: int, questions: Questions, accuracy: float) -> TokenPolicy:
     """The policy that all arms of a seed start from."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         policy = new_policy()
     policy.to(questions.prompts.device)
     pretrain(policy, questions, accuracy)

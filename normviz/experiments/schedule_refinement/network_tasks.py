@@ -18,6 +18,7 @@ from normviz.data import load_digits, pydoc_topics, seeded_generator
 from normviz.data.sampling import BatchSource, TensorBatches
 from normviz.models import MLP, RNNLanguageModel
 from normviz.norms import LayerNormGRU
+from normviz.training.seeding import seeded
 
 __all__ = ["NetworkTask", "digits_task", "text_task"]
 
@@ -58,8 +59,7 @@ class NetworkTask:
 
     def start(self, seed: int, run: int) -> Tensor:
         """The first weights of a run, one flat vector; both runs of a seed have their own."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=seeded_generator(seed, 41, run))))
+        with seeded(int(torch.randint(2**31, (), generator=seeded_generator(seed, 41, run)))):
             network = self._make()
         return torch.cat([p.detach().flatten() for p in network.parameters()]).to(self.device)
 

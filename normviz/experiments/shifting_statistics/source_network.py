@@ -19,6 +19,7 @@ from normviz.adaptive import corruptions
 from normviz.data import IndexSampler, SupervisedData, seeded_generator
 from normviz.experiments.shifting_statistics.digit_pictures import WHITE, load_pictures
 from normviz.models import ConvNet
+from normviz.training.seeding import seeded
 
 __all__ = ["Stream", "corrupted_stream", "train_source"]
 
@@ -43,8 +44,7 @@ def train_source(data: str, seed: int, epochs: int, device: torch.device) -> nn.
         device: where it is trained and kept.
     """
     source = _load(data, seed).to(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = ConvNet(1, CHANNELS, source.num_classes, norm=nn.BatchNorm2d)
     model = model.to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=SOURCE_RATE)

@@ -28,6 +28,7 @@ from normviz.frame import Frame, Value
 from normviz.models import ConvNet
 from normviz.norms import AdaptiveBalanceBatchNorm2d, ContinualNorm2d, convert_batchnorm
 from normviz.training import Diverged, Trainee, interleave
+from normviz.training.seeding import seeded
 
 __all__ = ["FineTuning", "TaskMember", "build_network", "learn_tasks"]
 
@@ -53,8 +54,7 @@ def build_network(kind: str, knobs: Knobs, seed: int) -> nn.Module:
         "ln": lambda c: nn.GroupNorm(1, c),
         "in": lambda c: nn.GroupNorm(c, c),
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         body = ConvNet(1, CHANNELS, CLASSES, norm=plain.get(kind, nn.BatchNorm2d), strides=(1, 1))
         head = nn.Linear(CHANNELS[-1] * (SIDES[knobs.data] // 2) ** 2, CLASSES)
     model: nn.Module = nn.Sequential(*body.blocks, nn.MaxPool2d(2), nn.Flatten(), head)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from normviz.adapters import (
 from normviz.experiments.vision_modulation.knobs import Knobs
 from normviz.experiments.vision_modulation.recorded import TOKENS
 from normviz.experiments.vision_modulation.world import TEXT_LENGTH, World
+from normviz.training.seeding import seeded
 
 __all__ = [
     "build_arm",
@@ -92,7 +91,7 @@ def optimizer_of(model: LaViDecoder, knobs: Knobs) -> AdamW:
 def build_host(world: World) -> LaViDecoder:
     """The language model of a seed, trained on text alone; leaves torch's random state as it was."""
     knobs = world.knobs
-    with _drawn_by(world.seed):
+    with seeded(world.seed):
         host = build_decoder("none", knobs).to(world.device)
     optimizer = optimizer_of(host, knobs)
     for step in range(knobs.host_steps):
@@ -106,20 +105,12 @@ def build_host(world: World) -> LaViDecoder:
 
 def build_arm(kind: str, world: World, host: LaViDecoder) -> LaViDecoder:
     """An arm that starts from a host's weights."""
-    with _drawn_by(world.seed):
+    with seeded(world.seed):
         model = build_decoder(kind, world.knobs).to(world.device)
     model.load_state_dict(host.state_dict(), strict=False)
     if kind.endswith("frozen"):
         freeze_host(model)
     return model
-
-
-@contextmanager
-def _drawn_by(seed: int) -> Iterator[None]:
-    """Torch's random state set to ``seed`` inside, and as before afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def text_loss(model: LaViDecoder, texts: Tensor) -> Tensor:
@@ -165,7 +156,7 @@ def milliseconds_by_tokens(kind: str, knobs: Knobs, device: torch.device) -> lis
     """Time of a forward pass for one question, by the number of visual tokens of :data:`TOKENS`; untrained decoders."""
     found = []
     tokens = torch.zeros(1, knobs.text_length, dtype=torch.long, device=device)
-    with _drawn_by(0), torch.no_grad():
+    with seeded(0), torch.no_grad():
         for M in TOKENS:
             model = build_decoder(kind, knobs, M).to(device).eval()
             vision = torch.zeros(1, M, knobs.colours + knobs.cells, device=device)
