@@ -19,7 +19,7 @@ def spearman(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
 
 
 def kendall(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
-    """Kendall's tau-a: pairs in the same order less those in the opposite one, over all pairs; NaN for fewer than two."""
+    """Kendall's tau-a: pairs in the same order less the others, over all pairs; NaN for fewer than two."""
     x, y = (np.asarray(v, dtype=float) for v in (a, b))
     if len(x) < 2:
         return math.nan
