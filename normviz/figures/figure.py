@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 __all__ = ["Figure"]
 
 
+_SLIDER_HEIGHT = 29
+"""Pixels of one slider below a chart."""
+
+
 @dataclass(frozen=True, repr=False)
 class Figure:
     """A chart with the words that belong to it: either a Vega-Lite specification with its data, or a Plotly figure.
@@ -60,7 +64,7 @@ class Figure:
         Args:
             focus: arms that stand out, the others fade; empty: all.
             cursor: position of the cursor on the progress axis; None: no cursor.
-            height: pixels of the whole chart; None: as it was drawn.
+            height: pixels of the whole chart with its sliders; None: as it was drawn.
 
         Returns:
             The figure with these values; a Plotly figure, which has no such parameters, as it is.
@@ -74,7 +78,8 @@ class Figure:
                 {**p, "value": values[p["name"]]} if p["name"] in values else p for p in spec["params"]
             ]
         if height is not None:
-            spec["height"] = height
+            sliders = sum("bind" in p for p in spec.get("params", ()))
+            spec["height"] = max(height - _SLIDER_HEIGHT * sliders, round(0.8 * height))
         return replace(self, spec=spec)
 
     @property

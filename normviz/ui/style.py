@@ -19,6 +19,12 @@ _PAGE = """
 [class*="-control"] button { min-height: 2rem; padding: 0.1rem 0.6rem; }
 .st-key-legend button { min-height: 1.7rem; padding: 0.1rem 0.6rem 0.1rem 2.3rem; background-repeat: no-repeat;
   background-position: 0.4rem center; }
+.stVegaLiteChart .vega-bindings { margin: 0; padding: 0; font-size: 0.8rem; }
+.stVegaLiteChart .vega-bind { margin: 0; padding: 0; }
+.stVegaLiteChart .vega-bind label { display: flex; flex-wrap: nowrap; align-items: center; gap: 0.5rem; width: 100%; }
+.stVegaLiteChart .vega-bind label span { flex: 0 1 auto; width: auto; min-width: 0; line-height: 1.1; }
+.stVegaLiteChart .vega-bind label span:last-child { min-width: 2.2rem; }
+.stVegaLiteChart .vega-bind input[type="range"] { flex: 1 1 5rem; width: auto; min-width: 5rem; margin: 0; }
 @media (prefers-reduced-motion: reduce) { [class*="-play"] { display: none; } }
 @media (max-width: 640px) { .st-key-head [data-testid="stHeading"] h1 { white-space: normal; } }
 </style>

@@ -131,7 +131,8 @@ def test_focus_cursor_and_height_change_nothing_else(name: str) -> None:
     assert figure.spec is not None
     assert shown.spec is not None
     assert shown.data is figure.data
-    assert shown.spec["height"] == 177
+    height = 177 if not any("bind" in p for p in figure.spec["params"]) else 148  # a slider takes its part
+    assert shown.spec["height"] == height
     before, after = ({p["name"]: p for p in f.spec["params"]} for f in (figure, shown) if f.spec)
     assert before["focus"] == {"name": "focus", "value": []}
     assert after["focus"] == {"name": "focus", "value": ["B"]}
@@ -140,7 +141,7 @@ def test_focus_cursor_and_height_change_nothing_else(name: str) -> None:
     kept = {**after, **{key: before[key] for key in ("focus", "cursor") if key in before}}
     assert {**shown.spec, "params": list(kept.values()), "height": figure.spec["height"]} == figure.spec
     again = shown.shown()
-    assert again.spec == {**figure.spec, "height": 177}
+    assert again.spec == {**figure.spec, "height": height}
 
 
 @pytest.mark.parametrize("name", [name for name in DRAWN if name != "areas"])

@@ -174,3 +174,16 @@ def test_line_figure_leaves_out_what_is_above_its_ceiling() -> None:
     figure = line_figure(log, "loss", title="T", y="y", look_for="l", log_scale=True, ceiling=100)
     assert figure.data is not None
     assert sorted(figure.data["mean"]) == [2.0, 3.0, 5.0]
+
+
+def test_a_chart_with_a_slider_is_as_high_as_its_neighbours() -> None:
+    plain = {"mark": "point", "params": [{"name": "cursor", "value": -1}]}
+    bound = {"mark": "point", "params": [{"name": "level", "value": 1, "bind": {"input": "range"}}]}
+    heights = []
+    for spec in (plain, bound):
+        figure = Figure("A", "b", "c", spec=spec, data=pd.DataFrame({"x": [1.0]}))
+        heights.append(figure.shown(height=190).spec["height"])
+    assert heights[0] == 190
+    assert 150 <= heights[1] < 170
+    many = Figure("A", "b", "c", spec={"params": bound["params"] * 9}, data=pd.DataFrame({"x": [1.0]}))
+    assert many.shown(height=100).spec["height"] == 80
