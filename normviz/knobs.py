@@ -1,8 +1,9 @@
 """Knobs: what can be set in an experiment, as one validated, immutable schema.
 
 The same model drives the page's widgets, the command line's flags, the permalink's check and the notebook call;
-nothing reaches an experiment unvalidated. Bounds, unit and help live in the field (:func:`knob`), the total work is
-bounded by :attr:`Knobs.work_limit`, which also holds for a link that was edited by hand.
+nothing reaches an experiment unvalidated. Bounds, unit and help live in the field (:func:`knob`). How long a run takes
+is estimated (:meth:`Knobs.work`) and bounded by :attr:`Knobs.work_limit`, which also holds for a link that was edited
+by hand.
 """
 
 from __future__ import annotations
@@ -13,13 +14,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from normviz.arms import Arms
 from normviz.progress import STEPS, Progress
 from normviz.validation import nearest
 
-__all__ = ["Control", "KnobError", "Knobs", "Rejection", "knob"]
+__all__ = ["Control", "KnobError", "Knobs", "Rejection", "duration", "knob"]
 
 Kind = Literal["int", "float", "bool", "choice", "choices", "text"]
 
@@ -133,19 +142,63 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    work_limit: ClassVar[float] = 1e12
-    """Greatest :meth:`work` that is accepted; a run at the limit takes minutes, not hours."""
+    work_limit: ClassVar[float] = 600.0
+    """Longest :meth:`work` that is accepted, in seconds of one core."""
 
     def work(self) -> float:
-        """Estimated cost of the run in floating-point operations (steps x arms x seeds x model size)."""
+        """Estimated length of the run in seconds of one processor core.
+
+        What every step costs however small its tensors are, and what their elements cost, each times how often it
+        happens; the constants are fitted to measured runs of random settings. ``python -m benchmarks.work`` compares
+        the estimates with fresh measurements.
+        """
         return 0.0
 
+    def estimate(self) -> str:
+        """How long the run takes, for the reader: ``"about 14 s on one core"``."""
+        return f"{duration(self.work())} on one core"
+
+    def fitting(self, name: str) -> int | None:
+        """Largest whole number of one knob, not above its present one, with which the run is short enough.
+
+        None if even the lowest that is allowed is too much. It is found by halving, so it is the largest where a
+        higher number never costs less.
+        """
+        control = type(self).controls()[name]
+        low, high = int(control.low or 0), int(getattr(self, name))
+
+        def fits(value: int) -> bool:
+            return self.model_copy(update={name: value}).work() <= self.work_limit
+
+        if not fits(low):
+            return None
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle - 1)
+        return low
+
+    def costly(self) -> list[str]:
+        """Names of the knobs that can be lowered for a shorter run: whole numbers, and choices of several."""
+        found = []
+        for name, control in type(self).controls().items():
+            if control.hidden or control.kind not in ("int", "choices"):
+                continue
+            value = getattr(self, name)
+            least = int(control.low or 0) if control.kind == "int" else value[: max(control.min_choices, 1)]
+            if least != value and self.model_copy(update={name: least}).work() < 0.99 * self.work():
+                found.append(name)
+        return found
+
     def work_advice(self) -> str:
-        """What to lower, with the largest value that fits; appended to the refusal."""
-        if "steps" not in type(self).model_fields:
-            return "Lower the seeds or the number of arms."
-        fits = int(self.total_steps() * self.work_limit / self.work())
-        return f"With these arms and seeds at most {fits} steps fit."
+        """What to lower, with the largest values that fit; appended to the refusal."""
+        controls, costly = type(self).controls(), self.costly()
+        fits = {name: self.fitting(name) for name in costly if controls[name].kind == "int"}
+        enough = [f"{name} = {value}" for name, value in fits.items() if value is not None]
+        if not enough:
+            return f"Lower several of these: {', '.join(costly)}."
+        if len(enough) == 1:
+            return f"This change is enough: {enough[0]}."
+        return f"Any one of these changes is enough: {', '.join(enough)}."
 
     def shown_arms(self) -> Arms:
         """The arms of this setting, in the order of the legend, with their looks."""
@@ -204,10 +257,11 @@ class Knobs(BaseModel):
         return None
 
     @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        if (work := self.work()) > self.work_limit:
+    def _bounded(self, info: ValidationInfo) -> Self:
+        limited = info.context is None or info.context["limited"]
+        if limited and (work := self.work()) > self.work_limit:
             raise ValueError(
-                f"this setting asks for {work / self.work_limit:.1f} times the work that is allowed. "
+                f"this setting takes {duration(work)} on one core; the limit is {duration(self.work_limit, '')}. "
                 + self.work_advice()
             )
         return self
@@ -219,13 +273,18 @@ class Knobs(BaseModel):
         return {control.name: control for control in sorted(controls, key=lambda c: c.hidden)}
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
+    def parse(cls, values: Mapping[str, Any], *, limited: bool = True) -> Self:
         """Validate values given as text or typed (command line, notebook, stored run).
+
+        Args:
+            values: by the names of the knobs.
+            limited: whether the run must not take longer than :attr:`work_limit`. A run that is stored already is
+                read without it.
 
         Raises:
             KnobError: one sentence for each knob that is refused, naming the knob, the value and what is allowed.
         """
-        knobs, rejections = cls._validate(values, lenient=False)
+        knobs, rejections = cls._validate(values, lenient=False, limited=limited)
         if rejections:
             raise KnobError(" ".join(r.sentence for r in rejections))
         assert knobs is not None
@@ -239,7 +298,9 @@ class Knobs(BaseModel):
         return knobs, rejections
 
     @classmethod
-    def _validate(cls, values: Mapping[str, Any], *, lenient: bool) -> tuple[Self | None, list[Rejection]]:
+    def _validate(
+        cls, values: Mapping[str, Any], *, lenient: bool, limited: bool = True
+    ) -> tuple[Self | None, list[Rejection]]:
         controls = cls.controls()
         rejections: list[Rejection] = []
         given: dict[str, Any] = {}
@@ -252,7 +313,7 @@ class Knobs(BaseModel):
                 rejections.append(Rejection(name, value, f"There is no knob {name!r}.{hint}"))
         while True:
             try:
-                return cls(**given), rejections
+                return cls.model_validate(given, context={"limited": limited}), rejections
             except ValidationError as error:
                 refused = {str(e["loc"][0]): e for e in error.errors() if e["loc"]}
                 for name in refused:
@@ -284,6 +345,17 @@ class Knobs(BaseModel):
         values = self.model_dump(mode="json")
         kept = {n: v for n, v in values.items() if not controls[n].hidden or v != controls[n].default}
         return json.dumps(kept, sort_keys=True)
+
+
+def duration(seconds: float, about: str = "about ") -> str:
+    """A length of time for the reader: ``"less than 1 s"``, ``"about 14 s"``, ``"about 21 minutes"``."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 100:
+        return f"{about}{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{about}{seconds / 60:.0f} minutes"
+    return f"{about}{seconds / 3600:.0f} hours"
 
 
 def _control(name: str, info: Any) -> Control:

@@ -69,6 +69,8 @@ class Session:
         def train(on_frame: Callable[[Frame], None]) -> Run:
             return run_inline(experiment, knobs, device=self.device, store=self.store, on_frame=on_frame)
 
+        if not self.quiet and knobs.work() > 0:
+            self.err.print(f"{title} takes {knobs.estimate()}.", highlight=False, markup=False)
         return self._follow(train, Run(experiment, knobs, device=self.device), title)
 
     def extend(self, run: Run, seeds: int) -> Run:

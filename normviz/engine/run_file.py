@@ -85,7 +85,7 @@ def restore(record: dict[str, Any], experiment: Experiment, log: FrameLog) -> Ru
     if record["experiment"] != experiment.slug:
         raise StoreError(f"The run is one of {record['experiment']!r}, not of {experiment.slug!r}.")
     try:
-        knobs = experiment.knobs.parse(record["knobs"])
+        knobs = experiment.knobs.parse(record["knobs"], limited=False)
     except KnobError as error:
         raise StoreError(f"The run's setting is no longer possible: {error}") from error
     values = {name: record[name] for name in PLAIN_FIELDS if name != "knobs"}

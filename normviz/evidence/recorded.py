@@ -78,7 +78,7 @@ def _read(path: Path, changed: int, experiment: Experiment) -> Recorded | None: 
     try:
         table = pq.read_table(path)
         record = json.loads(table.schema.metadata[b"normviz.run"])
-        knobs = experiment.knobs.parse(record["knobs"])
+        knobs = experiment.knobs.parse(record["knobs"], limited=False)
         log = FrameLog(table_to_frames(table.replace_schema_metadata(None)))
         day = datetime.fromtimestamp(float(record["created"]), UTC)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException, KnobError):

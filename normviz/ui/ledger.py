@@ -59,7 +59,7 @@ def best_runs(experiment: Experiment, stored: Iterable[StoredRun]) -> dict[str, 
         if run.status != "done" or run.slug != experiment.slug:
             continue
         try:
-            knobs = experiment.knobs.parse(run.knobs)
+            knobs = experiment.knobs.parse(run.knobs, limited=False)
         except KnobError:  # stored by a version whose knobs were others
             continue
         preset = experiment.presets.of(knobs)

@@ -93,6 +93,7 @@ def experiment_page(
     linked = st.query_params.get("run")
     if linked and control.run_id != linked and (adopted := control.adopt(linked)) is not None:
         set_knobs(slug, adopted.knobs)
+        state.knobs = adopted.knobs  # shown even if it takes longer than a new run may
         st.session_state[state.device] = adopted.device
         state.refused = []
     if state.resend:

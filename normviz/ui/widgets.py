@@ -118,6 +118,7 @@ def knob_panel(
     """
     state, schema = PageState(experiment.slug), experiment.knobs
     controls = list(schema.controls().values())
+    length = st.container()
     unfolded = schema.open_sections({c.name: st.session_state[state.knob(c.name)] for c in controls})
     shown = _by_section([control for control in controls if not control.hidden])
     for index, (section, group) in enumerate(groupby(shown, key=lambda c: c.section)):
@@ -135,6 +136,8 @@ def knob_panel(
     except KnobError as error:
         return None, str(error)
     state.knobs = knobs
+    if knobs.work() > 0:
+        length.caption(f"A run takes {knobs.estimate()}.")
     return knobs, None
 
 

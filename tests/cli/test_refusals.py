@@ -54,7 +54,7 @@ Refused = Callable[..., str]
         (["run", REAL, "--ste", "20"], "There is no flag --ste."),
         (["run", REAL, "--out", "x.txt"], "x.txt must end in .parquet or .csv."),
         (["run", REAL, "--device", "abacus"], "device must be 'auto' or one of"),
-        (["run", REAL, "--steps", "1000", "--seeds", "5", "--batch-size", "128"], "steps fit."),
+        (["run", REAL, "--steps", "1000", "--seeds", "5", "--batch-size", "128"], "steps = "),
         (["run", REAL, "--corpus", "nowhere.txt"], "there is no file 'nowhere.txt'."),
         (["run", REAL, "--corpus", "~nosuch/x"], "no file or folder '~nosuch/x': ~nosuch is no home."),
         (["run", REAL, "--out", "~nosuch/x.csv"], "no file or folder '~nosuch/x.csv': ~nosuch is no home."),

@@ -53,8 +53,6 @@ ANIMAL_QUERIES = 20
 MOST_PATHS = 200_000
 """Most sequences of questions and answers over which an expected loss is summed exactly."""
 MOST_PROBLEM: dict[Task, int] = {"arms": 4, "thresholds": 7, "animals": 20}
-COST: dict[Task, float] = {"arms": 1.0, "thresholds": 2.0, "animals": 1.0}
-"""Seconds of a step of the inner game, relative to that with few arms."""
 FINAL_SHARE = 2
 """The last stage of the training is so many times as long as that of a class."""
 
@@ -154,8 +152,6 @@ class Knobs(Base):
     )
     seeds: int = knob_fields.seeds(2)
 
-    work_limit = 30_000.0
-
     def kinds(self) -> tuple[str, ...]:
         """The arms of this task by key, in the order of the legend."""
         rivals = tuple(kind for kind in RIVALS[self.task] if kind in self.rivals)
@@ -201,17 +197,18 @@ class Knobs(Base):
         return 1 if self.task == "animals" else max(1, self.total_steps() // 20)
 
     def work(self) -> float:
-        """Training steps of all policies; the games about animals cost next to nothing."""
+        """Seconds: steps of every policy that is trained, and exact sums over all answers at every measurement."""
+        seeds = len(self.seed_range())
         if self.task == "animals":
-            return 100.0 * len(self.seed_range())
+            return 0.3 * seeds
+        call, particle = {
+            "arms": (0.0031, 2.4e-05),
+            "thresholds": (0.0011, 0.00021),
+        }[self.task]
         trained = sum(kind in (ROBUST, "minimax", "prior") for kind in self.kinds())
-        each = COST[self.task] * self.budget() / 4 * (0.5 + self.particles / 64)
-        return each * self.steps * trained * len(self.seed_range())
-
-    def work_advice(self) -> str:
-        """What to lower."""
-        fits = int(self.steps * self.work_limit / self.work())
-        return f"With these policies, questions and seeds at most {fits} steps fit."
+        steps = trained * self.steps * self.budget() * (call + particle * self.particles)
+        paths: float = 22.0 * (2 * self.size()) ** self.budget()
+        return seeds * (steps + len(self.kinds()) * (1.6e-06 * paths + 0.17))
 
 
 def arm_name(kind: str) -> str:

@@ -137,8 +137,6 @@ class Knobs(Base):
     )
     corpus: str = knob_fields.corpus()
 
-    work_limit = 8e12
-
     def tokens(self) -> int:
         """Length of a sequence."""
         return int(self.side) ** 2 if self.task == "pixels" else self.context
@@ -159,38 +157,13 @@ class Knobs(Base):
         return len(self.kinds) * self.seeds
 
     def work(self) -> float:
-        """Rough floating-point operations of the training: projections, features and explicit maps, three passes."""
-        n, c = self.tokens(), int(self.width)
-        per_token = 2 * self.depth * (12 * c * c + 4 * c * n)
-        return 3.0 * self.members() * self.steps * self.batch_size * n * per_token
-
-    def _fitting(self) -> list[str]:
-        """For each size, the largest value with which the rest of the setting fits."""
-        limit, found = self.work_limit, []
-
-        def fits(**change: object) -> bool:
-            return self.model_copy(update=change).work() <= limit
-
-        depths = [d for d in range(self.depth, 0, -1) if fits(depth=d)]
-        if depths:
-            found.append(f"{depths[0]} block{'s' if depths[0] > 1 else ''}")
-        if self.task == "pixels":
-            sides = [s for s in reversed(SIDES) if int(s) <= int(self.side) and fits(side=s)]
-            found += [f"a side of {sides[0]} pixels"] if sides else []
-        else:
-            lengths = [n for n in range(self.context, 7, -8) if fits(context=n)]
-            found += [f"a text length of {lengths[0]}"] if lengths else []
-        steps = int(self.steps * limit / self.work())
-        if steps >= 10:
-            found.append(f"{steps} steps")
-        return found
-
-    def work_advice(self) -> str:
-        """The largest depth, length or resolution, and number of steps, each of which fits alone."""
-        found = self._fitting()
-        if not found:
-            return "Lower several of: steps, seeds, batch size, blocks, width and the number of tokens."
-        return f"What fits, one change at a time: at most {', or '.join(found)}."
+        """Seconds: a block in every step, its tokens and its pairs of tokens, and the times at growing lengths."""
+        members, tokens, width = len(self.kinds) * len(self.seed_range()), self.tokens(), int(self.width)
+        linear = sum(kind != "softmax" for kind in self.kinds) / len(self.kinds)
+        token = width * (1e-09 + 1.6e-08 * 16 * linear + 2.5e-10 * width) + 5.9e-08 * tokens
+        block = 0.0061 + self.batch_size * tokens * token
+        lengths = 0.00025 * int(self.longest) * members
+        return members * self.steps * (0.0011 + self.depth * block) + lengths
 
 
 def arm_name(kind: str) -> str:

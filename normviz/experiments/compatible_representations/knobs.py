@@ -232,8 +232,6 @@ class Knobs(Base):
     steps: int = knob_fields.steps(300, 1500)
     seeds: int = knob_fields.seeds(1)
 
-    work_limit = 6e5
-
     def kinds(self) -> list[str]:
         """The arms that are trained, in the order of the legend."""
         return [kind for kind in ARM_NAMES if kind in self.arms]
@@ -272,8 +270,10 @@ class Knobs(Base):
         return Arms(tuple(Look(ARM_NAMES[k], *_LOOKS[k], order.index(k) % SYMBOLS) for k in self.kinds()))
 
     def work(self) -> float:
-        """Rough milliseconds of one processor core."""
-        batch = 1.2 + (self.batch_size / 64) ** 2
-        steps = sum(_STEP_COST.get(kind, 1.0) for kind in self.kinds()) * self.steps * batch
-        measured = 1500.0 * len(self.kinds())
-        return self.seeds * ((self.models - 1) * (steps + self.new_steps) + self.old_steps + measured)
+        """Seconds: steps of every map, quadratic in the batch, those of the models, and the measurements."""
+        seeds, newer, batch = len(self.seed_range()), self.models - 1, self.batch_size
+        maps = newer * sum(_STEP_COST.get(kind, 1.0) for kind in self.kinds()) * self.steps
+        of_maps = maps * (0.0016 + 3e-06 * batch + 4.9e-08 * batch**2)
+        steps = newer * self.new_steps + self.old_steps
+        of_models = steps * (0.00084 + 1.8e-06 * batch) + 4.3e-05 * newer * self.new_steps * self.new_width
+        return seeds * (of_maps + of_models + 0.17 * len(self.kinds()) * newer)

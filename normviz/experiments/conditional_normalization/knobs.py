@@ -48,7 +48,6 @@ _LOOKS: dict[str, tuple[int, int]] = {
 }
 """Colour and dash of every arm; a model with the day has its twin's colour."""
 
-_MODEL_COST = {"late": 1.0, "loan": 1.25, "late_day": 1.0, "loan_day": 1.25, "early": 1.0}
 _PAINTER_COST = {"layout": 0.9, "spade": 1.0, "sstan": 1.1, "style": 0.6, "sean": 1.7}
 """Time of a step, relative to late fusion and to SPADE."""
 
@@ -234,9 +233,6 @@ class Knobs(Base):
         section="Style and layout",
     )
 
-    work_limit = 6e5
-    """Milliseconds of one core."""
-
     @classmethod
     def open_sections(cls, values: Mapping[str, Any]) -> Collection[str]:
         """The section of the story that is told."""
@@ -272,18 +268,11 @@ class Knobs(Base):
         return self.steps if self.task == "paint" else self.epochs * self.steps_per_epoch()
 
     def work(self) -> float:
-        """Rough milliseconds of one processor core."""
+        """Seconds: the steps of every painter; or the steps and patches of every model."""
+        seeds = len(self.seed_range())
         if self.task == "paint":
-            step = 55.0 * (1.8 if self.adversary else 1.0)
-            return (
-                self.seeds * sum(_PAINTER_COST[kind] for kind in self.painters) * (self.steps * step + 4000.0)
-            )
-        size: float = (self.width / 8) ** 1.3
-        patches = self.epochs * (self.patches + TESTED / 2)
-        return self.seeds * size * sum(_MODEL_COST[kind] for kind in self.models) * patches * 0.4
-
-    def work_advice(self) -> str:
-        """What to lower."""
-        if self.task == "paint":
-            return "Lower the seeds, the steps or the number of painters."
-        return "Lower the seeds, the width, the epochs, the training patches or the number of models."
+            step = 0.038 + (0.016 if self.adversary else 0.0)
+            return seeds * sum(_PAINTER_COST[kind] for kind in self.painters) * (self.steps * step + 1.1)
+        calls = 0.0073 * self.epochs * self.patches / BATCH
+        patch = 1.9e-05 * self.width + 2.5e-07 * self.width**2 * int(self.kernel) ** 2 / 9
+        return seeds * len(self.models) * (calls + self.epochs * (self.patches + TESTED / 2) * patch + 0.87)

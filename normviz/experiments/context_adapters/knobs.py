@@ -6,7 +6,6 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
-from normviz.experiments.context_adapters.recorded import CLASSES, HIDDEN, PIXELS
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -41,8 +40,6 @@ LOOKS = {
 
 EVALUATIONS = 30
 """Moments at which both tasks are tested."""
-PER_STEP = 1e7
-"""What a step of any network costs beside its arithmetic, in floating-point operations."""
 
 
 class Knobs(Base):
@@ -137,7 +134,7 @@ class Knobs(Base):
         return max(1, self.steps // EVALUATIONS)
 
     def work(self) -> float:
-        """Floating-point operations of all updates; those on the first task are made once for each seed."""
-        weights = PIXELS * HIDDEN + HIDDEN * HIDDEN + HIDDEN * CLASSES
-        per_step = 6.0 * self.batch_size * weights + PER_STEP
-        return len(self.seed_range()) * (self.steps * len(self.kinds()) + self.first_steps) * per_step
+        """Seconds: the steps of every arm and of the first task, and their samples."""
+        arms = len(self.kinds())
+        step = 0.00052 + 2.4e-06 * self.batch_size
+        return len(self.seed_range()) * ((self.steps * arms + self.first_steps) * step + 0.11 * arms)

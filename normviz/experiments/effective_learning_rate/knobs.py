@@ -300,9 +300,6 @@ class Knobs(Base):
         section="Games",
     )
 
-    work_limit = 6e5
-    """Milliseconds on one slow core."""
-
     def total_steps(self) -> int:
         """Updates of a network, or actions of an agent."""
         if self.task == "games":
@@ -346,20 +343,14 @@ class Knobs(Base):
         return 2 if self.environment == "catch" else 5
 
     def work(self) -> float:
-        """Rough milliseconds: networks x steps x cost of a step."""
+        """Seconds: actions and updates of every agent; or steps of every network, its layers and its samples."""
+        steps = self.members() * self.total_steps()
         if self.task == "games":
-            step = 0.3 + (1.2 if self.environment == "catch" else 80.0) / self.learn_every
-        else:
-            per_layer = 0.4 if self.network == "mlp" else 1.2
-            step = (0.3 + per_layer * self.depth) * max(1.0, self.batch_size / 64)
-        return self.members() * self.total_steps() * step
-
-    def work_advice(self) -> str:
-        """The length of a phase or game that fits."""
-        shrink = self.work_limit / self.work()
-        if self.task == "games":
-            return f"With these agents and seeds at most {int(self.task_steps * shrink)} steps per game fit."
-        return f"With these networks and seeds at most {int(self.period * shrink)} steps per phase fit."
+            act, learn = (6.4e-05, 0.0018) if self.environment == "catch" else (0.0002, 0.08)
+            return steps * (act + learn / self.learn_every)
+        if self.network == "mlp":
+            return steps * (0.00038 + self.depth * (0.00046 + 8.3e-07 * self.batch_size))
+        return steps * (0.00051 + self.depth * (0.00068 + 2.6e-06 * self.batch_size))
 
 
 def normed(knobs: Knobs) -> str:

@@ -250,10 +250,9 @@ class Knobs(Base):
         return 2 + len(self.taus()) + sum(others[rival] for rival in self.rivals)
 
     def work(self) -> float:
-        """Rough milliseconds of one processor core."""
-        batch = self.batch_size / 24
-        large: float = 24 * batch * (self.large_width / 64) ** 1.4 * self.large_depth / 2
-        training = self.steps * (large + 4 * batch * self.small_width / 16)
-        return self.seeds * (training + self.prompts * self.passes() * NEW_TOKENS * 0.6 + 2000.0)
-
-    work_limit = 1e6
+        """Seconds: training of both models, and every token of every way of writing."""
+        seeds, batch, width = len(self.seed_range()), self.batch_size, self.large_width * self.large_depth
+        sample = 2.6e-05 * self.small_width + width * (8e-06 + 6e-08 * self.large_width)
+        training = self.steps * (0.0022 * (1 + self.large_depth) + batch * sample)
+        token = 8.5e-05 + 4.5e-05 * self.large_depth
+        return seeds * (training + self.prompts * self.passes() * NEW_TOKENS * token + 0.84)

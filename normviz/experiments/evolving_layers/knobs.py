@@ -201,8 +201,6 @@ class Knobs(Base):
     )
     seeds: int = knob_fields.seeds()
 
-    work_limit = 6e12
-
     @classmethod
     def open_sections(cls, values: Mapping[str, Any]) -> Collection[str]:
         """The sections of the mode that is chosen."""
@@ -236,25 +234,23 @@ class Knobs(Base):
         return self.workers()[-1]
 
     def work(self) -> float:
-        """Rough floating-point operations, the calls of small layers counted as operations."""
+        """Seconds: the steps of every trial, whose layers have many small operations; or those of every network."""
+        seeds = len(self.seed_range())
         if self.mode == "search":
-            return len(self.strategies) * self.seeds * self.budget * (20 + self.trial_steps) * 3e7
-        size = 2.0 if self.network == "resnet" else 1.0
-        per_step = sum(4e6 * self.batch_size() + 3e7 * self.batch_size() / b for b in self.workers())
+            steps = (self.budget + 40) * self.trial_steps * (self.nodes + 6)
+            return len(self.strategies) * seeds * (0.77 + 0.002 * self.budget + 0.00019 * steps)
+        blocks = 2.0 if self.network == "resnet" else 1.0
+        batch, pixels = self.batch_size(), {"digits": 1.0, "mnist1d": 0.7, "mnist": 12.0}[self.data]
+        parts = sum(batch / size for size in self.workers())
         if self.shrink == "batch":
-            per_step *= 2  # every part has an update of its own
-        per_step *= {"digits": 1.0, "mnist1d": 0.7, "mnist": 12.0}[self.data]
-        return self._layer_count() * self.seeds * self.steps * size * per_step / 2
+            parts *= 2  # every part has an update of its own
+        sizes = len(self.workers())
+        step = 0.0016 * sizes + 0.00047 * parts + 7.2e-06 * pixels * batch * sizes
+        return self._layer_count() * seeds * (self.steps * blocks * step + 0.33)
 
     def _layer_count(self) -> float:
         """Layers that are trained; a found one counts by its nodes, of which a published one has about six."""
         return len(self.layers) + (max(1.0, self.found.count("(") / 6) if self.found else 0.0)
-
-    def work_advice(self) -> str:
-        """The number of steps or candidates that fits."""
-        what, now = ("steps", self.steps) if self.mode == "compare" else ("candidates", self.budget)
-        fits = int(now * self.work_limit / self.work())
-        return f"With the other settings at most {fits} {what} fit."
 
     @model_validator(mode="after")
     def _can_run(self) -> Self:

@@ -49,8 +49,6 @@ SELECTING = ("fedtiny", "vanilla", "fixed", "forward")
 
 SAMPLES = {"digits": 1248, "mnist": 3900}
 """Training samples of all clients together."""
-STEP_MS = {"digits": 2.2, "mnist": 5.0}
-"""Rough milliseconds of a step on a batch of 32, one processor core."""
 
 
 class Knobs(Base):
@@ -231,18 +229,14 @@ class Knobs(Base):
         return ("Experiment", "Pruning") if values.get("task") == "methods" else ("Experiment",)
 
     def work(self) -> float:
-        """Rough milliseconds of one processor core."""
-        samples = SAMPLES[self.data]
-        steps = self.epochs * (samples / self.batch_size + self.clients / 2)
-        size = 0.4 + 0.6 * self.batch_size / 32
+        """Seconds: local steps and samples of every member's clients, rounds, and the selection among candidates."""
+        samples, seeds = SAMPLES[self.data], len(self.seed_range())
         members = self.pool_size if self.task == "candidates" else len(self.arms)
-        return members * self.seeds * self.rounds * steps * STEP_MS[self.data] * size
-
-    work_limit = 1e6
-
-    def work_advice(self) -> str:
-        """How many rounds fit."""
-        return f"With these arms and seeds at most {int(self.rounds * self.work_limit / self.work())} rounds fit."
+        steps = self.epochs * (samples / self.batch_size + self.clients / 2)
+        sample = 2.9e-05 if self.data == "digits" else 0.0001
+        of_round = 0.0013 * steps + sample * self.epochs * samples + 0.0077 + 0.0022 * self.clients
+        selection = 0.012 * self.pool_size * self.clients
+        return seeds * (members * (self.rounds * of_round + 0.23) + selection)
 
 
 def arm_name(arm: str) -> str:

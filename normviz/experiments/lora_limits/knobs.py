@@ -7,7 +7,6 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
-from normviz.experiments.lora_limits.recorded import MOST_RANK
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -128,8 +127,6 @@ class Knobs(Base):
     )
     seeds: int = knob_fields.seeds(2)
 
-    work_limit = 2e12
-
     def kinds(self) -> tuple[str, ...]:
         """The arms' keys, in the order of the legend."""
         return tuple(kind for kind in ARMS if kind in self.arms) or ("exact",)
@@ -158,12 +155,14 @@ class Knobs(Base):
         return tuple(2**k for k in range(8, int(longest).bit_length()))
 
     def work(self) -> float:
-        """Floating-point operations: a step of an exact arm, and one with as many monomials as are allowed."""
-        exact = 12.0 * self.length**2 * self.head_dim
-        lowrank = (16 + 8 * self.head_dim) * float(self.length * self.head_dim) * MOST_RANK
-        per_step = sum(exact if kind == "exact" else lowrank for kind in self.kinds()) + 5e6
-        cost = 40.0 * int(self.longest_exact) ** 2 * self.head_dim + 4e3 * int(self.longest)
-        return len(self.seed_range()) * (self.steps * per_step + cost)
+        """Seconds: the steps of every arm, the exact ones quadratic in the length, and the costs at longer lengths."""
+        seeds, squared = len(self.seed_range()), float(self.length**2)
+        lowrank = sum(arm != "exact" for arm in self.arms) * self.length * self.head_dim**2
+        steps = 0.0014 * len(self.arms) + 5.9e-09 * squared + 2.3e-06 * lowrank
+        evaluations = 1.1e-08 * len(self.arms) * EVALUATIONS * squared
+        longest = 9.7e-08 * int(self.longest_exact) ** 2 if "exact" in self.arms else 0.0
+        longest += 5.2e-05 * int(self.longest) if "taylor" in self.arms else 0.0
+        return seeds * (self.steps * steps + evaluations + longest + 0.31)
 
 
 def arm_name(kind: str) -> str:

@@ -148,11 +148,9 @@ class Knobs(Base):
         return max(5, self.steps // 8)
 
     def work(self) -> float:
-        """Rough milliseconds of one processor core."""
-        size = 0.6 + 0.4 * (self.hidden / 128) ** 2
-        step = size * (0.5 + self.batch_size / 256) * self.concepts * 1.4
-        evaluation = size * self.concepts * (140 + 25 * self.concepts)
-        arm = step * self.steps + evaluation * (2 + self.steps / self.evaluation_every())
-        return self.seeds * (len(self.arms) * arm + 2.3 * size * self.base_steps)
-
-    work_limit = 1e6
+        """Seconds: steps of every concept of every arm, samples at every evaluation, and the base's training."""
+        seeds, wide = len(self.seed_range()), self.hidden / 128
+        step = 0.00058 + 0.00015 * wide**2 + self.batch_size * wide * (1.4e-06 + 1.2e-06 * wide)
+        drawn = (2 + self.steps / self.evaluation_every()) * (0.039 + 0.011 * self.concepts * wide)
+        base = self.base_steps * (0.00034 + 0.00033 * wide**2)
+        return seeds * (len(self.arms) * self.concepts * (self.steps * step + drawn) + base + 0.32)

@@ -42,9 +42,6 @@ LABELS = Arms.of({"right label": 2, "wrong label": 7})
 WEIGHTING = ("small_loss", "mw_noisy", "storm", "l2rw", "mw_clean")
 """Arms that compute a weight for every sample."""
 
-_COST = {"plain": 0.4, "small_loss": 0.45, "gce": 0.45, "oracle": 0.45, "l2rw": 2.0, "mw_clean": 2.5}
-"""Milliseconds of one update on one processor core, for a batch of 32."""
-
 
 class Knobs(Base):
     """Task, methods, noise, the rescaler and the training length."""
@@ -193,15 +190,18 @@ class Knobs(Base):
         return Arms(tuple(looks))
 
     def work(self) -> float:
-        """Rough milliseconds of one processor core."""
-        features = 0.35 * (self.passes + 1)
-        meta = {"mw_noisy": 1.5 + features + (1.5 + features) / self.n_inner}
-        cost = {**_COST, "mw_noisy": meta["mw_noisy"], "storm": meta["mw_noisy"]}
-        size = 0.5 + 0.5 * self.batch_size / 32
-        wide = 0.9 + 0.1 * self.width_factor
-        return sum(cost[arm] for arm in self.arms) * size * wide * self.steps * self.seeds
-
-    work_limit = 2.5e5
+        """Seconds: updates of every arm, with the passes and the outer updates of the rescalers."""
+        groups = {"cheap": ("plain", "small_loss", "gce", "oracle"), "rescaled": ("mw_noisy", "storm")}
+        count = {name: sum(arm in group for arm in self.arms) for name, group in groups.items()}
+        cheap, rescaled = count["cheap"], count["rescaled"]
+        other = len(self.arms) - cheap - rescaled
+        inner = 0.00055 + 0.00012 * (self.passes + 1)
+        outer = (0.0011 + 0.00028 * self.passes) / self.n_inner
+        calls = 0.00025 * cheap + (inner + outer) * rescaled + 0.0012 * other
+        passes = cheap + (3 + 0.5 * self.passes) * rescaled + 3 * other
+        sample = 2.6e-06 + 3.3e-06 * self.width_factor + (1.4e-06 if self.task == "text" else 0.0)
+        per_pass = sample * self.batch_size + 8.3e-06 * self.width_factor
+        return len(self.seed_range()) * self.steps * (calls + passes * per_pass)
 
 
 def arm_name(arm: str, knobs: Knobs) -> str:

@@ -57,6 +57,9 @@ COLOURS: dict[str, int] = {
 REFERENCE = "BatchNorm in vision"
 """The arm that shows what batch statistics do on images, beside a language run."""
 
+_SLOW = ("batch", "power", "power_v", "power_v_plain", "unified", "unified_filtered", "ema")
+"""Norms that keep running moments."""
+
 
 class Knobs(Base):
     """Task, norms, batches and training length."""
@@ -216,12 +219,18 @@ class Knobs(Base):
         return arms + Arms.of({REFERENCE: 4}) if self.shows_reference() else arms
 
     def work(self) -> float:
-        """Rough floating-point operations: parameters x values x 6 for each step."""
-        vision = 4e6 if self.network == "convnet" else 6 * 7.7e4 * 16
-        per_sample = {"language": 6 * 1.1e5 * 64, "vision": vision, "recurrent": 6 * 4e4 * 48}[self.task]
-        return self.members() * self.steps * self.batch_size * per_sample
-
-    work_limit = 6e12
+        """Seconds: a step of every network, dearer with norms that keep running moments, and its samples."""
+        kind = self.network if self.task == "vision" else self.task
+        steps = self.members() * self.steps
+        call, sample = {
+            "language": (0.0055, 0.00068),
+            "convnet": (0.0014, 2.4e-05),
+            "vit": (0.014, 0.00021),
+            "recurrent": (0.01, 0.00017),
+        }[kind]
+        slow = sum(norm in _SLOW for norm in self.norms) / len(self.norms)
+        call += slow * (0.0067 if kind == "recurrent" else 0.0032)
+        return steps * (call + sample * self.batch_size)
 
 
 def arm_name(norm: str, batch: int | None = None) -> str:

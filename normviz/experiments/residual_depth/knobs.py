@@ -178,23 +178,13 @@ class Knobs(Base):
         return DEPTHS if self.task == "expansion" else STEPS
 
     def work(self) -> float:
-        """Rough floating-point operations; the calls of such small branches count as operations."""
-        return self._per_module() * (self.depth + 2)
-
-    def _per_module(self) -> float:
-        branch = 5e6 + 12.0 * self.batch_size * self.width**2
-        times = 40 * (self.order + 1) if self.task == "expansion" else self.steps
-        return self.members() * times * branch
-
-    work_limit = 6e12
-
-    def work_advice(self) -> str:
-        """The greatest depth that fits."""
-        fits = int(self.work_limit / self._per_module()) - 2
-        if fits >= 2:
-            return f"With these methods, rates, seeds and steps a depth of at most {fits} fits."
-        steps = int(self.steps * self.work_limit / (4 * self._per_module()))
-        return f"With these methods, rates and seeds at most {steps} steps fit, at depth 2."
+        """Seconds: a module in every step, its weights and its samples; or the terms of the expansion."""
+        members, samples = self.members(), self.batch_size * self.width
+        if self.task == "expansion":
+            term = 7.8e-05 + samples * (1.1e-09 + 2.2e-09 * self.width)
+            return members * ((self.depth + 2) * (self.order + 1) * term + 0.0098)
+        module = 0.00029 + 1.6e-09 * self.width**2 + samples * (1.3e-09 + 3.4e-10 * self.width)
+        return members * (self.steps * (self.depth + 2) * module + 0.0098)
 
 
 def scaled(knobs: Knobs) -> list[str]:

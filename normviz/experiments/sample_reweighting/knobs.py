@@ -193,11 +193,11 @@ class Knobs(Base):
         return next((name for name in names if not name.startswith(STRATEGY_NAMES["uniform"])), names[0])
 
     def work(self) -> float:
-        """Rough floating-point operations: parameters x values x 6 for each step."""
-        per_step = self.batch_size * CONTEXT * 6 * 1.1e5 if self.task == "language" else self.samples * 1e4
-        return self.members() * self.steps * per_step
-
-    work_limit = 6e12
+        """Seconds: a step of every network and its samples."""
+        if self.task == "language":
+            step = 0.0054 + 0.00056 * self.devices + 0.00055 * self.batch_size
+            return self.members() * self.steps * step
+        return self.members() * (self.steps * (0.00031 + 1.2e-06 * self.samples) + 0.0078)
 
 
 def arm_name(strategy: str, *, repeats: bool = True) -> str:

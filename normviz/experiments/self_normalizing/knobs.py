@@ -157,11 +157,13 @@ class Knobs(Base):
         return Arms.product({ARMS[kind]: COLOURS[kind] for kind in self.arms}, endings)
 
     def work(self) -> float:
-        """Rough floating-point operations; the calls of narrow layers count as operations."""
-        per_layer = 5e6 + 6.0 * self.batch_size * self.width**2
-        return len(self.arms) * self.seeds * self.steps * (sum(self.depths()) + 2) * per_layer
-
-    work_limit = 6e12
+        """Seconds: a layer in every step, its weights and its samples."""
+        seeds = len(self.seed_range())
+        layers = seeds * self.steps * sum(depth + 1 for depth in self.depths())
+        normed = sum(arm in ("relu_bn", "relu_ln", "relu_wn") for arm in self.arms)
+        samples = self.batch_size * (9e-10 * self.width + 8.2e-11 * self.width**2)
+        layer = 2.8e-05 + 3.1e-09 * self.width**2 + samples
+        return layers * (len(self.arms) * layer + 0.00025 * normed) + 0.81 * seeds
 
 
 def arm_name(kind: str, depth: int | None = None) -> str:

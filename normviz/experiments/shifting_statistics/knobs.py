@@ -91,6 +91,9 @@ LONGEST_STREAM = 797
 IMAGES = Progress("image", "images", "test images seen")
 GRID_CELLS = Progress("cell", "cells", "cells of the grid")
 
+_SLOW = ("entropy", "core", "tent", "tbn_core")
+"""Methods that take gradient steps on the stream."""
+
 
 class Knobs(Base):
     """Which story is told, the stream and what meets it, the tasks and what normalises the network."""
@@ -291,9 +294,6 @@ class Knobs(Base):
 
     seeds: int = knob_fields.seeds()
 
-    work_limit = 4e5
-    """Milliseconds on one slow core."""
-
     @classmethod
     def open_sections(cls, values: Mapping[str, Any]) -> Collection[str]:
         """The section of the story that is told."""
@@ -333,21 +333,18 @@ class Knobs(Base):
         return {"stream": IMAGES, "grid": GRID_CELLS, "tasks": STEPS}[self.task]
 
     def work(self) -> float:
-        """Rough milliseconds of one slow processor core."""
-        size = 1.0 if self.data == "digits" else 2.0
+        """Seconds: the steps of every norm; or the source network, and the batches and images of every method."""
+        seeds, size = len(self.seed_range()), 1.0 if self.data == "digits" else 2.0
         if self.task == "tasks":
-            step = 20.0 + 0.4 * self.replay_size + (10.0 if self.learner == "derpp" else 0.0)
-            return self.seeds * len(self.norms) * self.total_steps() * step * size
-        source = 250.0 * self.source_epochs
+            step = 0.0097 + 0.0001 * self.replay_size + (0.002 if self.learner == "derpp" else 0.0)
+            return seeds * len(self.norms) * self.total_steps() * step * size
         sizes = [self.batch_size] if self.task == "stream" else [cell.batch for cell in CELLS]
-        batches = sum(-(-self.images // size) for size in sizes)
-        return size * self.seeds * (source + batches * (4.0 + 2.5 * len(self.methods)))
-
-    def work_advice(self) -> str:
-        """What to lower."""
-        if self.task == "tasks":
-            return "Lower the seeds, the passes or the number of norms."
-        return "Lower the seeds, the stream's length or the number of methods."
+        batches, images = sum(-(-self.images // b) for b in sizes), self.images * len(sizes) * size
+        slow = sum(kind in _SLOW for kind in self.methods)
+        fast = len(self.methods) - slow
+        source = 0.11 * size**2 * self.source_epochs
+        calls = 0.00036 + 0.00018 * fast + 0.0014 * slow
+        return seeds * (source + batches * calls + 8.6e-06 * images * (fast + 3 * slow))
 
 
 def kappa_of(kind: str) -> float | None:

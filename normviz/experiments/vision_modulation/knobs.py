@@ -196,10 +196,8 @@ class Knobs(Base):
         return Arms(tuple(looks))
 
     def work(self) -> float:
-        """Rough milliseconds of one processor core."""
-        tokens = self.batch_size * (self.text_length + self.cells) / (64 * 5)
-        size = (self.width / 32) ** 2 * tokens * 0.6 + 1.6
-        of_arms = sum(_COST[arm] for arm in self.arms)
-        return 1.5 * self.depth * size * self.seeds * (of_arms * self.steps + 2.0 * self.host_steps)
-
-    work_limit = 1e6
+        """Seconds: the blocks of every network in every step, and their tokens."""
+        seeds, tokens = len(self.seed_range()), self.batch_size * (self.text_length + self.cells)
+        steps = sum(_COST[arm] for arm in self.arms) * self.steps + self.host_steps
+        block = 0.003 + tokens * (2.2e-08 * self.width + 3.1e-10 * self.width**2)
+        return seeds * (steps * (0.00086 + self.depth * block) + 0.18 * len(self.arms))
