@@ -154,6 +154,13 @@ class Knobs(BaseModel):
         """
         return 0.0
 
+    def missing(self) -> str:
+        """What this setting needs and the machine lacks, in a sentence; empty if nothing.
+
+        Such a setting is valid, since a link or a stored run of another machine may have it. No run of it is started.
+        """
+        return ""
+
     def estimate(self) -> str:
         """How long the run takes, for the reader: ``"about 14 s on one core"``."""
         return f"{duration(self.work())} on one core"

@@ -8,9 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 from numbers import Integral, Real
 
-__all__ = ["check_choice", "check_integer", "check_real", "nearest"]
+__all__ = ["check_choice", "check_integer", "check_real", "missing_extra", "nearest"]
+
+
+def missing_extra(extra: str, *packages: str) -> str:
+    """What to install so that ``packages`` can be imported, in a sentence; empty if all of them are there."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if not missing:
+        return ""
+    are = "is" if len(missing) == 1 else "are"
+    return f"{', '.join(missing)} {are} not installed: pip install 'normviz[{extra}]'."
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:

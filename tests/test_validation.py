@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from normviz.validation import check_choice, check_integer, check_real, nearest
+from normviz.validation import check_choice, check_integer, check_real, missing_extra, nearest
 
 
 def test_nearest() -> None:
@@ -73,3 +73,13 @@ def test_integers() -> None:
             check_integer("n", value, 1)
     with pytest.raises(ValueError, match=r"n must be an integer in \[1, 5\], got 6"):
         check_integer("n", 6, 1, 5)
+
+
+def test_missing_extra_says_what_to_install() -> None:
+    assert missing_extra("app", "math", "json") == ""
+    assert missing_extra("app", "math", "no_such_a") == (
+        "no_such_a is not installed: pip install 'normviz[app]'."
+    )
+    assert missing_extra("data", "no_such_a", "no_such_b").startswith(
+        "no_such_a, no_such_b are not installed: "
+    )

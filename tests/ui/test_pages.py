@@ -143,6 +143,17 @@ def test_refused_link_says_so_and_page_stays_usable(slug: str, open_page: OpenPa
         assert "steps = 999999 is not allowed" in warnings
 
 
+def test_a_setting_that_needs_another_package_starts_no_run(
+    open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("normviz.validation.find_spec", lambda package: None)
+    app = open_page("evolving-layers", data="mnist")
+    assert not app.exception
+    said = " ".join(element.value for element in (*app.error, *app.warning, *app.info))
+    assert "pip install 'normviz[data]'" in said
+    assert "data" not in app.query_params, "the run that is shown has the default"
+
+
 def test_values_of_a_link_are_sent_again_with_the_whole_page(open_page: OpenPage) -> None:
     app = open_page("sample-reweighting", task="regression", steps="400", redundant="0.3")
 

