@@ -8,7 +8,15 @@ import pytest
 
 from tests.soak.__main__ import trials
 
-SIZES = {"workers": 0.05, "servers": 0.05, "owners": 0.1, "links": 0.05, "settings": 0.03, "damage": 0.05}
+SIZES = {
+    "workers": 0.05,
+    "servers": 0.05,
+    "disk": 0.1,
+    "owners": 0.1,
+    "links": 0.05,
+    "settings": 0.03,
+    "damage": 0.05,
+}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.soak.engine_faults import killed_servers, killed_workers, many_owners
+from tests.soak.engine_faults import full_disks, killed_servers, killed_workers, many_owners
 from tests.soak.hostile_input import damaged_files, hostile_links, random_settings
 from tests.soak.tabs import many_tabs
 from tests.soak.trial import Trial
@@ -38,6 +39,7 @@ def trials(folder: Path, size: float, seed: int) -> dict[str, Callable[[], Trial
     return {
         "workers": lambda: killed_workers(place("workers"), times(20), chance()),
         "servers": lambda: killed_servers(place("servers"), times(20), chance()),
+        "disk": lambda: full_disks(place("disk"), times(20), chance()),
         "owners": lambda: many_owners(place("owners"), times(32), 6),
         "links": lambda: hostile_links(times(10_000), chance()),
         "settings": lambda: random_settings(times(460), chance()),
@@ -56,6 +58,8 @@ def main() -> int:
     table = Table("trial", "tried", "failed", "measured", "seconds", title=f"seed {given.seed}")
     failed: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["NORMVIZ_EXPERIMENTS"] = "tests.engine.toy"
+        os.environ["NORMVIZ_DATA"] = folder  # nothing of the reader's own is touched
         for name, trial in trials(Path(folder), given.size, given.seed).items():
             if given.only and name not in given.only.split(","):
                 continue

@@ -14,11 +14,12 @@ from pathlib import Path
 from normviz.engine import RunStore, WorkerEngine
 from normviz.experiments import Run
 from tests.engine.test_server_death import SERVER
+from tests.engine.test_store import full_disk
 from tests.engine.toy import EXPERIMENT, ToyKnobs
 from tests.soak.trial import Trial
 from tests.waiting import wait_until
 
-__all__ = ["killed_servers", "killed_workers", "many_owners"]
+__all__ = ["full_disks", "killed_servers", "killed_workers", "many_owners"]
 
 
 def _engine(folder: Path) -> tuple[WorkerEngine, RunStore]:
@@ -87,6 +88,33 @@ def killed_servers(folder: Path, times: int, chance: random.Random) -> Trial:
         store.close()
     trial.measured = f"at most {lost:.2f} s of frames lost"
     trial.expect(lost <= 1.5, f"{lost:.2f} s of frames lost")
+    return trial
+
+
+def full_disks(folder: Path, times: int, chance: random.Random) -> Trial:
+    """The disk is full for a while, also when the run ends: once there is room again, every frame is kept."""
+    trial = Trial("disk full while a run trains or ends")
+    engine, store = _engine(folder)
+    try:
+        for _ in range(times):
+            run = engine.submit(EXPERIMENT, ToyKnobs(steps=300, delay=2.0), owner="one")
+            first, last = sorted(chance.randrange(1, 400) for _ in range(2))
+            wait_until(lambda first=first, run=run: len(run.log) >= first or not run.live)
+            with full_disk(store):
+                wait_until(lambda last=last, run=run: len(run.log) >= last or not run.live)
+            _end(run)
+            trial.tried += 1
+            trial.expect(run.status == "done", f"the run ended as {run.status}: {run.error}")
+            reader = RunStore(folder)
+            wait_until(
+                lambda run=run, reader=reader: reader.load(run.id).status == "done", "the end in the store"
+            )
+            kept = len(reader.load(run.id).log)
+            trial.expect(kept == len(run.log), f"{len(run.log)} frames were seen, {kept} are kept")
+            reader.close()
+    finally:
+        engine.close()
+        store.close()
     return trial
 
 
