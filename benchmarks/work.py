@@ -46,7 +46,7 @@ def draw(control: Control, chance: random.Random) -> object:
 
 
 def settings(schema: type[Knobs], number: int, chance: random.Random) -> Iterator[Knobs]:
-    """Random settings that are allowed, in turn near the default (some knobs differ) and anywhere."""
+    """Random settings that are allowed and can run here, in turn near the default (some knobs differ) and anywhere."""
     controls = [control for control in schema.controls().values() if not control.hidden]
     found = tries = 0
     while found < number:
@@ -58,6 +58,8 @@ def settings(schema: type[Knobs], number: int, chance: random.Random) -> Iterato
         try:
             knobs = schema.parse(values)
         except KnobError:
+            continue
+        if knobs.missing():
             continue
         found += 1
         yield knobs
