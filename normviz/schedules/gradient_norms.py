@@ -16,6 +16,9 @@ from normviz.validation import check_choice
 
 __all__ = ["GradientNormRecorder"]
 
+_PIECE = 2**17
+"""Entries of a piece."""
+
 
 def _root_of_squares(values: list[Tensor]) -> Tensor:
     norm: Tensor = torch.linalg.vector_norm(_together(torch._foreach_norm(values)))
@@ -24,7 +27,14 @@ def _root_of_squares(values: list[Tensor]) -> Tensor:
 
 def _absolute_sum(values: list[Tensor]) -> Tensor:
     # A norm of order 1 adds a CPU's entries one by one: four times slower, and rounding grows with their number.
-    return _together([entries.sum() for entries in torch._foreach_abs(values)]).sum()
+    return _together([part.abs().sum() for entries in values for part in _parts(entries)]).sum()
+
+
+def _parts(entries: Tensor) -> Sequence[Tensor]:
+    """Pieces whose absolute values stay in a CPU's cache until they are summed; elsewhere the whole."""
+    if entries.device.type != "cpu":
+        return (entries,)
+    return torch.split(entries.flatten(), _PIECE)
 
 
 def _together(parts: Sequence[Tensor]) -> Tensor:

@@ -280,6 +280,16 @@ def test_bad_arguments(call: Any, word: str) -> None:
 # ---------------------------------------------------------------------------------------------- recorder
 
 
+def test_l1_norm_of_a_gradient_with_many_entries() -> None:
+    p = nn.Parameter(torch.zeros(3, 2**17 + 5).t().contiguous().t())
+    p.grad = (
+        torch.arange(p.numel(), dtype=torch.float64).reshape(p.shape).sub(1000).remainder(7).sub(3).float()
+    )
+    recorder = GradientNormRecorder([p], "l1")
+    recorder.record()
+    close(recorder.norms, [math.fsum(abs(v) for v in p.grad.double().flatten().tolist())], rtol=1e-6)
+
+
 def test_the_recorder_takes_the_norm_of_the_whole_gradient() -> None:
     a, b, c = (nn.Parameter(torch.zeros(shape)) for shape in ((2, 3), (4,), (5,)))
     half = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
