@@ -14,7 +14,7 @@ from rich.text import Text
 from normviz.frame import Frame
 from normviz.knobs import Knobs
 
-__all__ = ["RunProgress", "can_redraw"]
+__all__ = ["RunProgress", "can_redraw", "run_bars"]
 
 _PLAIN_LINES = 5
 """Lines of progress where the terminal cannot redraw one (a file, a notebook)."""
@@ -105,6 +105,17 @@ class RunProgress:
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def run_bars(console: Console) -> Progress:
+    """Bars for several runs; a task says what it does in its field ``doing``."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[doing]}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+    )
 
 
 def can_redraw(console: Console) -> bool:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from normviz.catalog import PAPERS
 from normviz.cli.engines import check_engine, opened_engine, positive
 from normviz.cli.errors import UsageError, complain
-from normviz.cli.progress import can_redraw
+from normviz.cli.progress import can_redraw, run_bars
 from normviz.cli.records import as_json, document
 from normviz.cli.session import Session
 from normviz.cli.settings import named_experiment
@@ -178,13 +178,7 @@ class _PageProgress:
 
     def __enter__(self) -> _PageProgress:
         if not self.quiet and can_redraw(self.console):
-            self._bars = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=30),
-                TextColumn("{task.fields[doing]}", markup=False),
-                TimeElapsedColumn(),
-                console=self.console,
-            )
+            self._bars = run_bars(self.console)
             self._bars.start()
         elif not self.quiet:
             self._say(f"{self.experiment.title}: starting")

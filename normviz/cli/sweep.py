@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
 from normviz.cli.engines import check_engine, opened_engine
 from normviz.cli.errors import UsageError, complain
 from normviz.cli.flags import given_knobs
-from normviz.cli.progress import can_redraw
+from normviz.cli.progress import can_redraw, run_bars
 from normviz.cli.records import ended_as, sweep_record
 from normviz.cli.session import Session
 from normviz.cli.settings import combinations, named_experiment, parse_knobs, preset_values
@@ -107,20 +106,13 @@ class _SweepProgress:
     console: Console
     settings: Sequence[str]
     quiet: bool = False
-    began: float = field(default_factory=time.monotonic)
     _said: set[int] = field(default_factory=set)
     _bar: Progress | None = None
     _task: TaskID = field(default_factory=lambda: TaskID(0))
 
     def __enter__(self) -> _SweepProgress:
         if not self.quiet and can_redraw(self.console):
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=30),
-                TextColumn("{task.fields[doing]}", markup=False),
-                TimeElapsedColumn(),
-                console=self.console,
-            )
+            self._bar = run_bars(self.console)
             self._bar.start()
             self._task = self._bar.add_task(f"{len(self.settings)} runs", total=len(self.settings), doing="")
         elif not self.quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +136,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return err.removeprefix("normviz: ").strip()
 
     return run
+
+
+def take_interrupts() -> None:
+    """A job in the background of a shell is born deaf to Ctrl-C; the reader's is not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

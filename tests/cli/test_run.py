@@ -22,7 +22,7 @@ from normviz.engine import RunStore, read_parquet
 from normviz.experiments import Run, get_experiment
 from normviz.frame import Frame
 from normviz.uploads import read_text
-from tests.cli.conftest import stored
+from tests.cli.conftest import stored, take_interrupts
 from tests.engine.toy import EXPERIMENT as TOY
 from tests.engine.toy import ToyKnobs
 from tests.evidence.conftest import HereAndNow
@@ -104,11 +104,6 @@ def test_store_that_cannot_be_written_is_said(
     assert "is kept" not in out + err
 
 
-def _take_interrupts() -> None:
-    """A job in the background of a shell is born deaf to Ctrl-C; the reader's is not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("options", [[], ["--no-store"]])
 def test_ctrl_c_keeps_what_there_is(data_folder: Path, tmp_path: Path, options: list[str]) -> None:
@@ -119,7 +114,7 @@ def test_ctrl_c_keeps_what_there_is(data_folder: Path, tmp_path: Path, options: 
     process = subprocess.Popen(
         [*command, "--out", str(target), *options],
         cwd=ROOT,
-        preexec_fn=_take_interrupts,  # noqa: PLW1509
+        preexec_fn=take_interrupts,  # noqa: PLW1509
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

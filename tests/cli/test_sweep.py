@@ -21,7 +21,7 @@ from normviz.cli.records import as_json
 from normviz.cli.sweep_file import write_sweep
 from normviz.engine import RunStore
 from normviz.experiments import run_experiment
-from tests.cli.conftest import stored
+from tests.cli.conftest import stored, take_interrupts
 from tests.engine.members import by_member
 from tests.engine.toy import EXPERIMENT, ToyKnobs
 from tests.evidence.conftest import HereAndNow
@@ -214,11 +214,6 @@ def test_workers_give_the_numbers_of_one_process(
     store.close()
 
 
-def _take_interrupts() -> None:
-    """A job in the background of a shell is born deaf to Ctrl-C; the reader's is not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_ctrl_c_keeps_what_there_is(data_folder: Path, tmp_path: Path) -> None:
@@ -227,7 +222,7 @@ def test_ctrl_c_keeps_what_there_is(data_folder: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*command, "--grid", "steps=5,100000", "--out", str(target)],
         cwd=ROOT,
-        preexec_fn=_take_interrupts,  # noqa: PLW1509
+        preexec_fn=take_interrupts,  # noqa: PLW1509
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,7 +10,7 @@ from normviz.experiments.attention_entropy.recorded import FUSED
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
-__all__ = ["ARMS", "SIDES", "KindName", "Knobs", "arm_name"]
+__all__ = ["ARMS", "KindName", "Knobs", "arm_name"]
 
 KindName = Literal[
     "softmax",
@@ -51,8 +51,6 @@ COLOURS: dict[str, int] = {
     "nala_fixed": 4,
     "nala_clipped": 9,
 }
-
-SIDES = ("4", "8", "12", "16")
 
 
 class Knobs(Base):
