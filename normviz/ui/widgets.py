@@ -11,6 +11,7 @@ import streamlit as st
 
 from normviz.experiments import Experiment
 from normviz.knobs import Control, KnobError, Knobs
+from normviz.presets import Preset
 from normviz.ui.plain import plain
 from normviz.ui.state import PageState
 
@@ -83,7 +84,7 @@ def preset_panel(experiment: Experiment) -> None:
     """The presets as buttons, in the order of the story; the one that is set is marked."""
     state = PageState(experiment.slug)
     presets = experiment.presets
-    current = presets.of(state.knobs) if state.knobs is not None else presets.default
+    current = _current_preset(experiment)
     st.session_state[state.preset] = current.slug if current else None
 
     def choose() -> None:
@@ -104,8 +105,24 @@ def preset_panel(experiment: Experiment) -> None:
         help="The page's story, one step each. A preset sets knobs; claims are decided at presets.  \n"
         + "  \n".join(f"**{p.name}**: {p.sentence}" for p in presets.values()),
     )
+    # There in any case, so that what follows keeps its place: a widget that moves is on the page twice for a moment.
+    sentence = st.container()
     if current is not None:
-        st.caption(current.sentence)
+        sentence.caption(current.sentence)
+
+
+def _current_preset(experiment: Experiment) -> Preset | None:
+    """The preset whose knobs the widgets hold."""
+    try:
+        return experiment.presets.of(experiment.knobs.parse(_values(experiment)))
+    except KnobError:
+        return None
+
+
+def _values(experiment: Experiment) -> dict[str, Any]:
+    """What the widgets hold, by knob."""
+    state = PageState(experiment.slug)
+    return {name: st.session_state[state.knob(name)] for name in experiment.knobs.controls()}
 
 
 def knob_panel(
@@ -119,7 +136,7 @@ def knob_panel(
     state, schema = PageState(experiment.slug), experiment.knobs
     controls = list(schema.controls().values())
     length = st.container()
-    unfolded = schema.open_sections({c.name: st.session_state[state.knob(c.name)] for c in controls})
+    unfolded = schema.open_sections(_values(experiment))
     shown = _by_section([control for control in controls if not control.hidden])
     for index, (section, group) in enumerate(groupby(shown, key=lambda c: c.section)):
         expanded = index < 2 if unfolded is None else section in unfolded
@@ -130,9 +147,8 @@ def knob_panel(
             for control in listed:
                 draw = (custom or {}).get(control.name, _widget)
                 draw(control, state.knob(control.name))
-    values = {c.name: st.session_state[state.knob(c.name)] for c in controls}
     try:
-        knobs = schema.parse(values)
+        knobs = schema.parse(_values(experiment))
     except KnobError as error:
         return None, str(error)
     if sentence := knobs.missing():

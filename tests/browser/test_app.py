@@ -181,6 +181,7 @@ def test_refused_link_names_the_knob_and_the_range(server: Server, page: Page) -
 def test_refused_upload_says_why_and_nothing_is_kept(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/{SLUG}?{SMALL}")
     page.get_by_text("Data", exact=True).click()
+    expect(page.locator("input[type=file]")).to_have_count(1)
     page.locator("input[type=file]").set_input_files(
         {"name": "photo.txt", "mimeType": "text/plain", "buffer": b"\x89PNG\0\0" * 1000}
     )

@@ -87,8 +87,30 @@ def test_every_preset_opens_from_a_link(slug: str, open_page: OpenPage) -> None:
     for preset in list(experiment.presets.values())[1:]:
         app = open_page(slug, preset=preset.slug)
         assert not app.warning, [w.value for w in app.warning]
-        assert app.session_state[f"{slug}/knobs"] == experiment.setting(preset)
+        setting = experiment.setting(preset)
+        if (
+            lacking := setting.missing()
+        ):  # an extra that is not installed here: the page says which, and runs nothing
+            assert lacking in [error.value for error in app.error]
+        else:
+            assert app.session_state[f"{slug}/knobs"] == setting
         assert app.session_state[f"{slug}/preset"] == preset.slug
+
+
+def test_the_sidebar_keeps_its_places(open_page: OpenPage) -> None:
+    """With and without a preset's sentence: a widget that changes its place is on the page twice for a moment."""
+    slug = SLUGS[0]
+    app = open_page(slug, steps="40")
+
+    def places() -> list[str]:
+        return [f"{place}: {block.type}" for place, block in app.sidebar.children.items()]
+
+    without = places()
+    assert app.session_state[f"{slug}/preset"] is None
+    app.session_state[f"{slug}/knob/steps"] = get_experiment(slug).knobs().steps  # type: ignore[attr-defined]
+    app.run()
+    assert app.session_state[f"{slug}/preset"] is not None
+    assert places() == without
 
 
 def test_an_unknown_preset_is_said_and_the_page_works(open_page: OpenPage) -> None:
