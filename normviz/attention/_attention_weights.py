@@ -12,7 +12,7 @@ from normviz.attention._feature_maps import FEATURES, computing_dtype
 from normviz.attention._linear_forms import check_heads, check_options, no_autocast
 from normviz.validation import check_choice, check_real
 
-__all__ = ["attention_weights", "positive_sequence_entropy"]
+__all__ = ["attention_weights", "feature_weights", "positive_sequence_entropy"]
 
 
 def attention_weights(
@@ -54,15 +54,31 @@ def attention_weights(
         q, k = q.to(dtype), k.to(dtype)
         if kind == "softmax":
             return _softmax_weights(q, k, causal, **kw)
-        phi_q, phi_k = FEATURES[kind](q, k, **kw)
-        A = phi_q @ phi_k.mT  # (B, h, N, M)
-        if kind == "nala_cosine":  # angles differ by at most a right angle: what is below zero is rounding
-            A = A.clamp_min(0)
-        counts: Tensor | int = k.shape[2]
-        if causal:
-            A = A.tril()
-            counts = torch.arange(1, q.shape[2] + 1, device=q.device, dtype=dtype)[:, None]
-        return A / counts / (A.sum(-1, keepdim=True) / counts + eps)
+        return feature_weights(*FEATURES[kind](q, k, **kw), causal, eps=eps)
+
+
+def feature_weights(phi_q: Tensor, phi_k: Tensor, causal: bool = False, *, eps: float = 1e-6) -> Tensor:
+    """The N x M matrix of a linear attention from its features: (phi_q phi_k / M) / (mean_j phi_q phi_k + eps).
+
+    Features whose products are not negative are taken for granted, as all linear attentions of this package have them.
+    In the cosine form they are cosines of at most a right angle, and what comes out below zero is rounding: it becomes
+    zero.
+
+    Args:
+        phi_q: [B, h, N, D].
+        phi_k: [B, h, M, D].
+        causal: row i with i + 1 in place of M, zeros above the diagonal.
+        eps: added to the mean similarity. Default 1e-6 (NaLaFormer release).
+
+    Returns:
+        [B, h, N, M].
+    """
+    A = (phi_q @ phi_k.mT).clamp_min(0)
+    counts: Tensor | int = phi_k.shape[2]
+    if causal:
+        A = A.tril()
+        counts = torch.arange(1, phi_q.shape[2] + 1, device=A.device, dtype=A.dtype)[:, None]
+    return A / counts / (A.sum(-1, keepdim=True) / counts + eps)
 
 
 def _softmax_weights(q: Tensor, k: Tensor, causal: bool, scale: float | None = None) -> Tensor:

@@ -16,7 +16,7 @@ the same over j <= t, in chunks or token by token                           ``ca
 rotary tables R of a grid or a line                                         ``rope_2d``, ``rope_1d``, ``apply_rotary``
 proj(LN(o + LePE(v)) * SiLU(g))                                             ``NormAwareLinearAttention``
 conv, attention, conv, FFN; four stages                                     ``NaLaFormerBlock``, ``NaLaFormer``
-explicit rows of all kernels                                                ``attention_weights``
+explicit rows of all kernels                                                ``attention_weights``, ``feature_weights``
 entropy of a row                                                            ``positive_sequence_entropy``
 elu+1, ReLU, Performer, FLatten, PolaFormer                                 ``baselines.py``
 =========================================================================  =========================================
@@ -30,7 +30,11 @@ release, whose last two stages are softmax.
 
 from __future__ import annotations
 
-from normviz.attention._attention_weights import attention_weights, positive_sequence_entropy
+from normviz.attention._attention_weights import (
+    attention_weights,
+    feature_weights,
+    positive_sequence_entropy,
+)
 from normviz.attention._feature_maps import NormAwareFeatureMap
 from normviz.attention._nalaformer_backbone import NaLaFormer, NaLaFormerBlock
 from normviz.attention._nalaformer_layers import NormAwareLinearAttention
@@ -50,6 +54,7 @@ __all__ = [
     "NormAwareLinearAttention",
     "apply_rotary",
     "attention_weights",
+    "feature_weights",
     "focused_linear_attention",
     "linear_attention",
     "norm_aware_linear_attention",

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from normviz.attention import attention_weights, positive_sequence_entropy
+from normviz.attention import attention_weights, feature_weights, positive_sequence_entropy
 
 KINDS = ("softmax", "elu1", "relu", "performer", "focused", "pola", "nala_cosine", "nala_sign")
 
@@ -186,3 +186,13 @@ def test_cosine_weights_are_not_negative_where_products_round() -> None:
             weights = attention_weights(4 * q, 4 * k, "nala_cosine", lam=lam, alpha=alpha)
             assert float(weights.min()) >= 0
             assert bool(positive_sequence_entropy(weights).isfinite().all())
+
+
+def test_feature_weights_take_what_is_below_zero_for_zero() -> None:
+    """By hand: similarities 3, -1e-7 and 1, of which the second is rounding; the causal second row has two of three."""
+    phi_q = torch.tensor([[[[9.0], [1.0]]]], dtype=torch.float64)
+    phi_k = torch.tensor([[[[3.0], [-1e-7], [1.0]]]], dtype=torch.float64)
+    full = feature_weights(phi_q, phi_k, eps=0.5)[0, 0, 1]
+    torch.testing.assert_close(full, torch.tensor([3.0, 0.0, 1.0], dtype=torch.float64) / 3 / (4 / 3 + 0.5))
+    causal = feature_weights(phi_q, phi_k[:, :, :2], True, eps=0.5)[0, 0, 1]
+    torch.testing.assert_close(causal, torch.tensor([3.0, 0.0], dtype=torch.float64) / 2 / (3 / 2 + 0.5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import product
 
 import numpy as np
 import pytest
@@ -103,6 +104,14 @@ def test_ablations_leave_out_what_they_say() -> None:
         assert clipped[i, j] == pytest.approx(positive[j] / 3 / (sum(positive) / 3 + 1e-6), rel=1e-9)
     doubled = LinearKernel("nala_fixed", 1, 4, lam=2.0, tau=0.5).weights(2 * q, k)[0, 0].numpy()
     np.testing.assert_allclose(doubled, fixed, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["nala_cosine", "nala_sign", "nala_fixed", "nala_clipped"])
+def test_entropy_by_norm_takes_all_constants(kind: str) -> None:
+    """Products of cosine features that should be zero come out below it by rounding, which has no entropy."""
+    for lam, tau, alpha, seed in product((1.0, 3.0, 6.0), (0.1, 2.0), (1.0, 20.0, 100.0), (0, 1)):
+        entropy = entropy_by_norm(kind, seed, lam=lam, tau=tau, alpha=alpha)
+        assert bool(np.isfinite(entropy).all()), (lam, tau, alpha)
 
 
 def test_maps_are_those_of_the_first_seed() -> None:

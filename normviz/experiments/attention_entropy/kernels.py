@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from normviz.attention import (
     NormAwareFeatureMap,
     attention_weights,
+    feature_weights,
     focused_linear_attention,
     linear_attention,
     norm_aware_linear_attention,
@@ -20,9 +21,6 @@ from normviz.attention import (
 )
 
 __all__ = ["ClippedMap", "FixedPowerMap", "LinearKernel", "RecurrentKernel"]
-
-EPS = 1e-6
-"""Added to the mean similarity, as in all linear forms of the library."""
 
 
 class FixedPowerMap(NormAwareFeatureMap):
@@ -111,12 +109,7 @@ class LinearKernel(nn.Module):
     def weights(self, q: Tensor, k: Tensor) -> Tensor:
         """The explicit map, (B, h, N, N); of PolaFormer the same-signed path."""
         if self.kind in ("nala_fixed", "nala_clipped"):
-            similarity = self.feature_map.query(q) @ self.feature_map.key(k).mT  # (B, h, N, N)
-            counts: Tensor | int = k.shape[2]
-            if self.causal:
-                similarity = similarity.tril()
-                counts = torch.arange(1, q.shape[2] + 1, device=q.device)[:, None]
-            return similarity / counts / (similarity.sum(-1, keepdim=True) / counts + EPS)
+            return feature_weights(self.feature_map.query(q), self.feature_map.key(k), self.causal)
         options = self.constants if self.kind.startswith("nala") else self._own()
         return attention_weights(q, k, self.kind, self.causal, **options)
 
