@@ -124,7 +124,8 @@ def families() -> list[Family]:
             "Muon",
             "block matrices",
             (
-                Contender("ours, float32 (default)", True, lambda m: [Muon(_matrices(m))]),
+                Contender("ours, default", True, lambda m: [Muon(_matrices(m))]),
+                Contender("ours, float32", True, lambda m: [Muon(_matrices(m), ns_dtype=torch.float32)]),
                 Contender("ours, bfloat16", True, lambda m: [Muon(_matrices(m), ns_dtype=bfloat16)]),
                 Contender("torch.optim.Muon, bfloat16", False, lambda m: [torch.optim.Muon(_matrices(m))]),
                 *theirs("Muon", lambda m: [peer.Muon([_flagged(m)[0]], weight_decay=0.1)]),
@@ -135,7 +136,12 @@ def families() -> list[Family]:
             "NorMuon",
             everything,
             (
-                Contender("ours, float32 (default)", True, lambda m: [NorMuon(split_matrix_params(m))]),
+                Contender("ours, default", True, lambda m: [NorMuon(split_matrix_params(m))]),
+                Contender(
+                    "ours, float32",
+                    True,
+                    lambda m: [NorMuon(split_matrix_params(m), ns_dtype=torch.float32)],
+                ),
                 Contender(
                     "ours, bfloat16", True, lambda m: [NorMuon(split_matrix_params(m), ns_dtype=bfloat16)]
                 ),

@@ -35,7 +35,7 @@ from normviz.optim._sharding import (
 )
 from normviz.optim._steps import Group
 from normviz.optim.muon import momentum_direction
-from normviz.optim.newton_schulz import NS_CPU_BATCH, newton_schulz
+from normviz.optim.newton_schulz import NS_CPU_BATCH, choose_dtype, newton_schulz
 from normviz.optim.normuon import (
     NorMuon,
     check_matrix_options,
@@ -114,7 +114,10 @@ class DistributedNorMuon(NorMuon):
 
     def prepare(self, group: Group) -> Group:
         """As in NorMuon; among several processes each makes the moments of what it owns, in its step."""
-        return MatrixOptimizer.prepare(self, group) if is_distributed() else super().prepare(group)
+        if not is_distributed():
+            return super().prepare(group)
+        prepared = MatrixOptimizer.prepare(self, group)
+        return {**prepared, "ns_dtype": choose_dtype(group, prepared["params"])}
 
     def step_matrices(self, group: Group) -> None:
         """Take the matrix step for every matrix of ``group`` that takes part, on its owner."""
@@ -122,6 +125,7 @@ class DistributedNorMuon(NorMuon):
             super().step_matrices(group)
             return
         matrices = [p for p in group["params"] if self.is_matrix(p, group)]
+        choose_dtype(group, matrices)
         gradients = dict(zip(*self.matrix_gradients(group), strict=True))
         self._step_replicated(group, [p for p in matrices if not is_dtensor(p)], gradients)
         self._step_sharded(group, [cast("DTensor", p) for p in matrices if is_dtensor(p)], gradients)

@@ -37,6 +37,7 @@ from normviz.optim.newton_schulz import (
     NS_CPU_BATCH,
     check_coefficients,
     check_newton_schulz,
+    choose_dtype,
     orthogonalize,
 )
 from normviz.validation import check_choice
@@ -74,7 +75,9 @@ class Muon(Optimizer):
         ns_steps: iterations (5, Muon), 1 to 99.
         adjust_lr_fn: None or "original": lr sqrt(max(1, m/n)); "match_rms_adamw": lr 0.2 sqrt(max(m, n)), with which
             the update has about AdamW's size.
-        ns_dtype: dtype of the iteration; None as in :func:`newton_schulz`, torch.bfloat16 for torch's numbers.
+        ns_dtype: dtype of the iteration; torch.bfloat16 for torch's numbers. None: chosen at a group's first step for
+            its device and its largest matrix, as :func:`newton_schulz` does; from then on the group, ``repr`` and
+            state_dict say which it is, and a resumed run keeps it on any machine.
 
     State per parameter: ``momentum_buffer`` of its shape.
 
@@ -178,9 +181,9 @@ class Muon(Optimizer):
                 self._step_group(group)
 
     def _prepare(self, group: Group) -> Group:
-        """Before a compiled step: the momentum of every matrix that takes part."""
+        """Before a compiled step: the dtype of the iteration, and the momentum of every matrix that takes part."""
         self._momentum([p for p in group["params"] if p.grad is not None])
-        return {}
+        return {"ns_dtype": choose_dtype(group, group["params"])}
 
     def _momentum(self, params: Iterable[Tensor]) -> list[Tensor]:
         """The momentum of each parameter, zero where there is none yet."""
@@ -190,7 +193,7 @@ class Muon(Optimizer):
         return [self.state[p]["momentum_buffer"] for p in params]
 
     def _step_group(self, group: Group) -> None:
-        lr = learning_rate(group)
+        lr, dtype = learning_rate(group), choose_dtype(group, group["params"])
         live = [p for p in group["params"] if p.grad is not None]
         for batch in matrix_batches(live, cpu_entries=NS_CPU_BATCH):
             M = self._momentum(batch.params)
@@ -202,7 +205,7 @@ class Muon(Optimizer):
                 group["ns_steps"],
                 group["ns_coefficients"],
                 group["eps"],
-                group["ns_dtype"],
+                dtype,
                 "clamp",
             )
             m, n = batch.params[0].shape

@@ -16,11 +16,14 @@ near the identity, not the polar factor U V^T.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from normviz.optim._precision import full_precision, widen
+from normviz.optim._matrix import matrix_shape
+from normviz.optim._precision import full_precision, native_bfloat16, widen
 from normviz.validation import check_choice, check_integer, check_real
 
 __all__ = ["MUON_COEFFICIENTS", "newton_schulz"]
@@ -29,6 +32,8 @@ MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_EPS = 1e-7
 NS_CPU_BATCH = 2**22
 """Entries of one batch on the CPU. Its bfloat16 products are up to three times as fast in a batch; float32 is alike."""
+NS_BFLOAT16_SIDE = 128
+"""Least min(m, n) that the CPU iterates in bfloat16 by default: below, converting and packing cost what it saves."""
 
 
 def check_newton_schulz(
@@ -49,10 +54,49 @@ def check_coefficients(coefficients: object, name: str = "coefficients") -> None
 
 
 def iteration_dtype(G: Tensor) -> torch.dtype:
-    """The dtype in which ``G`` is iterated by default: float64 stays, else bfloat16 on CUDA and float32 elsewhere."""
+    """The dtype in which matrices ``G`` (..., m, n) are iterated by default.
+
+    float64 stays. Else bfloat16 on CUDA, as in the official codes, and on a CPU that multiplies it natively if
+    min(m, n) >= NS_BFLOAT16_SIDE; float32 elsewhere.
+    """
+    return _dtype_for(G, min(G.shape[-2:]))
+
+
+def group_dtype(params: Iterable[Tensor]) -> torch.dtype | None:
+    """One dtype for all these parameters, as :func:`iteration_dtype` has it for the largest min(m, n) among them.
+
+    None where there are no parameters, or where they differ by device or precision: then each has its own.
+    """
+    params = list(params)
+    side = max((min(matrix_shape(p)) for p in params), default=0)
+    dtypes = {_dtype_for(p, side) for p in params}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def choose_dtype(group: dict[str, Any], matrices: Iterable[Tensor]) -> torch.dtype | None:
+    """The group's ``ns_dtype``; where it is None, what :func:`group_dtype` says, which is also written into the group.
+
+    A compiler never writes: the part of a step that runs before it has done so.
+    """
+    if group["ns_dtype"] is None and not torch.compiler.is_compiling():
+        group["ns_dtype"] = group_dtype(matrices)
+    chosen: torch.dtype | None = group["ns_dtype"]
+    return chosen
+
+
+def _dtype_for(G: Tensor, side: int) -> torch.dtype:
     if G.dtype == torch.float64:
         return torch.float64
-    return torch.bfloat16 if G.device.type == "cuda" else torch.float32
+    if G.device.type == "cuda" or (
+        G.device.type == "cpu" and side >= NS_BFLOAT16_SIDE and _native_bfloat16()
+    ):
+        return torch.bfloat16
+    return torch.float32
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator,unused-ignore]
+def _native_bfloat16() -> bool:
+    return native_bfloat16()
 
 
 def newton_schulz(
@@ -74,8 +118,10 @@ def newton_schulz(
         steps: number of iterations (5, Muon and NorMuon), 1 to 99.
         coefficients: (a, b, c); default Muon's.
         eps: guards the division by the norm (1e-7, both official codes).
-        dtype: in which to iterate. None (ours): float64 for float64 input, bfloat16 on CUDA, float32 elsewhere; the
-            official codes always take bfloat16.
+        dtype: in which to iterate; the official codes always take bfloat16. None (ours): float64 for float64 input;
+            else bfloat16 on CUDA, and on a CPU that multiplies it natively (AMX, AVX512-BF16) if min(m, n) >= 128;
+            float32 elsewhere. So float32 input may give other digits on another processor; name a dtype where
+            they must not.
         eps_mode: "add" (NorMuon's code: ||G||_F + eps) or "clamp" (torch.optim.Muon: max(||G||_F, eps)).
 
     Returns:

@@ -56,6 +56,7 @@ from normviz.optim.newton_schulz import (
     NS_CPU_BATCH,
     NS_EPS,
     check_newton_schulz,
+    choose_dtype,
     newton_schulz,
     orthogonalize,
 )
@@ -167,7 +168,9 @@ class NorMuon(MatrixOptimizer):
         scale: "official" keeps Muon's Frobenius norm and multiplies by sqrt(max(1, m/n)); "rms" gives the update RMS
             0.2 (paper); "none" keeps the norm only.
         eps: added to the row roots and to ||H||_F (1e-10, official; dion 1e-8).
-        ns_dtype: dtype of the iteration; None: float64 for float64, bfloat16 on CUDA, float32 elsewhere.
+        ns_dtype: dtype of the iteration. None: chosen at a group's first step for its device and its largest matrix,
+            as :func:`newton_schulz` does; from then on the group, ``repr`` and state_dict say which it is, and a
+            resumed run keeps it on any machine.
         betas, adam_lr, adam_eps: Adam for the rest ((0.9, 0.95), 3e-4, 1e-10, official).
         zero_missing_grads: treat a matrix without gradient as one with zero gradient, as the official code does:
             its momentum still moves it, its decay is skipped. Default False: it is skipped.
@@ -271,13 +274,14 @@ class NorMuon(MatrixOptimizer):
         return live, [cast(Tensor, p.grad) for p in live]
 
     def prepare(self, group: Group) -> Group:
-        """Adds the momentum and the row moments of the matrices that take part."""
+        """Adds the dtype of the iteration, and the momentum and the row moments of the matrices that take part."""
         prepared = super().prepare(group)
         self._moments(self.matrix_gradients(group)[0])
-        return prepared
+        return {**prepared, "ns_dtype": choose_dtype(group, prepared["params"])}
 
     def step_matrices(self, group: Group) -> None:
         """Take the matrix step for every matrix of ``group`` that takes part."""
+        choose_dtype(group, [p for p in group["params"] if self.is_matrix(p, group)])
         for batch in matrix_batches(*self.matrix_gradients(group), cpu_entries=NS_CPU_BATCH):
             self.matrix_step(group, batch)
 

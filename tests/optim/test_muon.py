@@ -128,7 +128,7 @@ def test_dtypes() -> None:
     single = newton_schulz(G.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-5)
-    # Half input is iterated in float32 on the CPU: only the rounding of input and output is left.
+    # Half input of this size is iterated in float32 on the CPU: only the rounding of input and output is left.
     half = newton_schulz(G.bfloat16())
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), newton_schulz(G.bfloat16().float()), rtol=2**-8, atol=0)
