@@ -6,7 +6,7 @@ from typing import Any
 
 from normviz.knobs import knob
 
-__all__ = ["batch_size", "corpus", "learning_rate", "seeds", "steps"]
+__all__ = ["batch_size", "corpus", "learning_rate", "own_images", "own_table", "seeds", "steps", "target"]
 
 MOST_SEEDS = 10
 """Most seeds of a run: what a page adds them up to, one by one."""
@@ -55,4 +55,41 @@ def corpus() -> Any:
         label="Text",
         help="python-docs, or the key of a text file that was uploaded here.",
         section="Data",
+    )
+
+
+def own_images() -> Any:
+    """The reader's own images, where the data set is "own"."""
+    return knob(
+        "",
+        high=19,
+        label="Own images",
+        help="The key of images that were brought here: a zip, or a folder, with one folder of PNG, JPEG or GIF files "
+        "per class.",
+        section="Experiment",
+        hidden=True,
+    )
+
+
+def own_table() -> Any:
+    """The reader's own table, where the data set is "own"."""
+    return knob(
+        "",
+        high=18,
+        label="Own table",
+        help="The key of a CSV file that was brought here, with the names of the columns in its first row.",
+        section="Experiment",
+        hidden=True,
+    )
+
+
+def target() -> Any:
+    """The column of the reader's own table that is classified."""
+    return knob(
+        "",
+        high=60,
+        label="Target",
+        help="The column of the own table that is to be told from the others.",
+        section="Experiment",
+        hidden=True,
     )

@@ -1,13 +1,15 @@
 """A reader's own text: checked, kept under a key made of its content, found again by that key.
 
-No PyTorch: the server checks and keeps an upload, the worker reads it. Nothing is kept that was refused.
+No PyTorch: the server checks and keeps an upload, the worker reads it. Nothing is kept that was refused. Tables are
+in :mod:`normviz.own_tables`, images in :mod:`normviz.own_images`.
 
-TextUploadError (ValueError)
-├── EmptyTextError       no bytes, or nothing that can be seen
-├── TextTooLargeError    more than ``max_bytes``
-├── TextTooShortError    fewer than ``min_characters`` characters
-├── BinaryTextError      a NUL byte, or too many control characters
-└── TextEncodingError    not UTF-8
+UploadError (ValueError)
+└── TextUploadError
+    ├── EmptyTextError       no bytes, or nothing that can be seen
+    ├── TextTooLargeError    more than ``max_bytes``
+    ├── TextTooShortError    fewer than ``min_characters`` characters
+    ├── BinaryTextError      a NUL byte, or too many control characters
+    └── TextEncodingError    not UTF-8
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 from pathlib import Path
 
 from normviz.variables import data_folder
@@ -29,10 +32,14 @@ __all__ = [
     "TextTooLargeError",
     "TextTooShortError",
     "TextUploadError",
+    "UploadError",
     "check_text",
     "data_folder",
+    "decode_utf8",
     "keep_text",
+    "kept_path",
     "read_text",
+    "write_kept",
 ]
 
 BUILT_IN = "python-docs"
@@ -57,7 +64,11 @@ _UNSEEN = re.compile(
 """Characters that show nothing: Unicode's property ``Default_Ignorable_Code_Point``, and the blank of Braille."""
 
 
-class TextUploadError(ValueError):
+class UploadError(ValueError):
+    """A file from a reader cannot be used, or is not on this machine; the message says why."""
+
+
+class TextUploadError(UploadError):
     """The bytes are not a text this project can train on; the message says why."""
 
 
@@ -102,6 +113,36 @@ def check_text(
         BinaryTextError: a NUL byte, or more than 1 % control characters; names the position of the first.
         TextEncodingError: not UTF-8; names the position of the first bad byte.
     """
+    text = decode_utf8(data, name, max_bytes=max_bytes)
+    if not text.strip():
+        raise EmptyTextError(f"{name} holds nothing but white space.")
+    controls = [i for i, char in enumerate(text) if char in _CONTROLS]
+    if len(controls) > _CONTROL_SHARE * len(text):
+        position = next(i for i, byte in enumerate(data) if chr(byte) in _CONTROLS)
+        raise BinaryTextError(
+            f"{name} is not a text file: {len(controls):,} of its {len(text):,} characters are control characters, "
+            f"the first, {data[position]:#04x}, at byte position {position}."
+        )
+    if not (seen := _UNSEEN.sub("", text)).strip():
+        raise EmptyTextError(f"{name} holds nothing that can be seen.")
+    if len(seen) < min_characters:
+        unseen = f" that can be seen and {len(text) - len(seen):,} others" if len(seen) < len(text) else ""
+        raise TextTooShortError(
+            f"{name} has {len(seen):,} characters{unseen}; "
+            f"at least {min_characters:,} are needed to train and validate."
+        )
+    return text
+
+
+def decode_utf8(data: bytes, name: str, *, max_bytes: int) -> str:
+    """The text of a file, without its byte-order mark and with line ends made ``\\n``.
+
+    Raises:
+        EmptyTextError: no bytes.
+        TextTooLargeError: more than ``max_bytes``.
+        BinaryTextError: a NUL byte.
+        TextEncodingError: not UTF-8; names the position of the first bad byte.
+    """
     if not data:
         raise EmptyTextError(f"{name} is empty.")
     if len(data) > max_bytes:
@@ -121,25 +162,7 @@ def check_text(
             f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at position {mark + error.start} "
             f"({error.reason})."
         ) from error
-    if not text.strip():
-        raise EmptyTextError(f"{name} holds nothing but white space.")
-    controls = [i for i, char in enumerate(text) if char in _CONTROLS]
-    if len(controls) > _CONTROL_SHARE * len(text):
-        position = next(i for i, byte in enumerate(data) if chr(byte) in _CONTROLS)
-        raise BinaryTextError(
-            f"{name} is not a text file: {len(controls):,} of its {len(text):,} characters are control characters, "
-            f"the first, {data[position]:#04x}, at byte position {position}."
-        )
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if not (seen := _UNSEEN.sub("", text)).strip():
-        raise EmptyTextError(f"{name} holds nothing that can be seen.")
-    if len(seen) < min_characters:
-        unseen = f" that can be seen and {len(text) - len(seen):,} others" if len(seen) < len(text) else ""
-        raise TextTooShortError(
-            f"{name} has {len(seen):,} characters{unseen}; "
-            f"at least {min_characters:,} are needed to train and validate."
-        )
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def keep_text(data: bytes, name: str, folder: Path | None = None) -> str:
@@ -153,15 +176,36 @@ def keep_text(data: bytes, name: str, folder: Path | None = None) -> str:
     """
     text = check_text(data, name)
     key = f"text-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    target = (folder or data_folder()) / "uploads" / f"{key}.txt"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(f".{os.getpid()}.part")
-        part.write_text(text, encoding="utf-8", newline="\n")
-        part.replace(target)
+        write_kept(kept_path(f"{key}.txt", folder), text.encode())
     except OSError as error:
         raise TextUploadError(f"{name} could not be kept: {error.strerror or error}.") from None
     return key
+
+
+def kept_path(name: str, folder: Path | None = None) -> Path:
+    """Where a kept file lies.
+
+    Args:
+        name: of the file, made of its key: never the reader's own.
+        folder: of the data; None: :func:`data_folder`.
+    """
+    return (folder or data_folder()) / "uploads" / name
+
+
+def write_kept(target: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all.
+
+    Raises:
+        OSError: the folder is not writable, or the disk is full.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_text(key: str, folder: Path | None = None) -> str:
@@ -172,8 +216,7 @@ def read_text(key: str, folder: Path | None = None) -> str:
     """
     if not re.fullmatch(r"text-[0-9a-f]{12}", key):
         raise TextUploadError(f"corpus must be {BUILT_IN!r} or the key of an uploaded text, got {key!r}.")
-    path = (folder or data_folder()) / "uploads" / f"{key}.txt"
     try:
-        return path.read_text(encoding="utf-8")
+        return kept_path(f"{key}.txt", folder).read_text(encoding="utf-8")
     except OSError:
         raise TextUploadError(f"The uploaded text {key!r} is not on this machine: upload it again.") from None

@@ -26,6 +26,8 @@ NOUNS = (
     "knobs",
     "measures",
     "module_roles",
+    "own_images",
+    "own_tables",
     "presets",
     "progress",
     "uploads",

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
+    "PIL": "pillow",
     "vl_convert": "vl-convert-python",
     "cv2": "opencv-python-headless",
 }
