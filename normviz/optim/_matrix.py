@@ -203,13 +203,15 @@ def add_to_parameters(
 
     Args:
         params: the k parameters (changed in place).
-        D: directions (k, m, n); cast to the parameters' dtype.
+        D: directions (k, m, n); cast to the parameters' dtype, if that is not wider.
         alpha: factor of D, usually -lr.
         decay: factor of W, usually 1 - lr * weight_decay; one for all or one per parameter.
 
     In a compiled step ``alpha`` and ``decay`` are tensors of no axes.
     """
-    directions = [d.reshape(p.shape) for d, p in zip(D.to(params[0].dtype).unbind(0), params, strict=True)]
+    if torch.promote_types(D.dtype, params[0].dtype) != params[0].dtype:
+        D = D.to(params[0].dtype)
+    directions = [d.reshape(p.shape) for d, p in zip(D.unbind(0), params, strict=True)]
     factors = list(decay) if isinstance(decay, Sequence) else [decay] * len(params)
     if isinstance(alpha, Tensor):  # the compiler fuses this loop; the batched operations take no tensors here
         for p, d, factor in zip(params, directions, factors, strict=True):

@@ -24,7 +24,6 @@ from torch.optim.optimizer import Optimizer
 from normviz.optim._coverage import refuse_model, warn_if_nothing_to_do
 from normviz.optim._matrix import (
     add_to_parameters,
-    at_least_float32,
     check_maximize,
     check_rates,
     matrix_batches,
@@ -38,7 +37,8 @@ from normviz.optim.newton_schulz import (
     check_coefficients,
     check_newton_schulz,
     choose_dtype,
-    orthogonalize,
+    iterate,
+    iteration_dtype,
 )
 from normviz.validation import check_choice
 
@@ -51,6 +51,15 @@ def momentum_direction(
     """M <- mu M + (1 - mu) g in place; returns u = (1 - mu) g + mu M with Nesterov, else M itself."""
     torch._foreach_lerp_(list(M), list(grads), 1 - momentum)
     return torch._foreach_lerp(list(grads), list(M), momentum) if nesterov else M
+
+
+def stacked_as(matrices: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Matrices (m, n) as one (k, m, n) of another dtype, converted on the way."""
+    if matrices[0].dtype == dtype:
+        return torch.stack(list(matrices))
+    X = matrices[0].new_empty(len(matrices), *matrices[0].shape, dtype=dtype)
+    torch._foreach_copy_(list(X.unbind(0)), list(matrices))
+    return X
 
 
 def lr_factor(adjust_lr_fn: str | None, m: int, n: int) -> float:
@@ -197,17 +206,9 @@ class Muon(Optimizer):
         live = [p for p in group["params"] if p.grad is not None]
         for batch in matrix_batches(live, cpu_entries=NS_CPU_BATCH):
             M = self._momentum(batch.params)
-            u = batch.stack(
-                momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
-            )  # (k, m, n)
-            O = orthogonalize(
-                at_least_float32(u),
-                group["ns_steps"],
-                group["ns_coefficients"],
-                group["eps"],
-                dtype,
-                "clamp",
-            )
+            u = momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
+            X = stacked_as(u, dtype or iteration_dtype(batch.params[0]))  # (k, m, n)
+            O = iterate(X, group["ns_steps"], group["ns_coefficients"], group["eps"], "clamp", overwrite=True)
             m, n = batch.params[0].shape
             step_size = lr * lr_factor(group["adjust_lr_fn"], m, n)
             add_to_parameters(batch.params, O, -step_size, 1 - lr * group["weight_decay"])

@@ -154,17 +154,32 @@ def orthogonalize(
     eps_mode: str,
 ) -> Tensor:
     """:func:`newton_schulz` with arguments that were checked before."""
+    return iterate(G.to(dtype or iteration_dtype(G)), steps, coefficients, eps, eps_mode).to(G.dtype)
+
+
+def iterate(
+    X: Tensor,
+    steps: int,
+    coefficients: tuple[float, float, float],
+    eps: float,
+    eps_mode: str,
+    *,
+    overwrite: bool = False,
+) -> Tensor:
+    """:func:`orthogonalize` in the dtype that X has; with ``overwrite`` X itself is divided by its norm."""
     a, b, c = coefficients
-    m, n = G.shape[-2:]
+    shape = X.shape
+    m, n = shape[-2:]
     tall = m > n
-    with full_precision(G):
-        X = G.to(dtype or iteration_dtype(G)).reshape(math.prod(G.shape[:-2]), m, n)  # (batch, m, n)
+    with full_precision(X):
+        X = X.reshape(math.prod(shape[:-2]), m, n)  # (batch, m, n)
         # bfloat16 products of a batch of one take torch's slow path on the CPU.
         X, add_product = (X[0], torch.addmm) if len(X) == 1 else (X, torch.baddbmm)
         norm = X.norm(dim=(-2, -1), keepdim=True)  # (batch, 1, 1)
-        X = X / (norm + eps if eps_mode == "add" else norm.clamp(min=eps))
+        divisor = norm + eps if eps_mode == "add" else norm.clamp(min=eps)
+        X = X.div_(divisor) if overwrite else X / divisor
         for _ in range(steps):
             A = X.mT @ X if tall else X @ X.mT
             B = add_product(A, A, A, beta=b, alpha=c)  # b A + c A A
             X = add_product(X, *((X, B) if tall else (B, X)), beta=a)  # a X + B X or a X + X B
-    return X.reshape(G.shape).to(G.dtype)
+    return X.reshape(shape)
