@@ -20,7 +20,10 @@ The optimizers on this page all reshape the gradient *as a matrix* before they s
 - **Fira** is GaLore with the rest added again, scaled as Adam would have scaled it, and kept from growing fast.
 
 Beside them stand plain gradient descent (SGD), AdamW, Adafactor, and parts of the methods alone: GradNorm and Whitening
-are SWAN's two halves, *Conda, one basis* never renews its directions, *Fira, no limiter* lets the rest grow.
+are SWAN's two halves, *Conda, one basis* never renews its directions, *Fira, no limiter* lets the rest grow. Two rivals
+are here for Conda and for Fira: **SOAP** runs Adam in the eigenbases of two running averages, of $GG^\top$ and of
+$G^\top G$; **LoRA** leaves each matrix as it was drawn and trains a product of two thin matrices beside it, of the rank
+that Fira has.
 
 The same network is trained with each of them, on the same batches from the same start. **Every optimizer gets its own
 grid of learning rates**; the charts show the best one, chosen by the lowest final validation loss (by the loss itself

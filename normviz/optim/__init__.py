@@ -36,11 +36,13 @@ from normviz.optim.normuon import NorMuon, assign_owners, neuron_normalize
 from normviz.optim.param_groups import split_matrix_params
 from normviz.optim.plasticity import L2, NoisyUpdates, RegenerativeL2, shrink_and_perturb_
 from normviz.optim.redo import ReDO
+from normviz.optim.soap import SOAP
 from normviz.optim.swan import SWAN, SWANFast, exact_whitening, grad_norm, grad_whitening, swan_update
 
 __all__ = [
     "L2",
     "OPTIMIZER_NAMES",
+    "SOAP",
     "SWAN",
     "AdAdaGrad",
     "AdAdaGradNorm",

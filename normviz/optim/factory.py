@@ -27,12 +27,14 @@ from normviz.optim.multinorm import MultiNormGD, SinkGD
 from normviz.optim.muon import Muon
 from normviz.optim.normuon import NorMuon
 from normviz.optim.param_groups import split_matrix_params
+from normviz.optim.soap import SOAP
 from normviz.optim.swan import SWAN, SWANFast
 from normviz.validation import check_choice, nearest
 
 __all__ = ["OPTIMIZER_NAMES", "create_optimizer", "list_optimizers"]
 
 GALORE = "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, arXiv 2403.03507"
+SHAMPOO = "SOAP: Improving and Stabilizing Shampoo using Adam, arXiv 2409.11321"
 MUON = "Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024; see arXiv 2502.16982"
 
 
@@ -150,6 +152,9 @@ _RECIPES: dict[str, _Recipe] = {
     "GaLoreRMSProp": _Recipe(
         GaLoreRMSProp, _fira, 0.01, "RMSProp in a few singular directions of the gradient", GALORE
     ),
+    "SOAP": _Recipe(
+        SOAP, split_matrix_params, 0.01, "Adam in the eigenbasis of Shampoo's preconditioners", SHAMPOO
+    ),
 }
 
 OPTIMIZER_NAMES: tuple[str, ...] = tuple(_RECIPES)
@@ -175,17 +180,17 @@ Whitening Enables Stateless LLM Training, arXiv 2412.13148)
 def create_optimizer(name: str, model: nn.Module, lr: float | None = None, **options: Any) -> Optimizer:
     """Build the optimizer called ``name`` for a model's trainable parameters.
 
-    Which parameters are matrices: for SWAN, SinkGD, Muon and NorMuon what :func:`split_matrix_params` says; for Conda,
-    GaLore and Fira the linear layers with "attn" or "mlp" in their name (the authors' choice) or, in a model without
-    such a name, every linear layer but the last. All others get the optimizer's own rule for the rest.
+    Which parameters are matrices: for SWAN, SinkGD, Muon, NorMuon and SOAP what :func:`split_matrix_params` says; for
+    Conda, GaLore and Fira the linear layers with "attn" or "mlp" in their name (the authors' choice) or, in a model
+    without such a name, every linear layer but the last. All others get the optimizer's own rule for the rest.
 
     Args:
         name: one of :data:`OPTIMIZER_NAMES`; case does not matter.
         model: any module.
         lr: learning rate. None: where to start with a small network, which is not the class's default where that is
-            for long runs (SWAN 0.05, SinkGD, Muon and NorMuon 0.02, Conda, GaLore and Fira 0.01, MultiNormGD 0.001,
-            AdaGradNorm 1.0). At these a digits network of 64-128-128-10 gets from 90 to 97 % right after 150 steps of
-            64 samples; SWANFast does not train it at any rate from 0.001 to 1.
+            for long runs (SWAN 0.05, SinkGD, Muon and NorMuon 0.02, Conda, GaLore, Fira and SOAP 0.01, MultiNormGD
+            0.001, AdaGradNorm 1.0). At these a digits network of 64-128-128-10 gets from 90 to 97 % right after 150
+            steps of 64 samples; SWANFast does not train it at any rate from 0.001 to 1.
         options: of the class, and of what makes its groups: ``exclude`` (:func:`split_matrix_params`); ``targets``
             ("auto": as above),
             ``update_proj_gap``, ``scale``, ``proj_type`` (:func:`conda_param_groups`); ``targets``, ``rank``,

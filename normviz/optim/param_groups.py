@@ -1,4 +1,4 @@
-"""Parameter groups for the optimizers that treat weight matrices apart (SinkGD, SWAN, NorMuon).
+"""Parameter groups for the optimizers that treat weight matrices apart (SinkGD, SWAN, NorMuon, SOAP).
 
 Their papers agree: linear weights inside the blocks get the matrix step; embeddings, output head, norm gains
 and biases get Adam. Scetbon et al., arXiv 2502.06742; Ma et al., arXiv 2412.13148; Li et al., arXiv 2510.05491.
@@ -13,11 +13,11 @@ from torch import nn
 
 __all__ = ["split_matrix_params"]
 
-FLAGS = ("use_sinkgd", "use_swan", "use_muon")
+FLAGS = ("use_sinkgd", "use_swan", "use_muon", "use_soap")
 
 
 def split_matrix_params(model: nn.Module, exclude: Iterable[str] = ("embed", "head")) -> list[dict[str, Any]]:
-    """Split a model's trainable parameters into ``[matrices, rest]`` for SinkGD, SWAN and NorMuon.
+    """Split a model's trainable parameters into ``[matrices, rest]`` for SinkGD, SWAN, NorMuon and SOAP.
 
     A matrix has at least two axes, is no weight of an ``nn.Embedding`` or ``nn.EmbeddingBag`` (also when
     another layer shares it), and none of its dotted names contains a word of ``exclude``, whatever the case.
@@ -29,8 +29,8 @@ def split_matrix_params(model: nn.Module, exclude: Iterable[str] = ("embed", "he
             and output head to Adam.
 
     Returns:
-        Two groups, either may be empty. The first carries ``use_sinkgd=use_swan=use_muon=True``, the second
-        all three False; each optimizer reads its own flag and ignores the others.
+        Two groups, either may be empty. The first carries ``use_sinkgd``, ``use_swan``, ``use_muon`` and
+        ``use_soap`` True, the second all four False; each optimizer reads its own flag and ignores the others.
 
     Raises:
         ValueError: ``exclude`` is a single string or holds something else than strings.

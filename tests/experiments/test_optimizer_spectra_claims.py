@@ -71,7 +71,9 @@ def test_which_arms_the_speed_ups_compare(id: str, arm: str, baseline: str) -> N
         ("conda-beats-rivals", "conda", "adamw", "AdamW"),
         ("conda-beats-rivals", "conda", "muon", "Muon"),
         ("conda-beats-rivals", "conda", "adafactor", "Adafactor"),
+        ("conda-beats-rivals", "conda", "soap", "SOAP"),
         ("fira-beats-galore", "fira", "galore", ""),
+        ("fira-beats-lora", "fira", "lora", ""),
         ("fira-matches-full-rank", "fira", "adamw", ""),
     ],
 )

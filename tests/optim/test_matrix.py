@@ -274,6 +274,7 @@ def test_split_sends_only_inner_weights_to_the_matrix_step() -> None:
             "use_sinkgd": value,
             "use_swan": value,
             "use_muon": value,
+            "use_soap": value,
         }
 
 

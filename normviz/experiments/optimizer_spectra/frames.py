@@ -4,9 +4,9 @@ Digits: an MLP 64-128-64-64-10 on scikit-learn's 8 x 8 digits, in float64. Matri
 ||C||^2 from W = 0, A and B square with condition number 100, C = A W* B for a Gaussian W*, in float64; every seed has
 its own A, B and C. Text: a character-level GPT of two blocks (width 64, context 64), in float32.
 
-Each optimizer is one arm per learning rate. Every seed has its own split into training and held-out data, the same for
-all arms. Members run one after another on every device, so that each step can be
-timed.
+Each optimizer is one arm per learning rate; LoRA's trains adapters of the same network. Every seed has its own split
+into training and held-out data, the same for all arms. Members run one after another on every device, so that each step
+can be timed.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from normviz.experiments.optimizer_spectra.knobs import (
     learning_rates,
     member_name,
 )
+from normviz.experiments.optimizer_spectra.lora import AdapterSpectrum, adapted, watched_adapter
 from normviz.experiments.optimizer_spectra.optimizers import (
     REST_RATE,
     Watched,
@@ -197,26 +198,30 @@ class _Build:
 
     def model(self) -> nn.Module:
         """The network of the next member, remembered for :meth:`optimizer`, which needs its parameters' names."""
-        self._latest = self.task.model()
+        model = self.task.model()
+        self._latest = adapted(model, self.knobs.rank) if self.name == "lora" else model
         return self._latest
 
     def optimizer(self, params: Iterable[nn.Parameter]) -> Watched:  # noqa: ARG002
         """The optimizer over the network built last, armed for the first step."""
         matrices, rest = (group["params"] for group in split_matrix_params(self._latest))
-        probed = self._latest.get_parameter(WATCHED[self.knobs.task][self.knobs.matrix])
         inner = matrix_optimizer(self.name, matrices, self.rate, self.knobs)
+        name = WATCHED[self.knobs.task][self.knobs.matrix]
         watched = Watched(
             inner,
             AdamW(rest, REST_RATE, weight_decay=0.0) if rest else None,
-            {"probed": probed},
+            AdapterSpectrum(inner, watched_adapter(self._latest, name))
+            if self.name == "lora"
+            else {"probed": self._latest.get_parameter(name)},
             spike=int(SPIKE_AT * self.knobs.steps) if self.knobs.spike else -1,
         )
         if isinstance(inner, FiraAdamW):
+            probed = self._latest.get_parameter(name)
             shadow = Shadow(inner, probed)
             watched.after.append(shadow.update)
             watched.measures.append(shadow.values)
         if self.name == "sinkgd":
-            watched.measures.append(partial(_sinkhorn_residual, probed))
+            watched.measures.append(partial(_sinkhorn_residual, self._latest.get_parameter(name)))
         watched.arm()
         self.built.append(watched)
         return watched
@@ -365,15 +370,23 @@ def _memory(knobs: Knobs, task: Task, names: Mapping[str, tuple[str, float]]) ->
     counted: dict[str, dict[str, Value]] = {}
     for name, (optimizer, rate) in names.items():
         if optimizer not in counted:
-            inner = matrix_optimizer(optimizer, matrices, rate, knobs)
+            stepped, extra = matrices, 0
+            if optimizer == "lora":
+                stepped = split_matrix_params(adapted(task.model().float(), knobs.rank))[0]["params"]
+                extra = sum(p.numel() for p in stepped)
+                for p in stepped:
+                    p.grad = torch.randn(p.shape, generator=generator)
+            inner = matrix_optimizer(optimizer, stepped, rate, knobs)
             inner.step()
             held = optimizer_state_bytes(inner)
+            # Frozen matrices have no gradients, and their adapters are weights with gradients.
+            others = 8 * total + (8 * extra - 4 * count if extra else 0)
             counted[optimizer] = {
                 "state_bytes": held / count,
                 "state_numbers": held / 4,
                 "state_formula": float(state_formula(optimizer, shapes, knobs.rank)),
                 "rows": float(sum(m for m, _ in shapes)),
-                "training_bytes": (8 * total + held + rest_bytes) / total,
+                "training_bytes": (others + held + rest_bytes) / total,
             }
         for seed in knobs.seed_range():
             yield Frame(0, name, seed, counted[optimizer])

@@ -35,6 +35,8 @@ OptimizerName = Literal[
     "whitening",
     "adafactor",
     "conda_once",
+    "soap",
+    "lora",
 ]
 
 NAMES: dict[str, str] = {
@@ -52,6 +54,8 @@ NAMES: dict[str, str] = {
     "whitening": "Whitening",
     "adafactor": "Adafactor",
     "conda_once": "Conda, one basis",
+    "soap": "SOAP",
+    "lora": "LoRA",
 }
 
 ARMS = Arms(
@@ -72,6 +76,8 @@ ARMS = Arms(
             ("whitening", 8, 1, 2),
             ("adafactor", 9, 5, 3),
             ("conda_once", 5, 0, 5),
+            ("soap", 6, 4, 2),
+            ("lora", 8, 5, 6),
         )
     )
 )
@@ -107,6 +113,8 @@ CENTRES: dict[str, dict[str, float]] = {
         "gradnorm": 0.15,
         "whitening": 0.15,
         "adafactor": 0.09,
+        "soap": 0.01,
+        "lora": 0.03,
     },
     "regression": {
         "adamw": 0.3,
@@ -121,6 +129,8 @@ CENTRES: dict[str, dict[str, float]] = {
         "gradnorm": 0.5,
         "whitening": 3.0,
         "adafactor": 0.9,
+        "soap": 0.9,
+        "lora": 0.1,
     },
     "language": {
         "adamw": 3e-3,
@@ -135,6 +145,8 @@ CENTRES: dict[str, dict[str, float]] = {
         "gradnorm": 0.06,
         "whitening": 0.18,
         "adafactor": 0.09,
+        "soap": 3e-3,
+        "lora": 5e-3,
     },
 }
 """The middle of each grid: the best of a coarse sweep of 80 to 100 steps with seeds that the page does not use."""
@@ -156,7 +168,8 @@ class Knobs(Base):
         label="Optimizers",
         help="The arms: the same network, each weight matrix inside it stepped by one of these. Everything that is no "
         "such matrix (embeddings, output layer, biases) is stepped by the same AdamW in every arm. GradNorm and "
-        "Whitening are the two halves of SWAN, each alone. Conda with one basis never renews it.",
+        "Whitening are the two halves of SWAN, each alone. Conda with one basis never renews it. "
+        "LoRA leaves the matrix as it was drawn and trains a product of two thin matrices beside it.",
         labels=NAMES,
         section="Experiment",
     )
@@ -282,7 +295,7 @@ class Knobs(Base):
         1,
         32,
         label="Rank",
-        help="Directions that GaLore and Fira keep in their memory.",
+        help="Directions that GaLore and Fira keep in their memory, and the rank of LoRA's product.",
         section="Conda, GaLore, Fira",
     )
     alpha: float = knob(

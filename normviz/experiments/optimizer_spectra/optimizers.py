@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from normviz.experiments.optimizer_spectra.knobs import Knobs
+from normviz.experiments.optimizer_spectra.lora import AdapterSpectrum
 from normviz.frame import Value
 from normviz.optim import (
+    SOAP,
     SWAN,
     Conda,
     FiraAdamW,
@@ -48,7 +50,10 @@ SPIKE = 20.0
 
 
 def matrix_optimizer(name: str, matrices: Sequence[Tensor], rate: float, knobs: Knobs) -> Optimizer:
-    """The optimizer called ``name`` over ``matrices`` with learning rate ``rate`` and no weight decay."""
+    """The optimizer called ``name`` over ``matrices`` with learning rate ``rate`` and no weight decay.
+
+    For "lora" the matrices are the factors of the adapters (:func:`.lora.adapted`).
+    """
     params = list(matrices)
     low_rank = [
         {
@@ -87,6 +92,8 @@ def matrix_optimizer(name: str, matrices: Sequence[Tensor], rate: float, knobs: 
         "conda": lambda: conda(knobs.gap),
         "conda_once": lambda: conda(ONCE),
         "adafactor": lambda: Adafactor(params, rate, weight_decay=0.0),
+        "soap": lambda: SOAP(params, rate, weight_decay=0.0),
+        "lora": lambda: AdamW(params, rate, weight_decay=0.0),
         "galore": lambda: GaLoreAdamW(low_rank, rate),
         "fira": lambda: FiraAdamW(low_rank, rate, gamma=knobs.gamma),
         "fira_free": lambda: FiraAdamW(low_rank, rate, gamma=None),
@@ -99,7 +106,8 @@ def matrix_optimizer(name: str, matrices: Sequence[Tensor], rate: float, knobs: 
 def state_formula(name: str, shapes: Sequence[tuple[int, int]], rank: int) -> int:
     """Numbers that an optimizer keeps for matrices of these shapes, by the papers' formulas.
 
-    Torch's AdamW and Adafactor also keep one counter for each matrix, Fira one norm.
+    Torch's AdamW and Adafactor also keep one counter for each matrix, Fira one norm. LoRA's are the moments of its two
+    factors; the factors themselves count as weights.
     """
     total = 0
     for m, n in shapes:
@@ -113,6 +121,8 @@ def state_formula(name: str, shapes: Sequence[tuple[int, int]], rank: int) -> in
             "conda": 2 * m * n + short * short,
             "conda_once": 2 * m * n + short * short,
             "adafactor": m + n + 1,
+            "soap": 2 * (m * n + m * m + n * n),
+            "lora": 2 * r * (m + n) + 2,
             "galore": low_rank,
             "fira": low_rank + 1,
             "fira_free": low_rank + 1,
@@ -132,17 +142,21 @@ class Watched(Optimizer):
     Args:
         matrix: steps the matrices.
         rest: steps everything else; None if there is nothing else.
-        watched: matrices whose updates are recorded, by name.
+        watched: matrices whose updates are recorded, by name; or what records those of an adapter.
         spike: the step whose gradients are multiplied by 20; -1: none.
     """
 
     def __init__(
-        self, matrix: Optimizer, rest: Optimizer | None, watched: Mapping[str, Tensor], spike: int = -1
+        self,
+        matrix: Optimizer,
+        rest: Optimizer | None,
+        watched: Mapping[str, Tensor] | AdapterSpectrum,
+        spike: int = -1,
     ) -> None:
         # The groups themselves are shared: a schedule over this optimizer moves both.
         super().__init__([*matrix.param_groups, *(rest.param_groups if rest else [])], {})
         self.matrix, self.rest = matrix, rest
-        self.spectrum = UpdateSpectrum(matrix, watched)
+        self.spectrum = watched if isinstance(watched, AdapterSpectrum) else UpdateSpectrum(matrix, watched)
         self.after: list[Callable[[], None]] = []
         self.measures: list[Callable[[], Mapping[str, Value]]] = []
         self.measured: dict[str, Value] = {}

@@ -54,10 +54,9 @@ CLAIMS: tuple[Claim, ...] = (
         "conda-beats-rivals",
         "conda",
         "conda",
-        ("adamw", "muon", "adafactor"),
-        "Conda reaches a lower loss than AdamW, Muon and Adafactor.",
+        ("adamw", "muon", "soap", "adafactor"),
+        "Conda reaches a lower loss than AdamW, Muon, SOAP and Adafactor.",
         "Consistently better than AdamW, Muon, SOAP and Adafactor on LLaMA and GPT-2.",
-        caveat="SOAP is not among the optimizers here.",
     ),
     claim(
         "conda-robust-to-basis",
@@ -90,6 +89,15 @@ CLAIMS: tuple[Claim, ...] = (
         "galore",
         "With the same low-rank memory Fira reaches a lower loss than GaLore.",
         "Better loss than GaLore at 7B with 8 × smaller optimizer state.",
+    ),
+    loss_claim(
+        "fira-beats-lora",
+        "fira",
+        "fira",
+        "lora",
+        "At the same rank Fira reaches a lower loss than LoRA.",
+        "Better than GaLore and LoRA in pre-training and fine-tuning (abstract).",
+        caveat="Pre-training only: LoRA's products of rank r stand beside matrices that stay as they were drawn.",
     ),
     claim(
         "fira-near-adam",

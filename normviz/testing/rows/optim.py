@@ -169,6 +169,13 @@ ROWS: list[Contract] = [
         lr=0.1,
         bad=[*RMSPROP, *LOW_RANK, *FIRA],
     ),
+    OptimizerContract(
+        method="normviz.optim.SOAP",
+        make=partial(optim.SOAP, precondition_frequency=2),
+        lr=0.1,
+        skip={"scheduler": "its first step moves no matrix"},
+        bad=[*RATES, *ADAM, EPS, Bad({"shampoo_beta": 1.0}), Bad({"precondition_frequency": 0})],
+    ),
     FunctionContract(
         method="normviz.optim.sr_sinkhorn",
         inputs=matrix,
