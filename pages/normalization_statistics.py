@@ -32,6 +32,12 @@ activations differ in size can be compared; *The same in absolute units* is unde
 **Words and padding.** Translation models, in which batch norm failed first, read sentences of words that are filled up
 to one length. The preset does so; padded places count for no statistic and no loss.
 
+**Under *More charts*.** *Gradient in the input of a norm* is how steep the loss is there: its peak along the run is a
+lower bound of the Lipschitz constant that PowerNorm's theorem speaks of. *Outliers in front of each norm* divides the
+largest activation by the median one, layer by layer: UnifiedNorm's paper blames such outliers for the collapse of
+batch statistics. In the preset *Recurrent network* the loss is also drawn against the arithmetic spent, since an update
+with LayerNorm computes more.
+
 **Beyond the presets.** Lower the batch size, or raise the learning rate until a norm diverges. In *Recurrent*, raise
 the recurrent weight scale and watch the spread of the LSTM cell.
 

@@ -11,7 +11,10 @@ from normviz.probes.depth import LayerGradients, LayerMoments
 from normviz.probes.filtration import OutlierFiltration
 from normviz.probes.gradients import GradientNorm
 from normviz.probes.inference import allocated_bytes, compare_inference
+from normviz.probes.input_gradient import InputGradient
+from normviz.probes.operations import count_operations
 from normviz.probes.optimizer_memory import optimizer_state_bytes
+from normviz.probes.outliers import ActivationOutliers
 from normviz.probes.probe import Probe
 from normviz.probes.reach import warn_of_blind_spots
 from normviz.probes.spectrum import (
@@ -33,8 +36,10 @@ from normviz.probes.update_recorder import UpdateRecord, UpdateSpectrum
 
 __all__ = [
     "ActivationHistogram",
+    "ActivationOutliers",
     "AttentionEntropy",
     "GradientNorm",
+    "InputGradient",
     "LayerGradients",
     "LayerMoments",
     "OutlierFiltration",
@@ -50,6 +55,7 @@ __all__ = [
     "compare_inference",
     "condition_number",
     "cosine",
+    "count_operations",
     "effective_rank",
     "entropy_norm_correlation",
     "numerical_rank",

@@ -49,6 +49,7 @@ def test_every_norm_trains_on_every_task(task: str) -> None:
         "activations",
         "gradients",
         "filtration",
+        *(("by_operations",) if task == "recurrent" else ("steepness", "outliers")),
     } <= drawn
 
 
@@ -218,6 +219,52 @@ def test_share_of_the_updates_that_layer_norm_needs() -> None:
     i = next(i for i, value in enumerate(smooth) if value <= goal)
     exact = i - 1 + (smooth[i - 1] - goal) / (smooth[i - 1] - smooth[i])
     assert verdict.per_seed[0] == pytest.approx(exact / 40)
+
+
+def test_operations_multiply_the_updates_by_what_an_update_costs() -> None:
+    log = FrameLog(
+        Frame(step, arm, 0, {"loss": 4 - slope * step, **({"operations": cost} if step == 0 else {})})
+        for arm, slope, cost in (("No norm", 0.05, 200.0), ("LayerNorm", 0.1, 300.0))
+        for step in range(40)
+    )
+    knobs = ns.Knobs(task="recurrent", norms=("layer", "none"), steps=40, seeds=1)
+    updates, operations = (
+        CLAIM[name].verdict(log, knobs).per_seed[0]
+        for name in ("layer-faster-in-rnn", "layer-saves-operations")
+    )
+    assert operations == pytest.approx(1.5 * updates)
+    figure = ns.EXPERIMENT.figures(log, knobs)["by_operations"]
+    assert figure.data is not None
+    drawn = figure.data[figure.data["arm"] == "LayerNorm"]
+    assert drawn["x"].max() == pytest.approx(39 * 300 / 1e9)
+
+
+def test_operations_are_counted_in_a_recurrent_run() -> None:
+    log = ns.run(ns.Knobs(task="recurrent", norms=("layer", "none"), **TINY), device="cpu").log
+    counted = log.scalars("operations").set_index("arm")["value"]
+    assert 1.0 < counted["LayerNorm"] / counted["No norm"] < 2.0
+
+
+def test_the_steepest_place_of_a_run_is_compared() -> None:
+    values = {"PowerNorm-V plain": [1.0, 3.0, 2.0], "BatchNorm": [5.0, 1.0, 6.0]}
+    knobs = ns.Knobs(steps=10, seeds=2, norms=("batch", "power_v_plain"))
+    log = curves(values, "input_gradient", [0, 4, 9])
+    verdict = CLAIM["power-smaller-lipschitz"].verdict(log, knobs)
+    assert verdict.per_seed == pytest.approx({0: 3.0 / 6.0, 1: 3.01 / 6.01})
+    assert verdict.outcome == "reproduced"
+
+
+def test_outliers_are_compared_in_the_second_half_and_not_at_bright_images() -> None:
+    from normviz.experiments.normalization_statistics.frames import probes
+    from normviz.probes import ActivationOutliers
+
+    setting = ns.Knobs.parse(ns.PRESETS["outliers"].knobs)
+    every = next(probe.every for probe in probes(setting) if isinstance(probe, ActivationOutliers))
+    assert all((step + 1) % setting.outlier_every for step in range(0, setting.steps, every))
+    knobs = ns.Knobs.parse({**ns.PRESETS["outliers"].knobs, "steps": 10, "seeds": 2})
+    values = {"BatchNorm": [9.0, 9.0, 1.0, 2.0], "LayerNorm": [0.0, 0.0, 0.5, 0.5]}
+    verdict = CLAIM["outliers-across-layers"].verdict(curves(values, "outliers", [0, 4, 6, 9]), knobs)
+    assert verdict.per_seed == pytest.approx({0: 1.0, 1: 1.0})
 
 
 def test_the_cell_is_steadier_where_its_spread_grows_less() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from normviz.experiments.normalization_statistics.filtration import filtration_figure
 from normviz.experiments.normalization_statistics.invariance import invariance_figure
 from normviz.experiments.normalization_statistics.knobs import REFERENCE, Knobs, arm_name
@@ -92,6 +94,60 @@ def _gradients(board: Board) -> Figure:
     )
 
 
+def _steepness(board: Board) -> Figure:
+    return _trained(board).lines(
+        "input_gradient",
+        title="Gradient in the input of a norm",
+        y="‖dL/dX‖, largest over the norms",
+        look_for="The peak bounds the loss's Lipschitz constant from below: whose is lower?",
+        log_scale=True,
+    )
+
+
+def _outliers(board: Board) -> Figure:
+    return _trained(board).profile(
+        "outliers_by_layer",
+        title="Outliers in front of each norm",
+        x="norm, counted from the input",
+        y="largest over median |activation|",
+        look_for="Which network has the most extreme values, and in which layers?",
+        log_scale=True,
+    )
+
+
+SMOOTHED = 10
+"""Updates over which a training loss is averaged, as in the claims on updates and operations."""
+
+
+def _against_operations(board: Board) -> pd.DataFrame:
+    """Smoothed training loss against the arithmetic that an arm has spent, mean and range over seeds."""
+    columns = ["arm", "x", "mean", "low", "high"]
+    table, spent = board.log.scalars("loss"), board.log.scalars("operations")
+    if board.step is not None:
+        table = table[table["step"] <= board.step]
+    table = table.merge(spent[["arm", "seed", "value"]], on=["arm", "seed"], suffixes=("", "_update"))
+    if table.empty:
+        return pd.DataFrame(columns=columns)
+    table = table.sort_values(["arm", "seed", "step"])
+    members = table.groupby(["arm", "seed"], sort=False)["value"]
+    table["value"] = members.transform(lambda loss: loss.rolling(SMOOTHED, min_periods=1).mean())
+    table["x"] = table["step"] * table["value_update"] / 1e9
+    spread = table.groupby(["arm", "step"], sort=False).agg(
+        x=("x", "mean"), mean=("value", "mean"), low=("value", "min"), high=("value", "max")
+    )
+    return spread.reset_index().sort_values(["arm", "step"])[columns]
+
+
+def _by_operations(board: Board) -> Figure:
+    return board.curves(
+        _against_operations(board),
+        title="Training loss by arithmetic",
+        x="operations spent (billions)",
+        y="cross-entropy (nats), 10 updates averaged",
+        look_for="LayerNorm's own arithmetic is counted: is it still ahead?",
+    )
+
+
 def sheet(knobs: Knobs) -> Sheet:
     """The charts of a setting."""
 
@@ -135,6 +191,9 @@ def sheet(knobs: Knobs) -> Sheet:
         stage["fluctuation"] = _fluctuation
     stage |= {"validation": _validation, "train_eval": _train_eval}
     more: dict[str, dict[str, Drawer]] = {"Gradients": {"gradients": _gradients}}
+    if knobs.task != "recurrent":
+        more["Gradients"]["steepness"] = _steepness
+        more["Outliers"] = {"outliers": _outliers}
     if keeps_statistics or knobs.shows_reference():
         more["Statistics"] = {"mean_fluctuation": _mean_fluctuation, "absolute_fluctuation": _absolute}
     if tested and knobs.task == "vision" and knobs.outlier_every:
@@ -144,6 +203,7 @@ def sheet(knobs: Knobs) -> Sheet:
         more["UnifiedNorm"] = {"filtration": filtration, "smoothing": smoothing}
     if knobs.task == "recurrent":
         stage["state"] = state
+        more["Arithmetic"] = {"by_operations": _by_operations}
     if len(stage) < 6 and keeps_statistics:
         stage["mean_fluctuation"] = more["Statistics"].pop("mean_fluctuation")
     if "layer" in knobs.norms:

@@ -57,13 +57,25 @@ from normviz.norms import (
 )
 from normviz.probes import (
     ActivationHistogram,
+    ActivationOutliers,
     GradientNorm,
+    InputGradient,
     OutlierFiltration,
     Probe,
     StatisticsGap,
     compare_inference,
+    count_operations,
 )
-from normviz.training import Arm, Batch, Batches, Member, evaluation_loss, resolve_device, train
+from normviz.training import (
+    Arm,
+    Batch,
+    Batches,
+    Member,
+    build_member,
+    evaluation_loss,
+    resolve_device,
+    train,
+)
 
 __all__ = ["frames"]
 
@@ -98,6 +110,8 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
             if seed == knobs.first_seed:
                 values["invariance_gaps"] = _invariance_gaps(seed)
             yield Frame(0, arm_name("layer"), seed, values)
+    if knobs.task == "recurrent":
+        yield from _operations(arms, batches, knobs.seed_range(), where)
     trained: list[Member] = []
     yield from train(
         arms,
@@ -118,11 +132,18 @@ def probes(knobs: Knobs) -> list[Probe]:
     """What is measured around the training steps, each at its own cadence."""
     low, high = HISTOGRAM_RANGE
     middle = () if not knobs.has_vit() else tuple(f"blocks.{i}." for i in range(1, VIT_BLOCKS - 1))
+    # Inside a recurrent network norms are called once for each time step: they have no one input.
+    inputs: list[Probe] = (
+        []
+        if knobs.task == "recurrent"
+        else [ActivationOutliers(_is_norm, every=4), InputGradient(_is_norm, every=4)]
+    )
     return [
         StatisticsGap(every=2),
         GradientNorm(every=2),
         OutlierFiltration(every=1),
         ActivationHistogram(partial(_is_drawn, middle), every=10, low=low, high=high),
+        *inputs,
     ]
 
 
@@ -179,10 +200,30 @@ def _invariance_gaps(seed: int) -> npt.NDArray[np.float32]:
     return np.moveaxis(np.asarray(gaps, np.float32), 0, -1)
 
 
-def _is_drawn(middle: tuple[str, ...], name: str, module: nn.Module) -> bool:  # noqa: ARG001
+def _operations(
+    arms: Sequence[Arm], batches: Batches, seeds: Sequence[int], device: torch.device
+) -> Iterator[Frame]:
+    """Arithmetic of one update's forward and backward pass, which is the same for all updates of an arm."""
+    for arm in arms:
+        for seed in seeds:
+            count = count_operations(partial(_pass, build_member(arm, seed, device), batches(seed, 0)))
+            yield Frame(0, arm.name, seed, {"operations": float(count)})
+
+
+def _pass(member: Member, batch: Batch) -> None:
+    member.arm.loss(member.model, batch).backward()  # type: ignore[no-untyped-call]
+
+
+def _is_norm(name: str, module: nn.Module) -> bool:  # noqa: ARG001
+    """Whether a layer is a place for a norm, also where the arm has none; not the norm inside of another one."""
+    return name.rpartition(".")[2] in ("norm", "norm1", "norm2", "norm_out") and not name.endswith(
+        ".norm.norm"
+    )
+
+
+def _is_drawn(middle: tuple[str, ...], name: str, module: nn.Module) -> bool:
     """Whether a layer is a norm of a network's first or last block, or its final norm."""
-    is_norm = name.rpartition(".")[2] in ("norm", "norm1", "norm2", "norm_out")
-    return is_norm and not name.endswith(".norm.norm") and not name.startswith(middle)
+    return _is_norm(name, module) and not name.startswith(middle)
 
 
 class HeldOut(NamedTuple):

@@ -4,6 +4,11 @@ from normviz.presets import Grid, Preset, Presets
 
 __all__ = ["PRESETS"]
 
+RECURRENT_RATES = Grid(
+    "learning_rate", (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2), criterion="validation_loss", arms="norms"
+)
+"""The rates that both recurrent networks are trained with on tuning seeds: their times are compared at the best."""
+
 RATES = Grid("learning_rate", (1e-3, 2e-3, 5e-3, 1e-2), criterion="validation_loss", arms="norms")
 """The rates that every norm is trained with on tuning seeds; each is judged at its own best."""
 
@@ -63,8 +68,10 @@ PRESETS = Presets(
         Preset(
             "recurrent",
             "Recurrent network",
-            "An LSTM with and without LayerNorm inside its cell: who needs fewer updates?",
+            "An LSTM with and without LayerNorm inside its cell, each at its best learning rate: who needs fewer "
+            "updates, and how much arithmetic?",
             {"task": "recurrent", "norms": ("layer", "none"), "steps": 200},
+            grid=RECURRENT_RATES,
         ),
         Preset(
             "words",
