@@ -180,11 +180,11 @@ def _warm_up(threads: int) -> None:
     gc.freeze()
 
 
-def _accelerated() -> bool:
-    """Whether ``device="auto"`` is more than the CPU here."""
-    from normviz.training import resolve_device
+def _devices() -> dict[str, str]:
+    """The devices that a run may ask for here, with what they are."""
+    from normviz.training import device_names
 
-    return resolve_device("auto").type != "cpu"
+    return device_names()
 
 
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
     threading.Thread(target=_listen, args=(requests, inbox), name="requests", daemon=True).start()
     outbox = Outbox(replies, options.interval)
     _warm_up(options.threads)
-    outbox.send("ready", accelerated=_accelerated())
+    outbox.send("ready", devices=_devices())
     while True:
         run_job(inbox.get(), control, outbox)
 

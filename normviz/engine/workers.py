@@ -103,7 +103,7 @@ class WorkerEngine:
         self._jobs: dict[str, Job] = {}
         self._queue: FairQueue[Job] = FairQueue()
         self._workers: dict[WorkerProcess, Part | None] = {}
-        self._accelerated = False
+        self._devices: dict[str, str] = {}
         self._numbers = 0
         self._failed_starts = 0
         self._closed = False
@@ -269,6 +269,10 @@ class WorkerEngine:
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
+    def device_name(self, device: str) -> str:
+        """What a device that a run asks for is on this machine: "CPU" or the GPU's name; empty if not yet known."""
+        return self._devices.get(device.partition(":")[0], "")
+
     def workers_ready(self) -> int:
         """Workers that have started, idle or busy."""
         with self._lock:
@@ -373,7 +377,7 @@ class WorkerEngine:
         """Whether a run's seeds may be trained apart; an accelerator trains them together faster."""
         device = job.run.device.partition(":")[0]
         return job.run.experiment.divisible and (
-            device == "cpu" or (device == "auto" and not self._accelerated)
+            device == "cpu" or (device == "auto" and self.device_name("auto") == self.device_name("cpu"))
         )
 
     def _give(self, worker: WorkerProcess, job: Job, seeds: tuple[int, ...]) -> None:
@@ -408,7 +412,7 @@ class WorkerEngine:
                 with self._lock:
                     worker.control.unlink()
                     worker.ready = True
-                    self._accelerated = bool(header["accelerated"])
+                    self._devices = {str(device): str(name) for device, name in header["devices"].items()}
                     self._failed_starts = 0
                     self._dispatch()
                 self._start_worker()

@@ -1,6 +1,6 @@
 """The training loop that every supervised and language-model experiment shares."""
 
-from normviz.training.device import available_devices, resolve_device
+from normviz.training.device import available_devices, device_names, resolve_device
 from normviz.training.interleave import Diverged, Trainee, interleave
 from normviz.training.loop import Batches, BeforeStep, Evaluate, evaluation_loss, train
 from normviz.training.members import Arm, Batch, Loss, Member, Stack, build_member
@@ -19,6 +19,7 @@ __all__ = [
     "Trainee",
     "available_devices",
     "build_member",
+    "device_names",
     "evaluation_loss",
     "interleave",
     "resolve_device",

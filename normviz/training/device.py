@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["available_devices", "resolve_device"]
+__all__ = ["available_devices", "device_names", "resolve_device"]
 
 
 def available_devices() -> list[str]:
@@ -28,3 +28,12 @@ def resolve_device(name: str = "auto") -> torch.device:
     if wanted not in available:
         raise ValueError(f"device must be 'auto' or one of {', '.join(available)}, got {name!r}.")
     return torch.device(wanted)
+
+
+def device_names() -> dict[str, str]:
+    """What each device that can be asked for is, for the reader: ``{"auto": "CPU", "cpu": "CPU"}`` without a GPU."""
+    names = {"cpu": "CPU"}
+    for device in available_devices():
+        kind = torch.device(device).type
+        names.setdefault(kind, torch.cuda.get_device_name(device) if kind == "cuda" else "Apple GPU")
+    return {"auto": names[resolve_device("auto").type], **names}

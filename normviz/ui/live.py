@@ -195,12 +195,16 @@ def _moment(control: RunControl, run: Run) -> int | None:
 
 
 def _status(run: Run, label: str) -> None:
-    """Progress, speed and time left in one line; what went wrong, if anything did."""
+    """Progress, speed, device and time left in one line; what went wrong, if anything did."""
     progress, total = run.knobs.progress(), run.knobs.total_steps()
     members = max(len(run.log.members), 1)
     done = run.log.progress_step * members
     speed = done / run.seconds if run.seconds > 0 else 0.0
     word = _WORDS[run.status]
+    device = (
+        engine().device_name(run.device) if engine().get(run.id) is not None else ""
+    )  # else another machine's
+    where = f" on {device}" if device else ""
     if run.status == "queued":
         place = engine().place(run.id)
         text = word if place <= 1 else f"Waiting for a free worker: place {place} in the queue"
@@ -209,9 +213,9 @@ def _status(run: Run, label: str) -> None:
         left = run.seconds * (1 - share) / share if share > 0 else None
         remaining = f", about {left:.0f} s left" if left is not None else ""
         at = progress.at(run.log.progress_step)
-        text = f"{word}: {at} of {total}, {speed:.3g} {progress.many}/s over all networks{remaining}"
+        text = f"{word}: {at} of {total}, {speed:.3g} {progress.many}/s over all networks{where}{remaining}"
     else:
-        text = f"{word}: {progress.at(run.log.last_step)} of {total} in {run.seconds:.1f} s"
+        text = f"{word}: {progress.at(run.log.last_step)} of {total} in {run.seconds:.1f} s{where}"
     st.progress(run.progress, text=f"{text}. {label}" if label else text)
     if run.status == "failed":
         st.error(

@@ -17,6 +17,9 @@ _PAGE = """
 [class*="st-key-card-"] { padding: 0.5rem 0.7rem 0.35rem; gap: 0.15rem; }
 [class*="st-key-card-"] p { font-size: 0.88rem; line-height: 1.25; }
 [class*="-control"] button { min-height: 2rem; padding: 0.1rem 0.6rem; }
+[class*="-control"] [style*="left: 100%"] [data-testid="stSliderThumbValue"] p { font-size: 0; }
+[class*="-control"] [style*="left: 100%"] [data-testid="stSliderThumbValue"] p::after { content: "newest";
+  font-size: 0.875rem; }
 .st-key-legend button { min-height: 1.7rem; padding: 0.1rem 0.6rem 0.1rem 2.3rem; background-repeat: no-repeat;
   background-position: 0.4rem center; }
 .stVegaLiteChart .vega-bindings { margin: 0; padding: 0; font-size: 0.8rem; }

@@ -20,6 +20,7 @@ from normviz.engine.process import cause_of_death
 from normviz.engine.protocol import ProtocolError
 from normviz.experiments import Experiment, Run
 from normviz.knobs import KnobError, Knobs
+from normviz.training import device_names
 from tests.engine.conftest import GRACE, Gate, wait_for_end
 from tests.engine.toy import EXPERIMENT, ToyKnobs
 from tests.waiting import wait_until
@@ -47,6 +48,13 @@ def blockers(engine: WorkerEngine) -> list[Run]:
 
 
 class TestRun:
+    def test_devices_have_names(self, engine: WorkerEngine) -> None:
+        wait_until(lambda: engine.workers_ready() == 2)
+        assert engine.device_name("cpu") == "CPU"
+        assert engine.device_name("auto") == device_names()["auto"]
+        assert engine.device_name("cuda:7") == device_names().get("cuda", "")
+        assert engine.device_name("abacus") == ""
+
     def test_all_frames_arrive_whole(self, engine: WorkerEngine) -> None:
         run = wait_for_end(engine, submit(engine, steps=200, arms=("a", "b"), tag=7.0))
         assert run.status == "done"

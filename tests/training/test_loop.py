@@ -15,7 +15,17 @@ from normviz.frame import Frame, FrameLog
 from normviz.models import MLP
 from normviz.norms import make_norm
 from normviz.probes import ActivationHistogram, GradientNorm, StatisticsGap
-from normviz.training import Arm, Batch, Member, Stack, build_member, evaluation_loss, resolve_device, train
+from normviz.training import (
+    Arm,
+    Batch,
+    Member,
+    Stack,
+    build_member,
+    device_names,
+    evaluation_loss,
+    resolve_device,
+    train,
+)
 
 CPU = torch.device("cpu")
 DIGITS = load_digits("flat")
@@ -274,6 +284,17 @@ def test_bad_arguments_are_named() -> None:
 def test_device_auto_is_there() -> None:
     assert resolve_device("auto").type in ("cuda", "mps", "cpu")
     assert nn.Linear(1, 1).to(resolve_device("cpu")).weight.device == CPU
+
+
+def test_devices_have_names_for_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = device_names()
+    assert names["cpu"] == "CPU"
+    assert names["auto"] == names[resolve_device("auto").type]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device}")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device_names() == {"auto": "GPU cuda:0", "cpu": "CPU", "cuda": "GPU cuda:0"}
 
 
 def test_dropout_draws_depend_on_seed_and_step_alone_and_leave_the_global_state() -> None:
