@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from normviz.digit_sources import DIGIT_SOURCES
 from normviz.knobs import knob
 
-__all__ = ["batch_size", "corpus", "learning_rate", "own_images", "own_table", "seeds", "steps", "target"]
+__all__ = [
+    "batch_size",
+    "corpus",
+    "digit_data",
+    "learning_rate",
+    "own_images",
+    "own_table",
+    "seeds",
+    "steps",
+    "target",
+]
 
 MOST_SEEDS = 10
 """Most seeds of a run: what a page adds them up to, one by one."""
@@ -55,6 +66,29 @@ def corpus() -> Any:
         label="Text",
         help="python-docs, or the key of a text file that was uploaded here.",
         section="Data",
+    )
+
+
+def digit_data(
+    *names: str, what: str = "What is classified", section: str = "Experiment", added: bool = True
+) -> Any:
+    """Which digits are classified; the experiment's ``missing`` answers :func:`~normviz.digit_sources.missing_source`.
+
+    Args:
+        names: those that the experiment can take, the default first; none: all of them.
+        what: begins the help; a page with other tasks says here that only one of them uses it.
+        section: where the page shows it.
+        added: as in :func:`~normviz.knobs.knob`.
+    """
+    sources = {name: DIGIT_SOURCES[name] for name in names or DIGIT_SOURCES}
+    *first, last = (source.sentence for source in sources.values())
+    return knob(
+        next(iter(sources)),
+        label="Data",
+        help=f"{what}: {'; '.join(first)}; or {last}.",
+        labels={name: source.label for name, source in sources.items()},
+        section=section,
+        added=added,
     )
 
 

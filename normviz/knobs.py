@@ -65,6 +65,7 @@ class Control:
     labels: Mapping[str, str] | None = None
     min_choices: int = 1
     hidden: bool = False
+    added: bool = False
 
     @property
     def allowed(self) -> str:
@@ -97,6 +98,7 @@ def knob(
     labels: Mapping[str, str] | None = None,
     min_choices: int = 1,
     hidden: bool = False,
+    added: bool = False,
 ) -> Any:
     """A field of a :class:`Knobs` model: numbers take inclusive bounds, tuples of literals a minimal count.
 
@@ -110,6 +112,8 @@ def knob(
         labels: what the reader sees for each option of a choice.
         min_choices: fewest options of a choice of several.
         hidden: the page has no widget for it; links, the command line and notebooks may set it.
+        added: it came to an experiment whose runs and claims were recorded already, with a default that changes
+            nothing, so that at its default it does not count in :meth:`Knobs.key`.
     """
     extra: dict[str, Any] = {
         "label": label,
@@ -122,6 +126,7 @@ def knob(
         "high": high,
         "min_choices": min_choices,
         "hidden": hidden,
+        "added": added,
     }
     bounds: dict[str, Any] = {}
     if isinstance(default, str):
@@ -346,11 +351,13 @@ class Knobs(BaseModel):
     def key(self) -> str:
         """Canonical text of all knobs: equal for equal knobs, for finding a stored run.
 
-        Hidden knobs count only where they differ from their defaults, so that a run from before they existed is found.
+        Hidden and added knobs count only where they differ from their defaults, so that a run from before they existed
+        is found.
         """
         controls = self.controls()
         values = self.model_dump(mode="json")
-        kept = {n: v for n, v in values.items() if not controls[n].hidden or v != controls[n].default}
+        late = {name for name, control in controls.items() if control.hidden or control.added}
+        kept = {n: v for n, v in values.items() if n not in late or v != controls[n].default}
         return json.dumps(kept, sort_keys=True)
 
 

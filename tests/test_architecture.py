@@ -20,6 +20,7 @@ NOUNS = (
     "arms",
     "catalog",
     "claims",
+    "digit_sources",
     "environment",
     "frame",
     "knob_fields",

@@ -264,3 +264,16 @@ def test_a_part_of_a_run_has_the_same_setting() -> None:
 def test_runs_from_before_a_hidden_knob_are_found() -> None:
     assert "first_seed" not in Seeded().key()
     assert "first_seed" in Seeded(first_seed=1).key()
+
+
+class Later(Knobs):
+    """Knobs of which one came after runs were recorded."""
+
+    old: int = knob(3, 1, 9, label="Old", help="There from the start.")
+    new: Literal["a", "b"] = knob("a", label="New", help="Came later.", added=True)
+
+
+def test_runs_from_before_an_added_knob_are_found() -> None:
+    assert json.loads(Later(old=4).key()) == {"old": 4}
+    assert json.loads(Later(new="b").key()) == {"old": 3, "new": "b"}
+    assert "new" in [name for name, control in Later.controls().items() if not control.hidden]

@@ -1,6 +1,7 @@
 """Data sets that need no download, readers for those that do, and batches that are the same for every arm."""
 
 from normviz.data.corpora import load_corpus
+from normviz.data.digit_sources import load_digit_source
 from normviz.data.digits import load_digits
 from normviz.data.mnist1d import MNIST1D_TEMPLATES, load_mnist1d
 from normviz.data.mnist_sample import load_mnist_sample
@@ -52,6 +53,7 @@ __all__ = [
     "chunks",
     "load_cifar10",
     "load_corpus",
+    "load_digit_source",
     "load_digits",
     "load_mnist",
     "load_mnist1d",

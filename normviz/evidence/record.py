@@ -126,8 +126,8 @@ class Evidence(_Record):
 def fingerprint(experiment: Experiment, claim: Claim) -> str:
     """A short text that changes when a claim's words, rule, conditions, preset or setting change.
 
-    How many seeds the preset asks for does not count, and neither does a hidden knob at its default: a knob that comes
-    new to an experiment changes no claim.
+    How many seeds the preset asks for does not count, and neither does a hidden or added knob at its default: a knob
+    that comes new to an experiment changes no claim.
     """
     preset = experiment.presets[claim.preset]
     setting = json.loads(experiment.setting(preset).key())
