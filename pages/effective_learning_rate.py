@@ -19,7 +19,8 @@ schedule says, no more and no less.
 
 The default task is memorisation: 512 images of digits get random labels, and every phase new ones. The same network is
 trained without norm, with a norm, and with NaP, from the same start and on the same batches; other remedies against
-lost plasticity can be added. Bands are the range over seeds.
+lost plasticity can be added, and a small **ResNet** with a norm before every nonlinearity can be trained with NaP and
+without. Bands are the range over seeds.
 """
 
 READING = r"""
@@ -47,8 +48,8 @@ one. At this size weights grow by a few percent only, so expect small difference
 game, for all agents alike. Atari itself can be chosen, but its training takes millions of frames; in minutes one sees
 only that it runs.
 
-**What is not tested here:** ResNets and transformers, ImageNet, the language model of 400M weights, Rainbow, and 400M
-frames of Atari.
+**What is not tested here:** transformers, ResNets of full size, ImageNet, the language model of 400M weights, Rainbow,
+and 400M frames of Atari.
 """
 
 LAW = r"""

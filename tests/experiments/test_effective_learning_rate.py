@@ -29,6 +29,8 @@ from normviz.experiments.effective_learning_rate.knobs import (
     NONE,
     REMEDIES,
     REPLAY,
+    RESNET,
+    RESNET_NAP,
     Knobs,
     Variant,
     variants,
@@ -39,6 +41,7 @@ from normviz.frame import Frame, FrameLog
 from normviz.knobs import KnobError
 from normviz.norms import NaPMLP, insert_normalization
 from normviz.testing import log_of_series, merged
+from normviz.training import build_member
 
 CLAIM = {claim.id: claim for claim in CLAIMS}
 CPU = torch.device("cpu")
@@ -87,6 +90,7 @@ def test_every_remedy_trains_with_and_without_projection(monkeypatch: pytest.Mon
         {"scale_offset": "none", "project_output": True, "depth": 4, "sweep": True},
         {"scale_offset": "free", "network": "conv", "change": "pixels", "batch_size": 8, "depth": 4},
         {"task": "stationary", "replay": True},
+        {"arms": ("layer", "resnet", "resnet_nap"), "network": "conv", "norm": "rms", "change": "pixels"},
     ],
 )
 def test_other_settings_train(options: dict[str, Any]) -> None:
@@ -415,6 +419,21 @@ def test_plasticity_claims() -> None:
     assert CLAIM["nap-over-norm-at-best"].verdict(log, two).per_seed == pytest.approx({0: 6.0, 1: 4.0})
 
 
+def test_claims_about_the_resnet() -> None:
+    runs = {
+        RESNET: {0: [80.0, 70] + [60.0] * 5},
+        RESNET_NAP: {0: [80.0, 90] + [72.0] * 5},
+        NAP: {0: [50.0] * 7},
+        "LayerNorm": {0: [40.0] * 7},
+    }
+    log = log_of_series("phase_accuracy", runs, first=20, every=20)
+    knobs = Knobs(phases=7, period=20, seeds=1, arms=("layer", "nap", "resnet", "resnet_nap"))
+    assert CLAIM["resnet-nap-over-norm"].verdict(log, knobs).per_seed == pytest.approx({0: 12.0})
+    assert CLAIM["resnet-nap-keeps-learning"].verdict(log, knobs).per_seed == pytest.approx({0: 0.9})
+    assert CLAIM["nap-over-norm-at-best"].verdict(log, knobs).per_seed == pytest.approx({0: 10.0})
+    assert not CLAIM["resnet-nap-over-norm"].verdict(log, PHASES).measured
+
+
 def test_spread_of_remedies() -> None:
     ends = {"NaP": 80.0, "NaP, L2": 82.0, "NaP, ReDo": 84.0}
     ends |= {"LayerNorm": 60.0, "LayerNorm, L2": 68.0, "LayerNorm, ReDo": 76.0}
@@ -532,6 +551,33 @@ def test_growth_figure_is_valid_and_covers_all_laws() -> None:
     assert "svg" in figure.to_svg()
 
 
+def weight_lengths(model: nn.Module) -> list[float]:
+    return [float(m.weight.detach().norm()) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def test_the_resnets_differ_in_nothing_but_the_projection() -> None:
+    knobs = Knobs(arms=("resnet", "resnet_nap"), **SHORT)
+    study = Study(knobs, CPU)
+    members = {v.name: build_member(study._arm(v), 0, CPU) for v in variants(knobs)}
+    x, y = study._batch(0, 0)
+    start = {name: member.model(x) for name, member in members.items()}
+    torch.testing.assert_close(start[RESNET], start[RESNET_NAP])
+    lengths = {}
+    for name, member in members.items():
+        for _ in range(5):
+            cross_entropy(member.model(x), y).backward()
+            member.update()
+        lengths[name] = weight_lengths(member.model)
+    fresh = build_member(study._arm(variants(knobs)[0]), 0, CPU).model
+    at_start = weight_lengths(fresh)
+    assert len(at_start) == 7
+    assert lengths[RESNET_NAP][:-1] == pytest.approx(at_start[:-1], rel=1e-6)
+    assert lengths[RESNET_NAP][-1] != pytest.approx(at_start[-1], rel=1e-6), "the output layer is free"
+    assert all(
+        now != pytest.approx(then, rel=1e-6) for now, then in zip(lengths[RESNET], at_start, strict=True)
+    )
+
+
 # --- knobs -----------------------------------------------------------------------------------------------------------
 
 
@@ -541,6 +587,12 @@ def test_variants_follow_the_knobs() -> None:
     assert REPLAY not in [v.name for v in variants(Knobs(replay=True, arms=("nap",)))], "nothing to replay"
     assert [v.name for v in variants(Knobs(arms=("none",)))] == ["No norm"]
     assert variants(Knobs(task="games", agents=("fresh",))) == [Variant("Fresh net", fresh=True)]
+    residual = variants(Knobs(arms=("resnet", "resnet_nap"), sweep=True, remedies=("l2",)))
+    assert [(v.name, v.projected, v.residual, v.factor) for v in residual[:3]] == [
+        (RESNET, False, True, 1.0),
+        (RESNET_NAP, True, True, 1.0),
+        ("ResNet, lr 0.0003", False, True, 0.3),
+    ]
     swept = variants(Knobs(sweep=True, arms=("nap",), remedies=()))
     assert [(v.name, v.factor) for v in swept] == [
         ("NaP", 1.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from normviz import knob_fields
@@ -21,6 +21,8 @@ __all__ = [
     "NONE",
     "REMEDIES",
     "REPLAY",
+    "RESNET",
+    "RESNET_NAP",
     "Knobs",
     "Variant",
     "normed",
@@ -34,6 +36,7 @@ Rates = Literal["constant", "layerwise", "global", "replay", "decay", "cyclic"]
 NONE, NAP, REPLAY = "No norm", "NaP", "NaP replay"
 LAYERWISE, GLOBAL = "Layer-wise", "Global"
 DECAY, CYCLIC, FRESH = "NaP + decay", "NaP + cyclic", "Fresh net"
+RESNET, RESNET_NAP = "ResNet", "ResNet + NaP"
 
 REMEDIES: dict[str, str] = {
     "l2": "L2",
@@ -62,6 +65,8 @@ COLOURS: dict[str, int] = {
     FRESH: 5,
     LAYERWISE: 2,
     GLOBAL: 4,
+    RESNET: 7,
+    RESNET_NAP: 9,
 }
 SWEEP = (0.3, 3.0)
 """Factors on the learning rate that a sweep adds."""
@@ -81,6 +86,7 @@ class Variant:
         rates: how the learning rate goes.
         factor: on the learning rate.
         fresh: a new network at the start of every task.
+        residual: a small ResNet in place of the network that is set.
     """
 
     name: str
@@ -90,6 +96,7 @@ class Variant:
     rates: Rates = "constant"
     factor: float = 1.0
     fresh: bool = False
+    residual: bool = False
 
 
 class Knobs(Base):
@@ -117,12 +124,12 @@ class Knobs(Base):
         "always there.",
         section="Experiment",
     )
-    arms: tuple[Literal["none", "layer", "nap"], ...] = knob(
+    arms: tuple[Literal["none", "layer", "nap", "resnet", "resnet_nap"], ...] = knob(
         ("none", "layer", "nap"),
         label="Networks",
         help="Memorisation and stationary: without norm, with a norm before every nonlinearity, with norm and "
-        "projection (NaP).",
-        labels={"none": NONE, "layer": "Norm only", "nap": NAP},
+        "projection (NaP). The last two once more on a small ResNet: five 3 × 3 convolutions with two shortcuts.",
+        labels={"none": NONE, "layer": "Norm only", "nap": NAP, "resnet": RESNET, "resnet_nap": RESNET_NAP},
         section="Experiment",
     )
     remedies: tuple[Remedy, ...] = knob(
@@ -355,9 +362,15 @@ class Knobs(Base):
         if self.task == "games":
             act, learn = (6.4e-05, 0.0018) if self.environment == "catch" else (0.0002, 0.08)
             return steps * (act + learn / self.learn_every)
+        residual = 0.0
+        if self.task != "equivalence":
+            of_all = [v.residual for v in variants(self)]
+            resnets = steps * sum(of_all) // len(of_all)
+            residual = resnets * (0.0035 + 3.5e-05 * self.batch_size)
+            steps -= resnets
         if self.network == "mlp":
-            return steps * (0.00038 + self.depth * (0.00046 + 8.3e-07 * self.batch_size))
-        return steps * (0.00051 + self.depth * (0.00068 + 2.6e-06 * self.batch_size))
+            return residual + steps * (0.00038 + self.depth * (0.00046 + 8.3e-07 * self.batch_size))
+        return residual + steps * (0.00051 + self.depth * (0.00068 + 2.6e-06 * self.batch_size))
 
 
 def normed(knobs: Knobs) -> str:
@@ -384,7 +397,14 @@ def variants(knobs: Knobs) -> list[Variant]:
         }
         chosen = [kinds[kind] for kind in knobs.agents]
         return [*chosen, replay] if knobs.replay and plain in chosen else chosen
-    bases = [{"none": Variant(NONE, norm=False), "layer": plain, "nap": nap}[kind] for kind in knobs.arms]
+    networks: dict[str, Variant] = {
+        "none": Variant(NONE, norm=False),
+        "layer": plain,
+        "nap": nap,
+        "resnet": Variant(RESNET, residual=True),
+        "resnet_nap": Variant(RESNET_NAP, projected=True, residual=True),
+    }
+    bases = [networks[kind] for kind in knobs.arms]
     found = list(bases)
     treated = [base for base in bases if base is plain or (base is nap and knobs.remedies_with_nap)]
     for base in treated:
@@ -392,11 +412,7 @@ def variants(knobs: Knobs) -> list[Variant]:
             Variant(f"{base.name}, {REMEDIES[r]}", projected=base.projected, remedy=r) for r in knobs.remedies
         ]
     if knobs.sweep and knobs.task == "memorisation":
-        found += [
-            Variant(rate_name(base, knobs, f), base.norm, base.projected, factor=f)
-            for base in bases
-            for f in SWEEP
-        ]
+        found += [replace(base, name=rate_name(base, knobs, f), factor=f) for base in bases for f in SWEEP]
     return [*found, replay] if knobs.replay and plain in bases else found
 
 

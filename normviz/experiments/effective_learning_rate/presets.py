@@ -24,9 +24,10 @@ PRESETS = Presets(
         Preset(
             "best-rates",
             "Best rates, and remedies",
-            "The norm and NaP at their own best rates, with three other remedies added to each. About a minute.",
+            "The norm and NaP at their own best rates, on a ResNet too, and with three other remedies. About three "
+            "minutes.",
             {
-                "arms": ("layer", "nap"),
+                "arms": ("layer", "nap", "resnet", "resnet_nap"),
                 "remedies": ("l2", "shrink", "redo"),
                 "remedies_with_nap": True,
                 "phases": 15,

@@ -1,8 +1,9 @@
 """The supervised tasks of the page *Effective learning rate*: memorisation with resets, equivalence, stationary.
 
-512 digits (8 x 8 pixels); an MLP of width 128 or a small ConvNet. In each phase the network must learn a new labelling
-of the same images; the stationary task has the true labels of all 1348 training digits and is judged on 449 others.
-All arms of a seed start from the same weights and see the same batches.
+512 digits (8 x 8 pixels); an MLP of width 128 or a small ConvNet, and for two arms a small ResNet. In each phase the
+network must learn a new labelling of the same images; the stationary task has the true labels of all 1348 training
+digits and is judged on 449 others. All arms of a seed and a network start from the same weights and see the same
+batches.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from normviz.experiments.effective_learning_rate.knobs import (
 )
 from normviz.experiments.effective_learning_rate.measures import GrowthLaw, Lengths, dormant_units
 from normviz.frame import Frame, Value
-from normviz.norms import NaPConvNet, NaPMLP, NormProjector, insert_normalization
+from normviz.models import ResNet
+from normviz.norms import FeatureNorm, NaPConvNet, NaPMLP, NormProjector, insert_normalization
 from normviz.optim import L2, NoisyUpdates, ReDO, RegenerativeL2, shrink_and_perturb_
 from normviz.probes import GradientNorm
 from normviz.schedules import ImplicitScheduleReplay, MatchedEffectiveLR, per_tensor_groups
@@ -38,6 +40,9 @@ from normviz.training.seeding import seeded
 __all__ = ["learn"]
 
 EXAMPLES, WIDTH, CHANNELS = 512, 128, (32, 64, 64, 64)
+RESIDUAL = (16, 32)
+"""Channels of the ResNet's two stages, of one block each."""
+
 TINY_EPS = 1e-30
 """eps of the norms in the equivalence, which holds for eps = 0."""
 
@@ -143,6 +148,8 @@ class Study:
 
     def _network(self, variant: Variant) -> nn.Module:
         knobs = self.knobs
+        if variant.residual:
+            return self._resnet().to(self.dtype)
         activation = "leaky_relu" if variant.remedy == "leaky" else "relu"
         plain: nn.Module
         if knobs.network == "mlp":
@@ -154,6 +161,17 @@ class Study:
             affine = exact or knobs.scale_offset != "none"
             plain = insert_normalization(plain, knobs.norm, affine=affine, eps=TINY_EPS if exact else None)
         return plain.to(self.dtype)
+
+    def _resnet(self) -> nn.Module:
+        """A pre-activation ResNet for flat or square digits: a norm before every ReLU, convolutions without bias.
+
+        The weights of convolutions that add up to the input of one norm are scale-invariant together, not one by one.
+        """
+        affine = self.knobs.scale_offset != "none"
+        norm = partial(FeatureNorm, kind=self.knobs.norm, spatial=True, affine=affine)
+        return nn.Sequential(
+            nn.Flatten(), nn.Unflatten(1, (1, 8, 8)), ResNet(1, RESIDUAL, 10, norm=norm, bias=False)
+        )
 
     def _prepare(self, variant: Variant, member: Member) -> None:
         """Give a new member its rates, remedies and projection; the projection then ends each step."""
