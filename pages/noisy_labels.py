@@ -35,7 +35,8 @@ charts: a few classes may then take all the weight.
 **Look at the seeds.** Choose *Next class* as the kind of noise: at 40 % one seed may win and the next one lose. At 60 %
 most labels of every class are wrong in the same way, and to trust the majority is to trust mistakes. The bands say more
 than the lines. Choose *Text*: there STORM becomes too sure of itself, which *Calibration error* shows. If you add
-*L2RW*, lower the learning rate to 0.1: it puts the weight of a batch on few samples.
+*L2RW*, lower the learning rate to 0.1: it puts the weight of a batch on few samples. Choose *MNIST-1D* or *MNIST* as
+the data: with more samples and larger inputs, are the same ones mistrusted?
 
 **What cannot be shown here.** The paper fine-tunes language models on spam, paraphrase and acceptability data and,
 for the first time, a dialogue state tracker (TripPy on MultiWOZ 2.4). Neither fits on this page. The overhead depends

@@ -181,6 +181,26 @@ def test_tasks_keep_trusted_test_and_training_data_apart(task: str) -> None:
     assert not torch.equal(build_task(Knobs(task=task), 4, CPU).y, noisy.y)
 
 
+@pytest.mark.parametrize(("data", "values"), [("mnist1d", 40), ("mnist", 784)])
+@pytest.mark.usefixtures("small_mnist")
+def test_other_digits_take_the_place_of_the_small_ones(data: str, values: int) -> None:
+    knobs = Knobs(**TINY, data=data)
+    task = build_task(knobs, 0, CPU)
+    assert task.x.shape[1] == task.looks.shape[1] == values
+    correlation = np.corrcoef(task.looks[:50].ravel(), task.x[:50].numpy().ravel())[0, 1]
+    assert correlation == pytest.approx(1, abs=1e-5)
+    log = run_few(12, data=data, arms=("plain", "storm"))
+    assert not log.events
+    figure = nl.EXPERIMENT.figures(log, knobs)["least"]
+    assert figure.data is not None
+    drawn = figure.data[figure.data["kind"] == ""]
+    looks = next(e.value for e in log.arrays("least_looks") if e.arm == "STORM")
+    assert looks.shape == (18, values)
+    assert drawn["value"].max() == pytest.approx(looks.max())
+    assert ("Signals" in figure.alt) == (data == "mnist1d")
+    assert Knobs(task="text", data=data).missing() == ""
+
+
 def test_imbalance_is_the_ratio_of_largest_to_smallest_class() -> None:
     counts = torch.bincount(build_task(Knobs(imbalance=5.0, rate=0.0), 0, CPU).true)
     assert counts[0] / counts[-1] == pytest.approx(5, rel=0.1)

@@ -1,6 +1,7 @@
 """What is trained on the page *Noisy labels*: every arm on the same noisy data, one step each in turn.
 
-Digits: an MLP 64-128-10 on 1248 scikit-learn digits, 449 for testing. Text: an MLP 32-64-8 on principal components of
+Digits: an MLP 64-128-10 on 1248 scikit-learn digits, 449 for testing; of MNIST-1D or MNIST, with as many inputs as
+an example has values, 3900 and 1000. Text: an MLP 32-64-8 on principal components of
 the trigrams of passages from Python's help texts. SGD, dropout in the hidden layer.
 """
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import DASHES, SYMBOLS, Arms, Look
+from normviz.digit_sources import DigitData, digit_source, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -49,11 +50,12 @@ class Knobs(Base):
     task: Literal["digits", "text"] = knob(
         "digits",
         label="Task",
-        help="Digits: 8 × 8 pictures of handwritten digits. Text: from which chapter of Python's language reference a "
-        "passage of 160 characters comes.",
+        help="Digits: handwritten digits, of the kind that is chosen as data. Text: from which chapter of Python's "
+        "language reference a passage of 160 characters comes.",
         labels={"digits": "Digits", "text": "Text"},
         section="Experiment",
     )
+    data: DigitData = knob_fields.digit_data(what="What the digits task has")
     arms: tuple[ArmName, ...] = knob(
         ("plain", "small_loss", "mw_noisy", "storm", "oracle"),
         label="Methods",
@@ -189,8 +191,12 @@ class Knobs(Base):
             looks.append(Look(arm_name(arm, self), slot, dash % DASHES, dash % SYMBOLS))
         return Arms(tuple(looks))
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_source(self.data) if self.task == "digits" else ""
+
     def work(self) -> float:
-        """Seconds: updates of every arm, with the passes and the outer updates of the rescalers."""
+        """Seconds: updates of every arm, with the passes and the outer updates of the rescalers, and larger tests."""
         groups = {"cheap": ("plain", "small_loss", "gce", "oracle"), "rescaled": ("mw_noisy", "storm")}
         count = {name: sum(arm in group for arm in self.arms) for name, group in groups.items()}
         cheap, rescaled = count["cheap"], count["rescaled"]
@@ -200,8 +206,15 @@ class Knobs(Base):
         calls = 0.00025 * cheap + (inner + outer) * rescaled + 0.0012 * other
         passes = cheap + (3 + 0.5 * self.passes) * rescaled + 3 * other
         sample = 2.6e-06 + 3.3e-06 * self.width_factor + (1.4e-06 if self.task == "text" else 0.0)
+        tested = 0.0
+        if self.task == "digits" and self.data != "digits":
+            source, usual = digit_source(self.data), digit_source("digits")
+            values = self.width_factor * (source.values - usual.values)
+            sample += 5.5e-09 * values
+            of_test = 1.6e-06 * (source.examples - usual.examples) + 4.2e-09 * source.examples * values
+            tested = of_test * len(self.arms) * min(33.0, self.steps / 10 + 1)
         per_pass = sample * self.batch_size + 8.3e-06 * self.width_factor
-        return len(self.seed_range()) * self.steps * (calls + passes * per_pass)
+        return len(self.seed_range()) * (self.steps * (calls + passes * per_pass) + tested)
 
 
 def arm_name(arm: str, knobs: Knobs) -> str:

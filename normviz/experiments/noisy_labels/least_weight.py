@@ -1,4 +1,4 @@
-"""The samples with the least weight: pictures of digits, or the text of passages."""
+"""The samples with the least weight: digits as pictures or signals, or the text of passages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from normviz.digit_sources import digit_source
 from normviz.experiments.noisy_labels.knobs import LABELS, WEIGHTING, Knobs, arm_name
-from normviz.figures import Board, Figure, colours, gallery_figure, symbols
+from normviz.figures import Board, Figure, colours, digit_gallery_figure, symbols
 from normviz.figures.legends import legend_above
 from normviz.figures.palette import MUTED
 from normviz.figures.vega import specification
@@ -40,7 +41,10 @@ def least_weight_figure(board: Board, knobs: Knobs) -> Figure:
     if not looks or not facts:
         look_for = "The training samples with the least weight will be shown here."
         return Figure(title, look_for, "Nothing is measured yet.", spec=_text_spec(), data=_no_rows())
-    figure = (_pictures if knobs.task == "digits" else _passages)(title, looks[-1], facts[-1])
+    if knobs.task == "digits":
+        figure = _digits(title, knobs.data, looks[-1], facts[-1])
+    else:
+        figure = _passages(title, looks[-1], facts[-1])
     return replace(figure, moment=board.progress.at(looks[-1].step))
 
 
@@ -53,7 +57,7 @@ def _share_wrong(facts: ArrayAt) -> str:
     return f"{wrong} of these {len(facts.value)} labels are wrong"
 
 
-def _pictures(title: str, looks: ArrayAt, facts: ArrayAt) -> Figure:
+def _digits(title: str, data: str, looks: ArrayAt, facts: ArrayAt) -> Figure:
     captions, kinds = [], []
     for _, given, true, _ in facts.value.tolist():
         kinds.append(_kind(given, true))
@@ -62,17 +66,18 @@ def _pictures(title: str, looks: ArrayAt, facts: ArrayAt) -> Figure:
         f"labelled {given:.0f}, is {true:.0f}, weight {weight:.2g}"
         for weight, given, true, _ in facts.value[:6].tolist()
     )
-    return gallery_figure(
-        looks.value.reshape(-1, 8, 8)[: COLUMNS * ROWS],
+    shown = "Pictures" if digit_source(data).picture else "Signals"
+    return digit_gallery_figure(
+        data,
+        looks.value[: COLUMNS * ROWS],
         captions,
         kinds,
         kind_names=KINDS,
         title=title,
         look_for=f"{_share_wrong(facts)}. Is each label right?",
-        alt_text=f"Pictures of the least trusted digits. {_share_wrong(facts)}. First ones: {listed}.",
+        alt_text=f"{shown} of the least trusted digits. {_share_wrong(facts)}. First ones: {listed}.",
         columns=COLUMNS,
         rows=ROWS,
-        limits=(0.0, 16.0),
     )
 
 

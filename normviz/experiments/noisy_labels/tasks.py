@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normviz.data import load_digits, pydoc_topics, seeded_generator, stratified_split
+from normviz.data import load_digit_source, pydoc_topics, seeded_generator, stratified_split
 from normviz.experiments.noisy_labels.knobs import Knobs
 from normviz.weighting import inject_instance_noise, inject_label_noise
 
@@ -42,7 +42,8 @@ class NoisyTask:
         flipped: where the two differ (n,).
         x_test, y_test: test data with right labels.
         x_trusted, y_trusted: a small set with right labels.
-        looks: what the reader sees of each training sample: pixels 0..16 (n, 64), or character codes (n, 160).
+        looks: what the reader sees of each training sample: pixels or values in their own units (n, d), or character
+            codes (n, 160).
         class_names: one per class.
     """
 
@@ -77,7 +78,7 @@ class _Source:
 
 def build_task(knobs: Knobs, seed: int, device: torch.device) -> NoisyTask:
     """The task of one seed: it draws the split, the trusted samples and the wrong labels."""
-    source = _digits(seed) if knobs.task == "digits" else _chapters(seed)
+    source = _digits(knobs.data, seed) if knobs.task == "digits" else _chapters(seed)
     C = len(source.class_names)
     kept, trusted = _divide(source.y.numpy(), C, knobs.imbalance, seed)
     x, true = source.x[kept], source.y[kept]
@@ -113,8 +114,8 @@ def _divide(
     return np.sort(np.concatenate(rest)), np.sort(trusted)
 
 
-def _digits(seed: int) -> _Source:
-    data = load_digits("flat", seed=seed)
+def _digits(kind: str, seed: int) -> _Source:
+    data = load_digit_source(kind, "flat", seed=seed)
     looks = data.unscale(data.x_train).numpy().astype(np.float32)
     return _Source(data.x_train, data.y_train, data.x_test, data.y_test, looks, data.class_names)
 
