@@ -47,6 +47,7 @@ __all__ = [
     "OwnImages",
     "check_folder",
     "check_images",
+    "image_count",
     "keep_images",
     "keep_images_file",
     "missing_images",
@@ -224,6 +225,14 @@ def missing_images(key: str, *, most_classes: int = MOST_CLASSES, least: int = 0
     if len(images.labels) < least:
         return f"The images {key} are {len(images.labels):,}; at least {least:,} are needed here."
     return ""
+
+
+def image_count(key: str, otherwise: int = 1_000) -> int:
+    """Number of kept images, for estimates of work; ``otherwise`` if they are not here."""
+    try:
+        return len(read_images(key).labels)
+    except ImagesUploadError:
+        return otherwise
 
 
 @lru_cache(maxsize=4)

@@ -34,6 +34,7 @@ __all__ = [
     "LEAST_ROWS",
     "MAX_BYTES",
     "MAX_COLUMNS",
+    "MAX_INPUTS",
     "MAX_ROWS",
     "MOST_CLASSES",
     "MOST_TEXTS",
@@ -45,6 +46,7 @@ __all__ = [
     "keep_table_file",
     "missing_table",
     "read_table",
+    "table_size",
 ]
 
 MAX_BYTES, MAX_ROWS, MAX_COLUMNS = 2_000_000, 20_000, 200
@@ -52,6 +54,9 @@ MAX_BYTES, MAX_ROWS, MAX_COLUMNS = 2_000_000, 20_000, 200
 
 MOST_TEXTS = 20
 """Different texts of a column that are told apart."""
+
+MAX_INPUTS = 500
+"""Most inputs that all columns together give."""
 
 MOST_CLASSES, LEAST_ROWS = 20, 8
 """A target has 2 to so many classes, each with at least so many rows: enough for training, testing and three folds."""
@@ -178,6 +183,8 @@ class OwnTable:
             return error
         if all(c.inputs is None for c in self._inputs(target)):
             return "no column is left beside the target that an input could be made of."
+        if (inputs := sum(len(c.names) for c in self._inputs(target))) > MAX_INPUTS:
+            return f"its columns make {inputs:,} inputs, one for each text; at most {MAX_INPUTS} are allowed."
         return ""
 
 
@@ -271,11 +278,21 @@ def missing_table(key: str, target: str) -> str:
     try:
         table = read_table(key)
         if not target:
-            return f"Choose the target: the column of {key} that is to be told from the others."
+            several = ", ".join(table.targets[:5])
+            return f"Choose the target, the column of {key} that is classified: {several}."
         table.task(target)
     except TableUploadError as error:
         return str(error)
     return ""
+
+
+def table_size(key: str, otherwise: tuple[int, int] = (1_000, 20)) -> tuple[int, int]:
+    """Rows and columns of a kept table, for estimates of work; ``otherwise`` if it is not here."""
+    try:
+        table = read_table(key)
+    except TableUploadError:
+        return otherwise
+    return table.rows, len(table.names)
 
 
 @lru_cache(maxsize=8)

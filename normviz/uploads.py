@@ -18,7 +18,9 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from normviz.variables import data_folder
 
@@ -38,6 +40,7 @@ __all__ = [
     "decode_utf8",
     "keep_text",
     "kept_path",
+    "own_fields",
     "read_text",
     "write_kept",
 ]
@@ -206,6 +209,24 @@ def write_kept(target: Path, content: bytes) -> None:
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def own_fields(values: Any, *names: str) -> Any:
+    """What a validator makes of given values so that the fields of a reader's own data and the choice ``data`` agree.
+
+    Where one of the fields is given and ``data`` is not, ``data`` is "own"; where it is another, the fields are empty.
+
+    Args:
+        values: by field, as a validator before the others gets them.
+        names: the fields of own data.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    if "data" not in values and any(values.get(name) for name in names):
+        return {**values, "data": "own"}
+    if values.get("data") != "own":
+        return {name: value for name, value in values.items() if name not in names}
+    return values
 
 
 def read_text(key: str, folder: Path | None = None) -> str:

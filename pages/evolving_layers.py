@@ -2,6 +2,7 @@
 
 from normviz.experiments.evolving_layers.norm_responses import norm_response_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.own_data import own_images_widget
 from normviz.ui.panels.evolving_layers import found_layer_panel
 
 INTRO = r"""
@@ -137,6 +138,7 @@ experiment_page(
     intro=INTRO,
     reading=READING,
     maths=MATHS,
+    widgets={"data": own_images_widget},
     exact=EXACT,
     panel=found_layer_panel,
 )

@@ -3,6 +3,7 @@
 from normviz.experiments.self_normalizing.moment_bounds import contraction_figure, variance_bounds_figure
 from normviz.experiments.self_normalizing.moment_map import moment_map_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.own_data import own_table_widget
 
 INTRO = r"""
 In a deep network every layer rescales what it gets. Do it 32 times, and a factor of 1.2 per layer has become 340: the
@@ -121,4 +122,11 @@ They meet at most once with both numbers positive. Whether the point *attracts* 
     ),
 )
 
-experiment_page("self-normalizing", intro=INTRO, reading=READING, maths=MATHS, exact=EXACT)
+experiment_page(
+    "self-normalizing",
+    intro=INTRO,
+    reading=READING,
+    maths=MATHS,
+    widgets={"data": own_table_widget},
+    exact=EXACT,
+)

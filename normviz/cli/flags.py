@@ -13,17 +13,14 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from normviz.cli.own_files import takes
 from normviz.cli.parser import Parser
 from normviz.knobs import Control, Knobs
-from normviz.uploads import BUILT_IN
 
-__all__ = ["CORPUS", "add_knob_flags", "given_knobs", "knob_flags"]
+__all__ = ["add_knob_flags", "given_knobs", "knob_flags"]
 
 _DEST = "knob:"
 """Before a knob's name in the parsed arguments, so that a knob never has the name of another argument."""
-
-CORPUS = "corpus"
-"""The text knob that also takes a file."""
 
 
 def knob_flags(controls: Iterable[Control], taken: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -77,13 +74,11 @@ def add_knob_flags(parser: Parser, schema: type[Knobs]) -> None:
 
 
 def _help(control: Control) -> str:
-    allowed = control.allowed
-    if control.name == CORPUS:
-        allowed = f"{BUILT_IN}, the key of a kept text, or a text file"
+    allowed = takes(control)
     default = " ".join(control.default) if isinstance(control.default, tuple) else control.default
     shown = str(default).lower() if isinstance(default, bool) else default
-    takes = "" if control.kind == "bool" else f" Takes {allowed}."
-    return f"{control.help}{takes} Default: {shown}."
+    accepted = "" if control.kind == "bool" else f" Takes {allowed}."
+    return f"{control.help}{accepted} Default: {shown or 'none'}."
 
 
 def given_knobs(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from normviz.catalog import PAGES
 from normviz.cli.errors import UsageError
-from normviz.cli.flags import CORPUS, knob_flags
-from normviz.cli.targets import given_path
+from normviz.cli.flags import knob_flags
+from normviz.cli.own_files import keys_of_files
 from normviz.engine import find_experiment
 from normviz.experiments import SLUGS, Experiment
 from normviz.knobs import KnobError, Knobs
-from normviz.uploads import BUILT_IN, MAX_BYTES, TextUploadError, keep_text, read_text
+from normviz.uploads import UploadError
 from normviz.validation import nearest
 
 __all__ = ["combinations", "named_experiment", "parse_knobs", "preset_values"]
@@ -51,7 +50,7 @@ def preset_values(experiment: Experiment, slug: str | None) -> dict[str, Any]:
 
 
 def parse_knobs(schema: type[Knobs], values: Mapping[str, Any], setting: str = "") -> Knobs:
-    """Check values; a text file given for ``corpus`` is checked and kept, and its key takes its place.
+    """Check values; a file of the reader's own is checked and kept, and its key takes its place.
 
     Args:
         schema: the experiment's knobs.
@@ -59,39 +58,16 @@ def parse_knobs(schema: type[Knobs], values: Mapping[str, Any], setting: str = "
         setting: put before the sentence, to tell one combination of a sweep from the others.
 
     Raises:
-        UsageError: one sentence for each knob that is refused, or what must be installed for this setting.
+        UsageError: one sentence for each knob that is refused, or what this setting needs and is not here.
     """
     before = f"{setting}: " if setting else ""
     try:
-        if CORPUS in values and CORPUS in schema.controls():
-            values = {**values, CORPUS: _corpus_key(values[CORPUS])}
-        knobs = schema.parse(values)
-    except (KnobError, TextUploadError) as error:
+        knobs = schema.parse(keys_of_files(values, schema.controls()))
+    except (KnobError, UploadError) as error:
         raise UsageError(f"{before}{error}") from error
     if sentence := knobs.missing():
         raise UsageError(f"{before}{sentence}")
     return knobs
-
-
-def _corpus_key(given: str) -> str:
-    if given == BUILT_IN:
-        return given
-    path = given_path(given)
-    if not path.is_file():
-        if re.fullmatch(r"text-[0-9a-f]{12}", given):
-            read_text(given)
-            return given
-        raise UsageError(
-            f"corpus takes {BUILT_IN}, the key of a kept text, or a text file: there is no file {given!r}."
-        )
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UsageError(
-                f"{path.name} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are allowed."
-            )
-        return keep_text(path.read_bytes(), path.name)
-    except OSError as error:
-        raise UsageError(f"{given} cannot be read: {error.strerror or error}.") from error
 
 
 def combinations(schema: type[Knobs], grid: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,16 @@ from normviz.presets import Preset
 from normviz.ui.plain import plain
 from normviz.ui.state import PageState
 
-__all__ = ["CustomWidget", "knob_panel", "load_link", "preset_panel", "resend", "reset_knobs", "set_knobs"]
+__all__ = [
+    "CustomWidget",
+    "knob_panel",
+    "knob_widget",
+    "load_link",
+    "preset_panel",
+    "resend",
+    "reset_knobs",
+    "set_knobs",
+]
 
 CustomWidget = Callable[[Control, str], None]
 """Draws the widget of one knob under the session key it is given."""
@@ -145,7 +154,7 @@ def knob_panel(
         title = f"{section or 'Knobs'}{f' · {changed} changed' if changed else ''}"
         with st.expander(title, expanded=expanded, key=f"{experiment.slug}/section/{section}/{expanded}"):
             for control in listed:
-                draw = (custom or {}).get(control.name, _widget)
+                draw = (custom or {}).get(control.name, knob_widget)
                 draw(control, state.knob(control.name))
     try:
         knobs = schema.parse(_values(experiment))
@@ -169,7 +178,8 @@ def _by_section(controls: list[Control]) -> list[Control]:
     return sorted(controls, key=lambda c: order.index(c.section))
 
 
-def _widget(control: Control, key: str) -> None:
+def knob_widget(control: Control, key: str) -> None:
+    """Draw the widget that suits the knob's kind, under that session key."""
     label = f"{control.label} ({control.unit})" if control.unit else control.label
     common: dict[str, Any] = {"key": key, "help": control.help}
     if control.kind == "choice" and len(control.options) <= 4:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.cli.conftest import stored, take_interrupts
 from tests.engine.toy import EXPERIMENT as TOY
 from tests.engine.toy import ToyKnobs
 from tests.evidence.conftest import HereAndNow
+from tests.own_files import plants, shapes
 
 ROOT = Path(__file__).parents[2]
 NAME = "tests.engine.toy"
@@ -185,6 +187,52 @@ def test_corpus_takes_a_file(tmp_path: Path, data_folder: Path, refused: Refused
         finally:
             os.chdir(ROOT)
     assert len(list((data_folder / "uploads").iterdir())) == 1, "nothing refused is kept"
+
+
+@pytest.mark.slow
+def test_a_table_of_ones_own(data_folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    table = tmp_path / "plants.csv"
+    table.write_bytes(plants())
+    flags = ["--steps", "10", "--seeds", "1", "--arms", "snn", "--depth", "2", "--own-table", str(table)]
+    assert main(["run", "self-normalizing", *flags, "--target", "species"]) == 0
+    assert re.search(r"data = own, own_table = table-[0-9a-f]{12}, target = species", capsys.readouterr().out)
+    assert stored(data_folder) == [("self-normalizing", "done")]
+
+
+def test_own_data_takes_files_and_folders(tmp_path: Path, data_folder: Path, refused: Refused) -> None:
+    (tmp_path / "plants.csv").write_bytes(plants())
+    (tmp_path / "bad.csv").write_bytes(b"a,b\n1,2,3\n")
+    (tmp_path / "shapes.zip").write_bytes(shapes())
+    with zipfile.ZipFile(tmp_path / "shapes.zip") as archive:
+        archive.extractall(tmp_path / "shapes")
+    schema = get_experiment("evolving-layers").knobs
+    knobs, other = (parse_knobs(schema, {"own_images": str(tmp_path / n)}) for n in ("shapes.zip", "shapes"))
+    assert knobs == other
+    assert parse_knobs(schema, knobs.to_query()) == knobs, "by its key too"
+    before = sorted((data_folder / "uploads").iterdir())
+    for flags, sentence in (
+        (["--own-table", "bad.csv"], "bad.csv: row 2 has 3 cells and the row of names has 2."),
+        (
+            ["--own-table", "shapes"],
+            "own_table takes the key of a kept table, or a CSV file: there is no file",
+        ),
+        (
+            ["--own-table", "table-0123456789ab"],
+            "table-0123456789ab is not on this machine: upload it again.",
+        ),
+        (["--data", "wine", "--own-table", "plants.csv"], "own_table needs data = own, got wine."),
+        (["--preset", "wine", "--own-table", "plants.csv"], "own_table needs data = own, got wine."),
+        (["--data", "own"], "Bring a CSV table to train on, and choose its target."),
+    ):
+        os.chdir(tmp_path)
+        try:
+            assert sentence in refused("run", "self-normalizing", *flags)
+        finally:
+            os.chdir(ROOT)
+    assert sorted((data_folder / "uploads").iterdir()) == before, "nothing refused is kept"
+    assert "is classified: colour, species." in refused(
+        "run", "self-normalizing", "--own-table", str(tmp_path / "plants.csv")
+    )
 
 
 # -- for other programs ------------------------------------------------------------------------------------------------

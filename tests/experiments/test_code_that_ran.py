@@ -112,7 +112,7 @@ def other_options(experiment: Experiment) -> Iterator[Knobs]:
             options = [control.options]
         for option in options:
             knobs, refused = experiment.knobs.parse_leniently({name: option})
-            if not refused:
+            if not (refused or knobs.missing()):
                 yield knobs
 
 

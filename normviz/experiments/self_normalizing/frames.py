@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import weight_norm
 
-from normviz.data import SupervisedData, by_seed, load_digits, load_table, seeded_generator
+from normviz.data import SupervisedData, by_seed, load_digits, load_own_table, load_table, seeded_generator
 from normviz.experiments.self_normalizing.classical import classical_accuracies
 from normviz.experiments.self_normalizing.knobs import Knobs, arm_name
 from normviz.experiments.self_normalizing.recorded import HISTOGRAM_RANGE, drawn_layers
@@ -80,8 +80,12 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
 
 
 def _load(knobs: Knobs, seed: int) -> SupervisedData:
-    digits = knobs.data == "digits"
-    data = load_digits("flat", scaling="pixel", seed=seed) if digits else load_table(knobs.data, seed=seed)
+    if knobs.data == "own":
+        data = load_own_table(knobs.own_table, knobs.target, seed=seed)
+    elif knobs.data == "digits":
+        data = load_digits("flat", scaling="pixel", seed=seed)
+    else:
+        data = load_table(knobs.data, seed=seed)
     scale = knobs.input_scale
     return replace(data, x_train=scale * data.x_train, x_test=scale * data.x_test)
 

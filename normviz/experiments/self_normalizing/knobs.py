@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import model_validator
 
 from normviz import knob_fields
 from normviz.arms import Arms
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.norms.selu_moments import selu_parameters
+from normviz.own_tables import missing_table, table_size
+from normviz.uploads import own_fields
 
 __all__ = ["ALPHA_DROPOUT", "SNN", "ArmKind", "Knobs", "arm_name"]
 
@@ -46,14 +50,16 @@ SNN, ALPHA_DROPOUT = ARMS["snn"], ARMS["snn_alpha"]
 class Knobs(Base):
     """Data, arms, size of the networks, fixed point of the SELU, training length."""
 
-    data: Literal["digits", "breast_cancer", "wine"] = knob(
+    data: Literal["digits", "breast_cancer", "wine", "own"] = knob(
         "digits",
         label="Data",
         help="What is classified: handwritten digits (64 pixels, 10 classes), breast tumours (30 measurements, 2 "
-        "classes) or wines (13 measurements, 3 classes). Every input column is standardised.",
-        labels={"digits": "Digits", "breast_cancer": "Breast cancer", "wine": "Wine"},
+        "classes) or wines (13 measurements, 3 classes), or a table of your own. Every input column is standardised.",
+        labels={"digits": "Digits", "breast_cancer": "Breast cancer", "wine": "Wine", "own": "Your own"},
         section="Experiment",
     )
+    own_table: str = knob_fields.own_table()
+    target: str = knob_fields.target()
     arms: tuple[ArmKind, ...] = knob(
         ("snn", "snn_alpha", "relu_bn", "relu_ln", "relu_wn", "relu"),
         label="Networks",
@@ -142,6 +148,15 @@ class Knobs(Base):
     )
     seeds: int = knob_fields.seeds()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, values: Any) -> Any:
+        return own_fields(values, "own_table", "target")
+
+    def missing(self) -> str:
+        """A table of the reader's own must be on this machine, and have the target."""
+        return missing_table(self.own_table, self.target) if self.data == "own" else ""
+
     def selu(self) -> tuple[float, float]:
         """SELU's (alpha, lambda) for the fixed point that is set."""
         return selu_parameters(self.fixed_mean, self.fixed_var, omega=0.0)
@@ -163,7 +178,18 @@ class Knobs(Base):
         normed = sum(arm in ("relu_bn", "relu_ln", "relu_wn") for arm in self.arms)
         samples = self.batch_size * (9e-10 * self.width + 8.2e-11 * self.width**2)
         layer = 2.8e-05 + 3.1e-09 * self.width**2 + samples
-        return layers * (len(self.arms) * layer + 0.00025 * normed) + 0.81 * seeds
+        own = self._own_work() if self.data == "own" else 0.0
+        return layers * (len(self.arms) * layer + 0.00025 * normed) + (0.81 + own) * seeds
+
+    def _own_work(self) -> float:
+        """Seconds of a seed that follow from the size of the reader's table: testing, and the classical methods."""
+        rows, columns = table_size(self.own_table)
+        tests = self.steps / max(5, self.steps // 20) + 1
+        tested = 0.25 * rows * tests * len(self.arms) * sum(depth + 1 for depth in self.depths())
+        seconds = tested * (3.6e-10 * self.width + 3.3e-11 * self.width**2)
+        if self.classical:
+            seconds += 1.8 + min(0.75 * rows, 3000) ** 2 * (3e-07 + 6.5e-09 * columns)
+        return seconds
 
 
 def arm_name(kind: str, depth: int | None = None) -> str:
