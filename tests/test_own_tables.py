@@ -228,7 +228,9 @@ def test_a_table_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert missing_table(gone, "kind") == f"The table {gone} is not on this machine: upload it again."
     assert missing_table("", "") == "Bring a CSV table to train on, and choose its target."
     key = keep_table(written(plants()), "plants.csv")
-    assert missing_table(key, "") == f"Choose the target, the column of {key} that is classified: colour, kind."
+    assert (
+        missing_table(key, "") == f"Choose the target, the column of {key} that is classified: colour, kind."
+    )
     assert "there is no column 'kid'" in missing_table(key, "kid")
     assert missing_table(key, "kind") == ""
     (tmp_path / "uploads" / f"{key}.csv").unlink()
