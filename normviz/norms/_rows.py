@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from normviz.norms._fused import channel_sums, fusible
+
 __all__ = [
     "align_padding",
     "channels_hint",
@@ -126,6 +128,6 @@ def check_rows(x: Tensor, pad: Tensor | None, at_least: int = 1) -> None:
 def masked_mean(x: Tensor, pad: Tensor | None, power: int = 1) -> Tensor:
     """Mean of ``x ** power`` (..., C) over the real rows, per channel; what padded rows hold never matters."""
     real = x if pad is None else x.masked_fill(pad.unsqueeze(-1), 0)
-    total = real.pow(power).sum(row_axes(x))
+    total = channel_sums(real, real)[0] if power == 2 and fusible(real) else real.pow(power).sum(row_axes(x))
     rows = math.prod(x.shape[:-1]) if pad is None else (~pad).sum()
     return total / rows

@@ -50,6 +50,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from normviz.norms._fused import blend, channel_sums, fusible, scale_shift
+from normviz.norms._fused import plain as plain_tensor
 from normviz.norms._placement import place
 from normviz.norms._rows import (
     align_padding,
@@ -77,16 +79,16 @@ __all__ = [
 
 def _geometric_mean(window: Tensor, floor: float) -> Tensor:
     """Over axis 0 of the window (M, C), every entry taken as at least ``floor``."""
-    window = window.clamp(min=floor)
+    window = window.clamp(min=floor) if floor > 0 else window
     if window.shape[0] == 1:  # exp(log(.)) would differ from the arithmetic mean by rounding
         return window[0]
     return window.log().mean(0).exp()
 
 
-def _insert(window: Tensor, slot: Tensor, entry: Tensor) -> Tensor:
-    """The window (M, C) with ``entry`` (C) in row ``slot``, a scalar or the same for every channel (C)."""
+def _is_slot(window: Tensor, slot: Tensor) -> Tensor:
+    """Which row of the window (M, C) is ``slot``, a scalar or the same for every channel (C): (M, 1) or (M, C)."""
     rows = torch.arange(window.shape[0], device=window.device)
-    return torch.where(rows[:, None] == slot, entry, window)
+    return rows[:, None] == slot
 
 
 class UnifiedNormFunction(torch.autograd.Function):
@@ -137,15 +139,49 @@ class UnifiedNormFunction(torch.autograd.Function):
         z = x * scale
         u = weight * dy * r
         q = (u * z).mean(rows)
-
-        ema, window = ema_gz.to(u.dtype), buffer_gz.to(u.dtype)
-        window = _insert(window, slot, torch.where(skip, ema, q))
-        ema = ctx.momentum * ema + (1 - ctx.momentum) * torch.where(plain, q, window.mean(0))
-        unversioned(buffer_gz).copy_(window)
-        unversioned(ema_gz).copy_(ema)
-
-        k = torch.where(skip, q, ema)
+        k = _advance(ctx.momentum, q, skip, plain, slot, ema_gz, buffer_gz)
         return (u - k * z) * scale, (dy * r * z).sum(rows), dy.sum(rows), *(9 * (None,))
+
+
+class _FusedUnifiedNorm(torch.autograd.Function):
+    """:class:`UnifiedNormFunction` for plain tensors on the CPU: one pass for y, two for its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """The inputs are those of :class:`UnifiedNormFunction`."""
+        x, weight, bias, s2, *saved, ctx.momentum, ctx.eps = inputs
+        ctx.save_for_backward(x, weight, s2, *saved)
+        ctx.scale = torch.rsqrt(s2 + ctx.eps)
+        return scale_shift(x, weight * ctx.scale, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """As in :class:`UnifiedNormFunction`, whose formulas also serve second derivatives.
+
+        z and u are multiples of x and dy, channel by channel: all sums are multiples of two.
+        """
+        x, weight, _, r, skip, plain, slot, ema_gz, buffer_gz = ctx.saved_tensors
+        if not fusible(dy):
+            return UnifiedNormFunction.backward(ctx, dy)
+        compensated = r * ctx.scale
+        products, dbias = channel_sums(dy, x)
+        dweight = products * compensated  # sum dy r z
+        q = (weight * dweight).div_(math.prod(x.shape[:-1]))
+        k = _advance(ctx.momentum, q, skip, plain, slot, ema_gz, buffer_gz)
+        dx = blend(weight * compensated, dy, k * ctx.scale.square(), x)
+        return dx, dweight, dbias, *(9 * (None,))
+
+
+def _advance(
+    momentum: float, q: Tensor, skip: Tensor, plain: Tensor, slot: Tensor, ema_gz: Tensor, buffer_gz: Tensor
+) -> Tensor:
+    """Move the backward state by one step; k (C), the part of z that the gradient loses."""
+    ema, window = ema_gz.to(q.dtype), buffer_gz.to(q.dtype)
+    window = torch.where(_is_slot(window, slot), torch.where(skip, ema, q), window)
+    ema = torch.lerp(torch.where(plain, q, window.mean(0)), ema, momentum)
+    unversioned(buffer_gz).copy_(window)
+    unversioned(ema_gz).copy_(ema)
+    return torch.where(skip, q, ema)
 
 
 class _UnifiedNorm(WarmUpNotice):
@@ -229,11 +265,15 @@ class _UnifiedNorm(WarmUpNotice):
             return (x.to(kind) * scale.to(kind) + shift.to(kind)).to(x.dtype)
         check_rows(x, pad)
         rows = x.to(kind)
-        s2, r, skip, plain, slot = self._statistics(masked_mean(rows.detach(), pad, power=2))
-        y: Tensor = UnifiedNormFunction.apply(  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            psi2 = masked_mean(rows, pad, power=2)
+        s2, r, skip, plain, slot = self._statistics(psi2)
+        weight, bias = self.weight.to(kind), self.bias.to(kind)
+        function = _FusedUnifiedNorm if plain_tensor(rows) else UnifiedNormFunction
+        y: Tensor = function.apply(  # type: ignore[no-untyped-call]
             rows,
-            self.weight.to(kind),
-            self.bias.to(kind),
+            weight,
+            bias,
             s2,
             r,
             skip,
@@ -258,7 +298,7 @@ class _UnifiedNorm(WarmUpNotice):
         self.skip_counter.copy_(skip_counter)
 
     def _statistics(self, psi2: Tensor) -> tuple[Tensor, ...]:
-        """(s2, r, skip, plain, slot) of this step as UnifiedNormFunction takes them, each (C).
+        """(s2, r, skip, plain, slot) of this step as UnifiedNormFunction takes them.
 
         The forward state moves on, unless gradients are disabled.
         """
@@ -266,15 +306,17 @@ class _UnifiedNorm(WarmUpNotice):
         t = self.iters + 1
         running, old = self.running_var.to(psi2.dtype), self.buffer_x2.to(psi2.dtype)
         threshold = size * self._spread(old.sqrt())
-        window = _insert(old, t % size, psi2)
+        slot = t % size
+        is_slot = _is_slot(old, slot)
+        window = torch.where(is_slot, psi2, old)
         am, gm = window.mean(0), _geometric_mean(window, self.log_floor)
+        gap = am - gm
+        filtered = torch.zeros_like(t, dtype=torch.bool)
         if self.outlier_filtration:
-            filtered = ((am - gm > threshold).any()) & (t >= self.warmup_iters)
-        else:
-            filtered = torch.zeros_like(t, dtype=torch.bool)
-        skip = filtered | (size == 1)
+            filtered = (gap > threshold).any() & (t >= self.warmup_iters)
+        skip = torch.ones_like(filtered) if size == 1 else filtered
 
-        plain = (t <= size) | (t < self.warmup_iters) | skip
+        plain = (t <= max(size, self.warmup_iters - 1)) | skip
         smooth = {"none": psi2, "ema": running, "am": am, "gm": gm}[self.forward_smoothing]
         s2 = torch.where(plain, psi2, smooth)
         bound = self.compensation_clip
@@ -284,17 +326,19 @@ class _UnifiedNorm(WarmUpNotice):
         # With "ema", s2 is the running value itself and would feed it nothing new.
         news = psi2 if self.forward_smoothing == "ema" else s2
         if torch.is_grad_enabled():
-            self._update(
-                self.momentum * running + (1 - self.momentum) * news,
-                _insert(window, t % size, torch.where(filtered, running, psi2)),
-                t,
-                self.skip_counter + filtered,
-            )
-        self._remember(am=am, gm=gm, gap=am - gm, threshold=threshold, skipped=skip)
-        plain_backward = (t <= size_backward) | (t < self.warmup_iters) | skip
-        decisions = [v.to(r.dtype).expand_as(r) for v in (skip, plain_backward, t % size_backward)]
-        s2, r, kept_skip, kept_plain, slot = kept_for_backward(s2, r, *decisions)
-        return s2, r, kept_skip.bool(), kept_plain.bool(), slot
+            if self.outlier_filtration:
+                window = torch.where(is_slot & filtered, running, window)
+            self._update(torch.lerp(news, running, self.momentum), window, t, self.skip_counter + filtered)
+        self._remember(am=am, gm=gm, gap=gap, threshold=threshold, skipped=skip)
+        plain_backward = plain
+        if size_backward != size:
+            plain_backward = (t <= max(size_backward, self.warmup_iters - 1)) | skip
+            slot = t % size_backward
+        if not torch.compiler.is_compiling():
+            return s2, r, skip, plain_backward, slot
+        decisions = [v.to(r.dtype).expand_as(r) for v in (skip, plain_backward, slot)]
+        s2, r, kept_skip, kept_plain, kept_slot = kept_for_backward(s2, r, *decisions)
+        return s2, r, kept_skip.bool(), kept_plain.bool(), kept_slot
 
     def _spread(self, roots: Tensor) -> Tensor:
         """V of the window's roots (M_f, C): a scalar, or (C) for scope "channel"."""
