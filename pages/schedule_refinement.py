@@ -43,7 +43,8 @@ the weights put nearly all of the run's steps late, where norms are small. The s
 warm-up that nobody would choose. This is no error of the computation but a limit of the method: theory takes the norms
 as given, whatever the steps, while here they shrink *because* of the steps. *Noise keeps them up* has the same network
 with 40 % wrong labels. *Without smoothing* shows why there is a median filter: the weights of raw norms jump from step
-to step, and so does what is called a schedule then.
+to step, and so does what is called a schedule then. The digits can also be *MNIST-1D* or *MNIST*, which are harder to
+fit: do the norms vanish there too?
 
 **The second run costs as much as the first.** A gain from refinement must be worth it; a run of twice the length is
 the rival that this page does not show.

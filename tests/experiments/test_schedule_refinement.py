@@ -18,7 +18,7 @@ from normviz.experiments.schedule_refinement.convex_tasks import (
     ConvexTask,
     absolute_minimum,
 )
-from normviz.experiments.schedule_refinement.first_run import FirstRun
+from normviz.experiments.schedule_refinement.first_run import FirstRun, task_of
 from normviz.experiments.schedule_refinement.frames import frames
 from normviz.experiments.schedule_refinement.guarantees import guarantee
 from normviz.experiments.schedule_refinement.knobs import ARMS, FIRST_RUN
@@ -211,6 +211,20 @@ def test_guarantees_are_the_closed_forms() -> None:
         last = sum(rate / (tail[k + 1] * tail[k]) * squares[k] for k in range(39)) / 2
         bounds.append(task.D**2 / (2 * total) + squares[0] / (2 * total) + last)
     assert of("flat") == pytest.approx(min(bounds))
+
+
+@pytest.mark.parametrize(("data", "values"), [("mnist1d", 40), ("mnist", 784)])
+@pytest.mark.usefixtures("small_mnist")
+def test_other_digits_take_the_place_of_the_small_ones(data: str, values: int) -> None:
+    knobs = small(task="digits", data=data, schedules="refined,linear", rates=1)
+    task, _ = task_of(knobs, 0, CPU)
+    assert task.start(0, 0).shape == (values * 128 + 128 + 128 * 128 + 128 + 128 * 10 + 10,)
+    digits_task.cache_clear()  # what was cached must not outlive the stand-in
+    log = FrameLog(frames(knobs, "cpu"))
+    digits_task.cache_clear()
+    assert not log.events
+    assert set(log.members.values()) == {40}
+    assert small(task="text", data=data).missing() == ""
 
 
 def test_a_schedule_whose_every_rate_explodes_diverges_and_the_others_go_on() -> None:

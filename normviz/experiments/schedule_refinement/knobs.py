@@ -6,6 +6,7 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
+from normviz.digit_sources import DigitData, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -37,6 +38,9 @@ OFFSETS = {"inverse_sqrt": (0.01, 0.1), "inverse_time": (0.01, 0.1)}
 COST = {"text": 0.0026, "digits": 0.00079, "absolute": 3.5e-05, "logistic": 6e-05}
 """Seconds of one step of one network."""
 
+DIGITS_COST = {"digits": 1.0, "mnist1d": 1.0, "mnist": 2.0}
+"""The same, times what it is on 8 x 8 digits."""
+
 
 class Knobs(Base):
     """The task, the schedules that are compared, their learning rates, and how norms are smoothed."""
@@ -44,8 +48,9 @@ class Knobs(Base):
     task: Task = knob(
         "absolute",
         label="Task",
-        help="Text: a recurrent network guesses the next byte of Python's help texts. Digits: an MLP on 8x8 digits. "
-        "Absolute and logistic regression: convex, so the smallest loss is known and theory speaks about them.",
+        help="Text: a recurrent network guesses the next byte of Python's help texts. Digits: an MLP on those that are "
+        "chosen as data. Absolute and logistic regression: convex, so the smallest loss is known and theory "
+        "speaks about them.",
         labels={
             "text": "Text",
             "digits": "Digits",
@@ -54,6 +59,7 @@ class Knobs(Base):
         },
         section="Task",
     )
+    data: DigitData = knob_fields.digit_data(what="What the digits task has", section="Task")
     label_noise: float = knob(
         0.0,
         0.0,
@@ -146,7 +152,12 @@ class Knobs(Base):
         """Steps between two measurements of the loss."""
         return max(1, self.steps // 40)
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_source(self.data) if self.task == "digits" else ""
+
     def work(self) -> float:
         """Seconds: the steps of every network; on a convex task all of a schedule are one batched call."""
         seeds, steps = len(self.seed_range()), self.steps * self.networks()
-        return seeds * (COST[self.task] * steps + 0.00034 * self.steps + 0.055)
+        cost = COST[self.task] * (DIGITS_COST[self.data] if self.task == "digits" else 1.0)
+        return seeds * (cost * steps + 0.00034 * self.steps + 0.055)

@@ -7,14 +7,14 @@ rate; ``torch.func.vmap`` evaluates all of them at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from normviz.data import load_digits, pydoc_topics, seeded_generator
+from normviz.data import load_digit_source, pydoc_topics, seeded_generator
 from normviz.data.sampling import BatchSource, TensorBatches
 from normviz.models import MLP, RNNLanguageModel
 from normviz.norms import LayerNormGRU
@@ -100,8 +100,8 @@ def _language_model() -> nn.Module:
     return network
 
 
-def _digit_network() -> nn.Module:
-    return MLP(64, DIGITS_HIDDEN, CLASSES)
+def _digit_network(values: int) -> nn.Module:
+    return MLP(values, DIGITS_HIDDEN, CLASSES)
 
 
 @lru_cache(maxsize=16)
@@ -114,15 +114,23 @@ def text_task(seed: int, device: torch.device) -> NetworkTask:
 
 
 @lru_cache(maxsize=16)
-def digits_task(seed: int, noise: float, device: torch.device) -> NetworkTask:
-    """Digits in batches of 64, of which a share of the labels is replaced by another class; the split is the seed's."""
-    data = load_digits("flat", seed=seed)
+def digits_task(seed: int, noise: float, device: torch.device, data: str = "digits") -> NetworkTask:
+    """Digits in batches of 64, of which a share of the labels is replaced by another class; the split is the seed's.
+
+    Args:
+        seed: of the split and the wrong labels.
+        noise: the share.
+        device: where the networks are trained.
+        data: which digits (:data:`normviz.digit_sources.DIGIT_SOURCES`).
+    """
+    given = load_digit_source(data, "flat", seed=seed)
     y_train, y_test = (
         _noisy(y, noise, seeded_generator(seed, 42, part))
-        for part, y in enumerate((data.y_train, data.y_test))
+        for part, y in enumerate((given.y_train, given.y_test))
     )
-    batches = tuple(TensorBatches((data.x_train, y_train), DIGITS_BATCH, stream=run) for run in (0, 1))
-    return NetworkTask(_digit_network, batches, (data.x_test, y_test), device)
+    batches = tuple(TensorBatches((given.x_train, y_train), DIGITS_BATCH, stream=run) for run in (0, 1))
+    network = partial(_digit_network, given.x_train.shape[1])
+    return NetworkTask(network, batches, (given.x_test, y_test), device)
 
 
 def _noisy(y: Tensor, share: float, generator: torch.Generator) -> Tensor:
