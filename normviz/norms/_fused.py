@@ -16,7 +16,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-__all__ = ["blend", "blocks", "channel_sums", "fusible", "plain", "scale_shift"]
+__all__ = [
+    "blend",
+    "blocks",
+    "channel_sums",
+    "fusible",
+    "group_scale",
+    "group_scale_gradient",
+    "plain",
+    "scale_shift",
+]
 
 BLOCK = 2**16
 """Numbers of one block for each thread: a few such blocks fit into two megabytes of cache."""
@@ -104,4 +113,22 @@ def blend(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
     out = torch.empty_like(y)
     for part in blocks(y):
         torch.mul(x[part], a, out=out[part]).addcmul_(y[part], b, value=-1)
+    return out.view(shape)
+
+
+def group_scale(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x rho and rho = 1 / sqrt(mean x^2 + eps) along the last axis: x (..., L), rho (..., 1)."""
+    rho = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return x * rho, rho
+
+
+def group_scale_gradient(dy: Tensor, x: Tensor, rho: Tensor) -> Tensor:
+    """rho (dy - rho^2 x mean(dy x)), the gradient for x of :func:`group_scale`."""
+    shape = x.shape
+    dy, x, rho = dy.reshape(-1, shape[-1]), x.reshape(-1, shape[-1]), rho.view(-1, 1)
+    out = torch.empty_like(x)
+    for part in blocks(x):
+        own, row = torch.mul(dy[part], x[part], out=out[part]), rho[part]
+        pulled = own.sum(-1, keepdim=True).mul_(row).mul_(row).mul_(row).div_(-shape[-1])
+        torch.mul(dy[part], row, out=own).addcmul_(x[part], pulled)
     return out.view(shape)

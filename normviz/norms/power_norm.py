@@ -31,12 +31,15 @@ poisoned for good), and the forward state advances only while gradients are enab
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from normviz.norms._fused import blend, channel_sums, fusible, group_scale, group_scale_gradient, scale_shift
+from normviz.norms._fused import plain as plain_tensor
 from normviz.norms._placement import place
 from normviz.norms._rows import (
     align_padding,
@@ -65,7 +68,8 @@ __all__ = [
 def _write_finite(buffer: Tensor, new: Tensor) -> None:
     """Store ``new`` in ``buffer`` where it is finite there; elsewhere the old value stays."""
     stored = new.to(buffer.dtype)
-    buffer.copy_(torch.where(torch.isfinite(stored), stored, buffer))
+    finite = stored - stored == 0  # inf and NaN give NaN; a third of the operations of isfinite
+    buffer.copy_(torch.where(finite, stored, buffer))
 
 
 class GroupScaling(nn.Module):
@@ -101,12 +105,40 @@ class GroupScaling(nn.Module):
                 f"x must have a last axis divisible by groups = {self.groups}, got shape {tuple(x.shape)}."
             )
         grouped = x.to(kind).reshape(*x.shape[:-1], self.groups, channels // self.groups)  # (..., G, C/G)
-        scaled = grouped * torch.rsqrt(grouped.square().mean(-1, keepdim=True) + self.eps)
+        if plain_tensor(grouped):
+            scaled: Tensor = _FusedGroupScaling.apply(grouped, self.eps)  # type: ignore[no-untyped-call]
+        else:
+            scaled = self.formula(grouped, self.eps)
         return scaled.flatten(-2).to(x.dtype)
+
+    @staticmethod
+    def formula(x: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean x^2 + eps) along the last axis."""
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
     def extra_repr(self) -> str:
         """Constructor arguments."""
         return f"groups={self.groups}, eps={self.eps}"
+
+
+class _FusedGroupScaling(torch.autograd.Function):
+    """:meth:`GroupScaling.formula` for plain tensors on the CPU, and its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        """x (..., L) to x rho, with rho = 1 / sqrt(mean x^2 + eps) along the last axis."""
+        ctx.eps = eps
+        ctx.save_for_backward(x)
+        scaled, ctx.rho = group_scale(x, eps)
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """rho (dy - rho^2 x mean(dy x)); from the formula, where a graph is recorded."""
+        (x,) = ctx.saved_tensors
+        if not fusible(dy):
+            return *torch.autograd.grad(GroupScaling.formula(x, ctx.eps), x, dy, create_graph=True), None
+        return group_scale_gradient(dy, x, ctx.rho), None
 
 
 class PowerNormFunction(torch.autograd.Function):
@@ -159,6 +191,45 @@ class PowerNormFunction(torch.autograd.Function):
         dweight = (dy * z).sum(rows) if need_weight else None
         dbias = dy.sum(rows) if need_bias else None
         return dx, dweight, dbias, None, None, None, None, None, None
+
+
+class _FusedPowerNorm(torch.autograd.Function):
+    """:class:`PowerNormFunction` for plain tensors on the CPU: one pass for y, two for its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """The inputs are those of :class:`PowerNormFunction`, and last whether psi is a mean over all rows of x."""
+        x, weight, bias, D, psi, ema_gz, ctx.official, ctx.alpha_bkw, ctx.eps, ctx.whole = inputs
+        ctx.save_for_backward(x, weight, D, psi, ema_gz)
+        ctx.scale = torch.rsqrt(D + ctx.eps)
+        return scale_shift(
+            x,
+            ctx.scale if weight is None else weight * ctx.scale,
+            torch.zeros_like(D) if bias is None else bias,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """As in :class:`PowerNormFunction`, whose formulas also serve second derivatives.
+
+        z is a multiple of x and u one of dy, channel by channel, so mean(u~ z) is made of the sums of dy x and x^2.
+        """
+        x, weight, _, psi, ema_gz = ctx.saved_tensors
+        if not fusible(dy):
+            return *PowerNormFunction.backward(ctx, dy), None
+        scale, rows = ctx.scale, math.prod(x.shape[:-1])
+        products, dbias = channel_sums(dy, x)
+        dweight = products * scale  # sum dy z
+        mean_gz = (dweight if weight is None else weight * dweight).div_(rows)
+        ema = ema_gz.to(x.dtype)
+        pulled = (1 - ctx.alpha_bkw) * ema
+        squares = psi if ctx.whole else channel_sums(x, x)[0].div_(rows)
+        _write_finite(unversioned(ema_gz), ema + (mean_gz - pulled * squares * scale.square()))
+        root = torch.rsqrt(psi + ctx.eps) if ctx.official else scale
+        dx = blend(root if weight is None else weight * root, dy, pulled * scale * root, x)
+        if weight is None:  # both are there or none
+            return dx, *(9 * (None,))
+        return dx, dweight, dbias, *(7 * (None,))
 
 
 class _QuadraticMeanNorm(nn.Module):
@@ -417,15 +488,17 @@ class PowerNorm(WarmUpNotice, _QuadraticMeanNorm):
             phi = self.running_phi.to(psi.dtype)
             t = self.iters + 1
             D = torch.where(t <= self.warmup_iters, psi, phi)
-            cumulative = torch.where(t < self.warmup_iters, phi * (t - 1) / t + psi / t, phi)
-            new = self.alpha_fwd * cumulative + (1 - self.alpha_fwd) * psi
-            D, psi = kept_for_backward(D, psi)
+            first = torch.where(t < self.warmup_iters, t.to(psi.dtype).reciprocal(), 0.0)
+            cumulative = torch.lerp(phi, psi, first)  # phi (t-1)/t + psi/t while t < warmup_iters, then phi
+            new = torch.lerp(psi, cumulative, self.alpha_fwd)
+            if torch.compiler.is_compiling():
+                D, psi = kept_for_backward(D, psi)
         if torch.is_grad_enabled():
             with torch.no_grad():
                 _write_finite(self.running_phi, new)
                 self.iters.copy_(t)
         gamma, beta = self._affine(scaled.dtype)
-        y: Tensor = PowerNormFunction.apply(  # type: ignore[no-untyped-call]
+        inputs = (
             scaled,
             gamma,
             beta,
@@ -436,6 +509,10 @@ class PowerNorm(WarmUpNotice, _QuadraticMeanNorm):
             self.alpha_bkw,
             self.eps,
         )
+        if plain_tensor(scaled):
+            fused: Tensor = _FusedPowerNorm.apply(*inputs, pad is None)  # type: ignore[no-untyped-call]
+            return fused
+        y: Tensor = PowerNormFunction.apply(*inputs)  # type: ignore[no-untyped-call]
         return y
 
     def extra_repr(self) -> str:

@@ -14,15 +14,38 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from normviz.norms import UnifiedNorm1d, UnifiedNorm2d, _fused
+from normviz.norms import GroupScaling, PowerNorm, UnifiedNorm1d, UnifiedNorm2d, _fused
 
 STEPS = 6
 Build = Callable[[], nn.Module]
+
+
+class Padded(nn.Module):
+    """A norm of (B, T, C) with a mask: the last tokens of every second sequence are padding."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        pad = torch.zeros(x.shape[:2], dtype=torch.bool)
+        pad[::2, -2:] = True
+        y: Tensor = self.norm(x, pad)
+        return y
+
 
 LAYERS: dict[str, tuple[Build, tuple[int, ...]]] = {
     "UnifiedNorm1d": (lambda: UnifiedNorm1d(6, 2, 3), (7, 5, 6)),
     "UnifiedNorm1d, rows": (lambda: UnifiedNorm1d(6, (3, 2), 4, outlier_filtration=True), (40, 6)),
     "UnifiedNorm1d, window 1": (lambda: UnifiedNorm1d(6, 1, 1), (7, 5, 6)),
+    "UnifiedNorm1d, padded": (lambda: Padded(UnifiedNorm1d(6, 2, 3)), (7, 5, 6)),
+    "PowerNorm": (lambda: PowerNorm(6, warmup_iters=3, groups=2), (7, 5, 6)),
+    "PowerNorm, paper": (
+        lambda: PowerNorm(6, warmup_iters=2, mode="paper", affine=False, group_scaling=False),
+        (40, 6),
+    ),
+    "PowerNorm, padded": (lambda: Padded(PowerNorm(6, warmup_iters=3, batch_first=True)), (7, 5, 6)),
+    "GroupScaling": (lambda: GroupScaling(3), (7, 5, 6)),
     "UnifiedNorm2d": (lambda: UnifiedNorm2d(6, 2, 2, forward_smoothing="am"), (5, 6, 4, 3)),
 }
 
