@@ -59,7 +59,8 @@ grows by chance alone, since it never shrinks: each unlucky batch is a step up. 
 so this test has the largest size within the first steps. *Leave out the worst* takes the 80 % quantile instead, which
 is not the paper's. *The public code's η* is 0.1: it asks for a hundred times the ratio of noise and gradient, which is
 fine for millions of samples and too much for 20,000. *A network on digits* can fit all of its samples, so that noise
-vanishes with the gradient and small steps do no harm: for the same number of samples many small steps win there.
+vanishes with the gradient and small steps do no harm: for the same number of samples many small steps win there. Take
+*MNIST-1D* or *MNIST* as its data, which are harder to fit.
 
 **What it costs.** The gradient of each sample is needed as long as the batch may grow. `normviz.adaptive` has forms
 that need less: means of micro-batches, or the moments of the shards of several devices, pooled exactly.

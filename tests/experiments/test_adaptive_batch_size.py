@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from normviz.adaptive import (
     orthogonality_test,
     per_sample_gradients,
 )
+from normviz.digit_sources import DIGIT_SOURCES
 from normviz.experiments import adaptive_batch_size as ab
 from normviz.experiments.adaptive_batch_size import toy
 from normviz.experiments.adaptive_batch_size.exact_curves import FIVE, STAIRCASE
@@ -120,6 +122,32 @@ def test_samples_are_the_seeds(task: str) -> None:
 
 def test_size_of_the_held_out_digits() -> None:
     assert len(problem_of("digits", 0, 1000, CPU).y_test) == DIGITS_TESTED
+
+
+@pytest.mark.parametrize(("data", "values"), [("mnist1d", 40), ("mnist", 784)])
+@pytest.mark.usefixtures("small_mnist")
+def test_other_digits_take_the_place_of_the_small_ones(data: str, values: int) -> None:
+    knobs = Knobs(task="digits", data=data, arms=("small", "norm"), samples=1000, seeds=1, max_batch=64)
+    problem_of.cache_clear()  # what was cached must not outlive the stand-in
+    problem = problem_of("digits", 0, 1000, CPU, data)
+    assert sum(p.numel() for p in problem.start().parameters()) == values * 64 + 64 + 64 * 10 + 10
+    assert 4 * len(problem.y_test) == len(problem.y)
+    log = FrameLog(islice(ab.EXPERIMENT.frames(knobs, "cpu"), 20))
+    problem_of.cache_clear()
+    assert not log.events
+    assert set(log.members) == {(ARM_NAMES[kind], 0) for kind in knobs.kinds()}
+    assert np.isfinite(log.scalars("accuracy")["value"]).all()
+    assert log.arrays("fan")
+    assert Knobs(data=data).missing() == ""
+
+
+def test_the_largest_batch_is_cut_to_the_samples_and_on_mnist_to_a_thousand() -> None:
+    most = {
+        data: Knobs(task="digits", data=data, max_batch=2048).largest_batch(4000) for data in DIGIT_SOURCES
+    }
+    assert most == {"digits": 2048, "mnist1d": 2048, "mnist": 1000}
+    assert Knobs(task="digits", max_batch=2048).largest_batch(1437) == 1437
+    assert Knobs(data="mnist", max_batch=2048).largest_batch(20_000) == 2048
 
 
 # -- arms --------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms
+from normviz.digit_sources import DigitData, missing_source
+from normviz.experiments.adaptive_batch_size.sizes import LARGEST_ON_MNIST
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.progress import SAMPLES, Progress
@@ -47,6 +49,10 @@ TESTS: dict[str, str] = {
 """The arms whose batch grows, in the order in which the first of them is drawn in detail, and their tests."""
 
 
+DIGITS_COST = {"digits": 1.0, "mnist1d": 1.0, "mnist": 9.0}
+"""Seconds of one sample, times what it is on 8 x 8 digits."""
+
+
 class Knobs(Base):
     """The task, the arms, the tests and their tolerances, the ends of the batch size."""
 
@@ -54,10 +60,12 @@ class Knobs(Base):
         "logistic",
         label="Task",
         help="Logistic regression: 20,000 samples of 50 numbers, labels drawn at random from their true probabilities. "
-        "Digits: an MLP on 8x8 pictures. Two numbers: least squares in two dimensions, where the noise is known.",
+        "Digits: an MLP on those that are chosen as data. Two numbers: least squares in two dimensions, "
+        "where the noise is known.",
         labels={"logistic": "Logistic regression", "digits": "Digits", "toy": "Two numbers"},
         section="Task",
     )
+    data: DigitData = knob_fields.digit_data(what="What the digits task has", section="Task")
     arms: tuple[ArmName, ...] = knob(
         ("small", "large", "norm", "adagrad", "coordinates"),
         label="Arms",
@@ -126,7 +134,8 @@ class Knobs(Base):
         64,
         4096,
         label="Largest batch size",
-        help="Also the size of the constant large batch. It is cut to the number of training samples.",
+        help="Also the size of the constant large batch. It is cut to the number of training samples, "
+        "on MNIST to 1,000.",
         section="Batch",
     )
     rate_scale: float = knob(
@@ -169,6 +178,15 @@ class Knobs(Base):
         """Samples: steps of different arms are not comparable."""
         return SAMPLES
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_source(self.data) if self.task == "digits" else ""
+
+    def largest_batch(self, trained: int) -> int:
+        """The largest batch size where there are so many training samples."""
+        most = min(self.max_batch, trained)
+        return min(most, LARGEST_ON_MNIST) if (self.task, self.data) == ("digits", "mnist") else most
+
     def mark_every(self) -> int:
         """Samples between two marks of the axis at which all arms and seeds are shown."""
         return max(1, self.samples // 120)
@@ -181,6 +199,8 @@ class Knobs(Base):
         """Seconds: samples of every arm, steps as if batches grew after a while, tests, and evaluations."""
         seeds, arms = len(self.seed_range()), len(self.kinds())
         sample = {"logistic": 1.6e-06, "digits": 1.3e-05, "toy": 1.3e-06}[self.task]
+        if self.task == "digits":
+            sample *= DIGITS_COST[self.data]
         step = 0.00084 if self.task == "digits" else 0.00051
         of_arm = self.samples * (sample + 0.3 * step / self.initial_batch) + 120 * 0.00018
         tested = sum(kind in TESTS for kind in self.arms)

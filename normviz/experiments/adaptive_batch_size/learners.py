@@ -64,7 +64,7 @@ class Learner:
         self.problem, self.knobs = problem, knobs
         self.model = problem.start()
         self.n = len(problem.x)
-        self.most = min(knobs.max_batch, self.n)
+        self.most = knobs.largest_batch(self.n)
         self.growing: AdAdaGradNorm | AdAdaGrad | None = None
         self.controller: AdaptiveBatchSize | None = None
         self.optimizer = self._build()

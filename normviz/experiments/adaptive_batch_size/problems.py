@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from normviz.data import load_digits, seeded_generator
+from normviz.data import load_digit_source, seeded_generator
 from normviz.experiments.adaptive_batch_size import toy
 from normviz.experiments.adaptive_batch_size.sizes import (
     DIGITS_TESTED,
@@ -81,7 +81,7 @@ def _half_square(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def problem_of(task: str, seed: int, samples: int, device: torch.device) -> Problem:
+def problem_of(task: str, seed: int, samples: int, device: torch.device, data: str = "digits") -> Problem:
     """The problem of a seed: it draws the data, their split and the first weights.
 
     Args:
@@ -89,9 +89,10 @@ def problem_of(task: str, seed: int, samples: int, device: torch.device) -> Prob
         seed: of everything that is drawn.
         samples: of the whole run; the problem of two numbers has as many, so that none is seen twice.
         device: where it is solved.
+        data: which digits (:data:`normviz.digit_sources.DIGIT_SOURCES`).
     """
     if task == "digits":
-        return _digits(seed, device)
+        return _digits(data, seed, device)
     return _toy(seed, samples, device) if task == "toy" else _logistic(seed, device)
 
 
@@ -129,12 +130,13 @@ def least_logistic_loss(x: Tensor, y: Tensor) -> float:
     return float(binary_cross_entropy_with_logits(x @ w, y))
 
 
-def _digits(seed: int, device: torch.device) -> Problem:
-    data = load_digits("flat", test_size=DIGITS_TESTED, seed=seed)
+def _digits(kind: str, seed: int, device: torch.device) -> Problem:
+    data = load_digit_source(kind, "flat", test_size=DIGITS_TESTED if kind == "digits" else None, seed=seed)
+    values = data.x_train.shape[1]
 
     def start() -> nn.Module:
         with seeded(int(torch.randint(2**31, (), generator=seeded_generator(seed, STREAM)))):
-            return MLP(64, [DIGITS_HIDDEN], 10, activation="tanh", init="lecun").to(device)
+            return MLP(values, [DIGITS_HIDDEN], 10, activation="tanh", init="lecun").to(device)
 
     return Problem(
         x=data.x_train.to(device),
