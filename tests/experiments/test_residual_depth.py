@@ -133,6 +133,18 @@ def test_sweep() -> None:
     assert data["x"].tolist() == pytest.approx([0.25, 0.5, 1.0])
 
 
+@pytest.mark.parametrize("data", ["mnist1d", "mnist"])
+@pytest.mark.usefixtures("small_mnist")
+def test_other_digits_take_the_place_of_the_small_ones(data: str) -> None:
+    for task in ("training", "sweep"):
+        knobs = rd.Knobs(task=task, data=data, methods=("inv", "fixup"), sweep_points=3, **TINY)
+        run = rd.run(knobs, device="cpu")
+        assert not run.log.events
+        assert set(run.log.members) == {(arm, 0) for arm in knobs.shown_arms()}
+        assert np.isfinite(run.log.scalars("complexity")["value"]).all()
+    assert rd.Knobs(task="expansion", data=data).missing() == ""
+
+
 def test_same_seed_same_numbers() -> None:
     knobs = rd.Knobs(methods=("inv", "fixup"), **TINY)
     first, second = (rd.run(knobs, device="cpu").log.scalars("loss")["value"].to_numpy() for _ in range(2))

@@ -1,7 +1,8 @@
 """What is trained and taken apart on the page *Residual depth*.
 
-Training: scikit-learn's digits (64 pixels), Linear(64, width), n residual branches of two layers, Linear(width, 10);
-SGD with momentum 0.9. All methods but Fixup start from the same weights. Fixup's scalars learn at a tenth of the rate.
+Training: scikit-learn's digits (64 pixels), MNIST-1D or MNIST, Linear(values, width), n residual branches of two
+layers, Linear(width, 10); SGD with momentum 0.9. All methods but Fixup start from the same weights. Fixup's scalars
+learn at a tenth of the rate.
 
 Taking apart: no training. A tower of random modules grows; at each depth its expansion is computed in float64 on the
 CPU and compared with the tower itself.
@@ -25,7 +26,8 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
-from normviz.data import SupervisedData, by_seed, load_digits, seeded_generator
+from normviz.data import SupervisedData, by_seed, load_digit_source, seeded_generator
+from normviz.digit_sources import digit_source
 from normviz.experiments.residual_depth.knobs import SMALL, Knobs, arm_name, scaled, sweep_name
 from normviz.experiments.residual_depth.recorded import SLOPES
 from normviz.frame import Frame, Value
@@ -113,7 +115,7 @@ def _all_paths(modules: list[nn.Linear], x: Tensor, k: int) -> Tensor:
 
 
 def _trained(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
-    data = cache(lambda seed: load_digits("flat", seed=seed).to(device))
+    data = cache(lambda seed: load_digit_source(knobs.data, "flat", seed=seed).to(device))
     yield from train(
         _arms(knobs),
         knobs.seed_range(),
@@ -149,6 +151,7 @@ def _arm(name: str, method: str, rate: float, knobs: Knobs, lam: float | None = 
             dim=knobs.width,
             method="plain" if method == "custom" else method,
             activation=knobs.activation,
+            in_dim=digit_source(knobs.data).values,
             seed=torch.initial_seed(),
         )
         if fixed is not None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from normviz import knob_fields
 from normviz.arms import Arms
+from normviz.digit_sources import DigitData, digit_source, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.progress import STEPS, Progress
@@ -60,6 +61,7 @@ class Knobs(Base):
         labels={"training": "Train", "expansion": "Take apart", "sweep": "Sweep the scale"},
         section="Experiment",
     )
+    data: DigitData = knob_fields.digit_data(what="What towers are trained on; taken apart, they have none")
     methods: tuple[MethodName, ...] = knob(
         ("plain", "inv_sqrt", "inv", "skipinit", "fixup", "batchnorm"),
         label="Methods",
@@ -177,6 +179,10 @@ class Knobs(Base):
         """Training steps, or the depth when towers are taken apart."""
         return DEPTHS if self.task == "expansion" else STEPS
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own; towers that are taken apart have no data."""
+        return "" if self.task == "expansion" else missing_source(self.data)
+
     def work(self) -> float:
         """Seconds: a module in every step, its weights and its samples; or the terms of the expansion."""
         members, samples = self.members(), self.batch_size * self.width
@@ -184,7 +190,19 @@ class Knobs(Base):
             term = 7.8e-05 + samples * (1.1e-09 + 2.2e-09 * self.width)
             return members * ((self.depth + 2) * (self.order + 1) * term + 0.0098)
         module = 0.00029 + 1.6e-09 * self.width**2 + samples * (1.3e-09 + 3.4e-10 * self.width)
-        return members * (self.steps * (self.depth + 2) * module + 0.0098)
+        seconds = self.steps * (self.depth + 2) * module + 0.0098
+        if self.data != "digits":
+            seconds += self._work_of_larger_data()
+        return members * seconds
+
+    def _work_of_larger_data(self) -> float:
+        """Seconds of one member that more examples and more values take, beside those of the 8 x 8 digits."""
+        source, usual = digit_source(self.data), digit_source("digits")
+        encoder = self.steps * self.batch_size * self.width * 3.4e-10 * (source.values - usual.values)
+        more = (
+            max(0, source.tested - usual.tested) * self.depth * self.width * (1.3e-09 + 3.4e-10 * self.width)
+        )
+        return max(0.0, encoder) + min(9.0, self.steps / 5 + 1) * more
 
 
 def scaled(knobs: Knobs) -> list[str]:
