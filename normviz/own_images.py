@@ -206,13 +206,24 @@ def read_images(key: str, folder: Path | None = None) -> OwnImages:
         raise ImagesUploadError(f"The images {key} are not on this machine: upload them again.") from None
 
 
-def missing_images(key: str, *, most_classes: int = MOST_CLASSES, least: int = 0) -> str:
+def missing_images(
+    key: str,
+    *,
+    most_classes: int = MOST_CLASSES,
+    least: int = 0,
+    least_classes: int = 2,
+    each: int = 0,
+    advice: str = "",
+) -> str:
     """Why no run can train on those images, in a sentence; empty if one can.
 
     Args:
         key: of the images; "" if none are chosen.
         most_classes: most classes that the page's networks tell apart.
         least: fewest images that the page needs.
+        least_classes: fewest classes that it needs.
+        each: fewest images of a class that it needs.
+        advice: a sentence that follows where there are too few images.
     """
     if not key:
         return "Bring a zip of images to train on, with one folder per class."
@@ -222,8 +233,13 @@ def missing_images(key: str, *, most_classes: int = MOST_CLASSES, least: int = 0
         return str(error)
     if len(images.class_names) > most_classes:
         return f"The images {key} have {len(images.class_names)} classes; here at most {most_classes} are told apart."
+    if len(images.class_names) < least_classes:
+        return f"The images {key} have {len(images.class_names)} classes; here at least {least_classes} are needed."
+    if (fewest := min(images.counts.values())) < each:
+        return f"A class of the images {key} has {fewest:,}; here every class needs at least {each:,}."
     if len(images.labels) < least:
-        return f"The images {key} are {len(images.labels):,}; at least {least:,} are needed here."
+        said = f"The images {key} are {len(images.labels):,}; at least {least:,} are needed here."
+        return f"{said} {advice}".rstrip()
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from normviz.experiments.federated_pruning.exchange_curves import exchange_figure, format_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.own_data import own_images_widget
 
 INTRO = r"""
 In **federated learning** many devices train one network, and their data stay where they are. In every *round* each
@@ -158,4 +159,11 @@ Our convention, for a client with the mean number of samples $N$:
     ),
 )
 
-experiment_page("federated-pruning", intro=INTRO, reading=READING, maths=MATHS, exact=EXACT)
+experiment_page(
+    "federated-pruning",
+    intro=INTRO,
+    reading=READING,
+    maths=MATHS,
+    widgets={"data": own_images_widget},
+    exact=EXACT,
+)

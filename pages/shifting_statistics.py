@@ -3,6 +3,7 @@
 from normviz.experiments.shifting_statistics.alpha_mixture import channel_figure, trade_off_figure
 from normviz.experiments.shifting_statistics.batch_weights import played_weights_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.own_data import own_images_widget
 
 INTRO = r"""
 **Batch norm** sets every channel of a layer to mean 0 and variance 1. In training it measures mean and variance in the
@@ -166,4 +167,11 @@ The buffer is a uniform sample of the stream so far (reservoir).
     ),
 )
 
-experiment_page("shifting-statistics", intro=INTRO, reading=READING, maths=MATHS, exact=EXACT)
+experiment_page(
+    "shifting-statistics",
+    intro=INTRO,
+    reading=READING,
+    maths=MATHS,
+    widgets={"data": own_images_widget},
+    exact=EXACT,
+)

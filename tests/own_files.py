@@ -26,15 +26,16 @@ def plants(rows: int = 120) -> bytes:
 
 
 def shapes(each: int = 30, classes: int = 3, side: int = 32) -> bytes:
-    """A zip of PNG files: every class a bright square at its own place, on noise."""
+    """A zip of PNG files: every class a bright square of its own size, on noise."""
     drawn = np.random.default_rng(0)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for i in range(each * classes):
             label = i % classes
             pixels = drawn.integers(0, 120, (side, side), dtype=np.uint8)
-            row, column = side // 2 * (label // 5), side // 5 * (label % 5)
-            pixels[row : row + side // 3, column : column + side // 5] = 255
+            size = 3 + 28 * label // classes
+            row, column = drawn.integers(0, side - size, 2)
+            pixels[row : row + size, column : column + size] = 255
             picture = io.BytesIO()
             Image.fromarray(pixels).save(picture, "PNG")
             archive.writestr(f"class {label}/{i:04}.png", picture.getvalue())

@@ -16,14 +16,16 @@ OpenPage = Callable[..., AppTest]
 PAGES: dict[str, dict[str, str]] = {
     "self-normalizing": {"arms": "snn", "depth": "2", "width": "16", "steps": "10", "seeds": "1"},
     "evolving-layers": {"layers": "S0", "batch_sizes": "8", "steps": "10", "seeds": "1"},
+    "shifting-statistics": {"methods": "tbn", "images": "64", "seeds": "1"},
+    "federated-pruning": {"arms": "dense", "clients": "2", "rounds": "3"},
 }
 FILES = {
     "own_table": ("plants.csv", plants(), "text/csv"),
-    "own_images": ("shapes.zip", shapes(), "application/zip"),
+    "own_images": ("shapes.zip", shapes(80), "application/zip"),
 }
 READ = {
     "own_table": "plants.csv\\: 120 rows, 4 inputs, 3 classes\\: fern 40, moss 40, reed 40.",
-    "own_images": "shapes.zip\\: 90 images, 3 classes\\: class 0 30, class 1 30, class 2 30.",
+    "own_images": "shapes.zip\\: 240 images, 3 classes\\: class 0 80, class 1 80, class 2 80.",
 }
 
 

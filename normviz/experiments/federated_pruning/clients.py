@@ -9,15 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normviz.data import load_digits, load_mnist_sample
-from normviz.experiments.federated_pruning.knobs import Knobs
+from normviz.data import SupervisedData, load_digits, load_mnist_sample, load_own_images
+from normviz.experiments.federated_pruning.knobs import PUBLIC, Knobs
 from normviz.federated import dirichlet_partition, train_client
 from normviz.models import ConvNet
 
 __all__ = ["CLASSES", "Federation", "build_federation"]
 
-PUBLIC = 100
-"""Samples that the server has, and pre-trains on."""
 SERVER_RATE = 0.1
 """Learning rate of the server, the same whatever the clients' is, so that all of a grid start alike."""
 CLASSES = 10
@@ -68,9 +66,15 @@ class Federation:
         return net
 
 
+def _load(knobs: Knobs, seed: int) -> SupervisedData:
+    if knobs.data == "own":
+        return load_own_images(knobs.own_images, side=14, seed=seed)
+    return load_digits(seed=seed) if knobs.data == "digits" else load_mnist_sample(side=14, seed=seed)
+
+
 def build_federation(knobs: Knobs, seed: int, device: torch.device) -> Federation:
     """The federation of one seed, which draws the test set, the public samples and the clients."""
-    data = load_digits(seed=seed) if knobs.data == "digits" else load_mnist_sample(side=14, seed=seed)
+    data = _load(knobs, seed)
     order = np.random.default_rng(seed).permutation(len(data.y_train))
     public, rest = np.sort(order[:PUBLIC]), np.sort(order[PUBLIC:])
     labels = data.y_train.numpy()[rest]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from normviz.experiments.federated_pruning.adjustments import adjustment_figure
 from normviz.experiments.federated_pruning.candidate_table import candidate_figure
 from normviz.experiments.federated_pruning.client_labels import label_figure
@@ -25,13 +27,13 @@ def _accuracy(board: Board) -> Figure:
     )
 
 
-def _recall(board: Board) -> Figure:
+def _recall(board: Board, what: str) -> Figure:
     return board.profile(
         "recall",
-        title="Accuracy by digit",
-        x="digit",
+        title=f"Accuracy by {what}",
+        x=what,
         y="share of right answers",
-        look_for="Is there a digit that the network never names?",
+        look_for=f"Is there a {what} that the network never names?",
         positions=[float(digit) for digit in range(CLASSES)],
     )
 
@@ -89,7 +91,8 @@ def sheet(knobs: Knobs) -> Sheet:
     if knobs.task == "candidates":
         stage["ranking"] = ranking_figure
     stage["layer_density"] = share_figure
-    network: dict[str, Drawer] = {"recall": _recall, "test_loss": _loss}
+    recall = partial(_recall, what="class" if knobs.data == "own" else "digit")
+    network: dict[str, Drawer] = {"recall": recall, "test_loss": _loss}
     costs: dict[str, Drawer] = {"operations": _operations, "bytes": _bytes}
     if knobs.task == "candidates":
         costs = {"cost": cost_figure, **costs}

@@ -1,13 +1,14 @@
 """What is trained on the page *Federated pruning*: all arms on the same clients, one round each in turn.
 
-ConvNet 16-32-32 with batch norms and 14,458 parameters on 8 x 8 digits (or 14 x 14 MNIST), pre-trained by the server
-on 100 public samples. The other training samples belong to the clients; a quarter of the data is for
-testing.
+ConvNet 16-32-32 with batch norms and 14,458 parameters on 8 x 8 digits (or MNIST or images of the reader's own, both
+14 x 14), pre-trained by the server on 100 public samples. The other training samples belong to the clients; a quarter
+of the data is for testing.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection, Iterator
 
 import numpy as np
@@ -175,6 +176,11 @@ def exchanged(
     return np.array(grown, dtype=np.float32)
 
 
+def _share(right: Tensor) -> float:
+    """Mean; NaN of none, as for a class that the reader's own images do not have."""
+    return float(right.mean()) if len(right) else math.nan
+
+
 @torch.no_grad()
 def _evaluate(member: Trainee, at: int) -> dict[str, Value]:
     """Accuracy, what is kept in each layer, costs so far; the masks where they may have moved."""
@@ -188,7 +194,7 @@ def _evaluate(member: Trainee, at: int) -> dict[str, Value]:
     values: dict[str, Value] = {
         "accuracy": float(right.mean()),
         "test_loss": float(F.cross_entropy(logits, y)),
-        "recall": np.array([float(right[y == c].mean()) for c in range(CLASSES)], dtype=np.float32),
+        "recall": np.array([_share(right[y == c]) for c in range(CLASSES)], dtype=np.float32),
         "layer_density": np.array(density, dtype=np.float32),
     }
     if at:

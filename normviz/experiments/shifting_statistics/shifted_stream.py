@@ -59,7 +59,7 @@ def meet_stream(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     """Train each seed's source network, then let every method meet the stream."""
     streams = {
         seed: corrupted_stream(
-            knobs.data, seed, knobs.corruption, knobs.severity, knobs.order, knobs.images, device
+            knobs.pictures(), seed, knobs.corruption, knobs.severity, knobs.order, knobs.images, device
         )
         for seed in knobs.seed_range()
     }
@@ -68,7 +68,7 @@ def meet_stream(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
         yield Frame(0, knobs.arm_name(knobs.kinds()[0]), knobs.first_seed, shown)
     members: list[Trainee] = []
     for seed, stream in streams.items():
-        source = train_source(knobs.data, seed, knobs.source_epochs, device)
+        source = train_source(knobs.pictures(), seed, knobs.source_epochs, device)
         members += [Adapting(kind, knobs, seed, source, stream) for kind in knobs.kinds()]
     yield from interleave(
         members,

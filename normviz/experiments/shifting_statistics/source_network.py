@@ -17,7 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from normviz.adaptive import corruptions
 from normviz.data import IndexSampler, SupervisedData, seeded_generator
-from normviz.experiments.shifting_statistics.digit_pictures import WHITE, load_pictures
+from normviz.experiments.shifting_statistics.digit_pictures import load_pictures, white_of
+from normviz.experiments.shifting_statistics.knobs import held_out
+from normviz.experiments.shifting_statistics.recorded import CLASSES
 from normviz.models import ConvNet
 from normviz.training.seeding import seeded
 
@@ -25,12 +27,10 @@ __all__ = ["Stream", "corrupted_stream", "train_source"]
 
 CHANNELS = (16, 32, 32)
 SOURCE_BATCH, SOURCE_RATE = 50, 3e-3
-HELD_OUT = {"digits": 797, "mnist": 4000}
-"""Test pictures: all but the thousand that train the source."""
 
 
 def _load(data: str, seed: int) -> SupervisedData:
-    return load_pictures(data, test_size=HELD_OUT[data], seed=seed)
+    return load_pictures(data, test_size=held_out(data), seed=seed)
 
 
 @lru_cache(maxsize=16)
@@ -45,7 +45,7 @@ def train_source(data: str, seed: int, epochs: int, device: torch.device) -> nn.
     """
     source = _load(data, seed).to(device)
     with seeded(seed):
-        model = ConvNet(1, CHANNELS, source.num_classes, norm=nn.BatchNorm2d)
+        model = ConvNet(1, CHANNELS, CLASSES, norm=nn.BatchNorm2d)
     model = model.to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=SOURCE_RATE)
     sampler = IndexSampler(len(source.x_train), SOURCE_BATCH)
@@ -93,10 +93,10 @@ def corrupted_stream(
     chosen = torch.randperm(len(whole.y_test), generator=seeded_generator(seed, 21))[:length]
     if order == "sorted":
         chosen = chosen[torch.argsort(whole.y_test[chosen], stable=True)]
-    clean = whole.unscale(whole.x_test) / WHITE[data]
+    clean = whole.unscale(whole.x_test) / white_of(data)
     corrupt = getattr(corruptions, corruption)
     pixels = corrupt(clean, severity, seeded_generator(seed, 22))[chosen]
-    x = (pixels * WHITE[data] - whole.mean) / whole.scale
+    x = (pixels * white_of(data) - whole.mean) / whole.scale
     return Stream(
         x=x.to(device),
         y=whole.y_test[chosen].to(device),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from normviz.adaptive import ERACE, DERPlusPlus, ReservoirBuffer
-from normviz.experiments.shifting_statistics.digit_pictures import SIDES
+from normviz.experiments.shifting_statistics.digit_pictures import side_of
 from normviz.experiments.shifting_statistics.knobs import TASKS, Knobs, kappa_of
 from normviz.experiments.shifting_statistics.lit_tasks import LitTasks, lit_tasks
 from normviz.experiments.shifting_statistics.recorded import CLASSES
@@ -56,7 +56,7 @@ def build_network(kind: str, knobs: Knobs, seed: int) -> nn.Module:
     }
     with seeded(seed):
         body = ConvNet(1, CHANNELS, CLASSES, norm=plain.get(kind, nn.BatchNorm2d), strides=(1, 1))
-        head = nn.Linear(CHANNELS[-1] * (SIDES[knobs.data] // 2) ** 2, CLASSES)
+        head = nn.Linear(CHANNELS[-1] * (side_of(knobs.pictures()) // 2) ** 2, CLASSES)
     model: nn.Module = nn.Sequential(*body.blocks, nn.MaxPool2d(2), nn.Flatten(), head)
     kappa = kappa_of(kind)
     if kappa is not None:
@@ -121,7 +121,7 @@ class TaskMember:
     def __init__(self, kind: str, knobs: Knobs, seed: int, device: torch.device) -> None:
         self.kind, self.knobs, self.seed = kind, knobs, seed
         self.arm = knobs.arm_name(kind)
-        self.data: LitTasks = lit_tasks(knobs.data, seed, knobs.task_shift, device)
+        self.data: LitTasks = lit_tasks(knobs.pictures(), seed, knobs.task_shift, device)
         self.model = build_network(kind, knobs, seed).to(device).train()
         rate = 0.0 if knobs.frozen else knobs.task_rate
         optimizer = torch.optim.SGD(self.model.parameters(), lr=rate)
