@@ -16,7 +16,7 @@ For x in R^{N x C x H x W}, with per-channel gamma (``weight``, 1), beta (``bias
 s2_I is the biased variance and mu_I the mean over the index set I: {n,h,w} per channel over the batch, {h,w} per
 sample and channel, {h,w,c/g} per sample and group of C/g consecutive channels.
 
-Equation → code: s2_{n,h,w} = ``moment("variance", x, "bwh")``; right-hand term of the maximum = ``_instance_term``;
+Equation → code: s2_{n,h,w} = ``moment("variance", x, "bwh")``; right-hand term of the maximum = ``instance_term``;
 numerator of the S series = ``_numerator``; its root = ``_group_root``.
 
 Followed where sources differ: ``eps`` is 1e-5 everywhere (timm uses 1e-3 in B0); with ``apply_act=False`` only the
@@ -37,6 +37,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from normviz.norms._evonorm_primitives import moment
+from normviz.norms._fused import fusible, plain
+from normviz.norms._fused_evonorm import add_moments, instance_moments, quotient, quotient_gradient
 from normviz.validation import check_choice, check_integer, check_real
 
 __all__ = [
@@ -63,6 +65,11 @@ def check_images(x: Tensor, num_features: int) -> None:
 def widened(x: Tensor) -> Tensor:
     """``x``, in float32 where its own type has too few bits for statistics."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def per_instance(p: Tensor) -> Tensor:
+    """(N, C) -> (N, C, 1, 1)."""
+    return p[:, :, None, None]
 
 
 def per_channel(p: Tensor) -> Tensor:
@@ -119,9 +126,66 @@ class _EvoNorm2d(nn.Module):
         return f"{self.num_features}, eps={self.eps:g}, apply_act={self.apply_act}"
 
 
-class _EvoNorm2dB(_EvoNorm2d):
-    """y = gamma x / max( sqrt(s2_{n,h,w}(x)+eps), instance term ) + beta."""
+class _FusedB(torch.autograd.Function):
+    """:meth:`_EvoNorm2dB.formula` for plain tensors on the CPU; :mod:`normviz.norms._fused_evonorm` has the algebra."""
 
+    @staticmethod
+    def forward(
+        ctx: Any,
+        layer: _EvoNorm2dB,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        v: Tensor | None,
+        running: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """y (N, C, H, W) and the variance (C,) by which it is divided."""
+        means, spread = instance_moments(x)
+        mean = means.mean(0)
+        # The variance of all numbers is what the instances' own and that of their means add up to.
+        own = spread.mean(0).add_((means - mean).square_().mean(0)) if running is None else running
+        variance = own.clone()
+        inner = spread if layer.centred else means.square().add_(spread)
+        I = per_instance((inner + layer.eps).sqrt_())
+        D = per_channel((variance + layer.eps).sqrt_())
+        ctx.layer, ctx.moments = layer, (means, mean, I, D)
+        ctx.save_for_backward(x, weight, bias, v, running)
+        ctx.mark_non_differentiable(variance)
+        return quotient(x, layer.slope(I, v), I, D, per_channel(weight), per_channel(bias)), variance
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients for x, weight, bias and v; from the formula, where a graph is recorded."""
+        layer: _EvoNorm2dB = ctx.layer
+        x, weight, bias, v, running = ctx.saved_tensors
+        if not fusible(dy):
+            y, _ = layer.formula(x, weight, bias, v, running)
+            wanted = [t for t in (x, weight, bias, v) if t is not None and t.requires_grad]
+            found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+            return None, *(next(found) if need else None for need in ctx.needs_input_grad[1:5]), None
+
+        means, mean, I, D = ctx.moments
+        n, _, h, w = x.shape
+        dx, sums = quotient_gradient(dy.contiguous(), x, layer.slope(I, v), I, D, per_channel(weight))
+        roots = sums.offset + sums.slope if layer.root_is_slope else sums.offset
+        push = roots.div_(I[:, :, 0, 0]).div_(h * w)  # (N, C)
+        scale, shift = push, push * means if layer.centred else torch.zeros_like(push)
+        if running is None:
+            pull = sums.batch.sum(0).div_(D.flatten()).div_(n * h * w)  # (C,)
+            scale, shift = push + pull, shift + pull * mean
+        add_moments(dx, x, per_instance(scale), per_instance(shift.neg_()))
+        dv = None if v is None else sums.slope.sum(0)
+        return None, dx, sums.gain.sum(0), sums.shift.sum(0), dv, None
+
+
+class _EvoNorm2dB(_EvoNorm2d):
+    """y = gamma x / max( sqrt(s2_{n,h,w}(x)+eps), instance term ) + beta.
+
+    ``centred``: the instance term's moment is a variance, not a mean square. ``root_is_slope``: its root multiplies x.
+    """
+
+    centred = False
+    root_is_slope = False
     running_var: Tensor
     num_batches_tracked: Tensor
 
@@ -168,26 +232,44 @@ class _EvoNorm2dB(_EvoNorm2d):
         x = widened(input)
         if not self.apply_act:
             return self._affine(x, input.dtype)
-        batch_variance = self._batch_variance(x)  # (1, C, 1, 1)
-        y = x / torch.maximum((batch_variance + self.eps).sqrt(), self._instance_term(x))  # (N, C, H, W)
-        return self._affine(y, input.dtype)
-
-    def _batch_variance(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return per_channel(self.running_var)
         n = x.shape[0] * x.shape[2] * x.shape[3]
-        if n == 1:
+        if self.training and n == 1:
             raise ValueError(
                 f"{type(self).__name__} needs N*H*W > 1 in training, got shape {tuple(x.shape)}."
             )
-        variance = moment("variance", x, "bwh")
-        with torch.no_grad():
-            unbiased = variance.detach().flatten() * (n / (n - 1))
-            self.running_var.copy_((1 - self.momentum) * self.running_var + self.momentum * unbiased)
-            self.num_batches_tracked.add_(1)
-        return variance
+        self._check_space(x)
+        running = None if self.training else self.running_var
+        inputs = (x, self.weight, self.bias, self.v, running)
+        short = x.is_contiguous() and x.numel() > 0 and plain(x)
+        if short and self.weight.dtype == self.running_var.dtype == x.dtype:
+            y, variance = _FusedB.apply(self, *inputs)  # type: ignore[no-untyped-call]
+        else:
+            y, variance = self.formula(*inputs)
+        if self.training:
+            with torch.no_grad():
+                unbiased = variance.detach() * (n / (n - 1))
+                self.running_var.copy_((1 - self.momentum) * self.running_var + self.momentum * unbiased)
+                self.num_batches_tracked.add_(1)
+        return y.to(input.dtype)  # type: ignore[no-any-return]
 
-    def _instance_term(self, x: Tensor) -> Tensor:
+    def formula(
+        self, x: Tensor, weight: Tensor, bias: Tensor, v: Tensor | None, running: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """y (N, C, H, W) and the variance (C,) by which it is divided: ``running``, or without one the batch's own."""
+        variance = moment("variance", x, "bwh").flatten() if running is None else running
+        root = per_channel(variance + self.eps).sqrt()
+        y = x / torch.maximum(root, self.instance_term(x, v))  # (N, C, H, W)
+        return per_channel(weight) * y + per_channel(bias), variance
+
+    def _check_space(self, x: Tensor) -> None:
+        """Warn where an instance is too small for its moment."""
+
+    def instance_term(self, x: Tensor, v: Tensor | None) -> Tensor:
+        """The right-hand term of the maximum, (N, C, H, W): a x + I with the root I of a moment."""
+        raise NotImplementedError
+
+    def slope(self, I: Tensor, v: Tensor | None) -> Tensor:
+        """a, of I's shape (N, C, 1, 1)."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -225,11 +307,21 @@ class EvoNorm2dB0(_EvoNorm2dB):
     """
 
     _learns_v = True
+    centred = True
     v: nn.Parameter
 
-    def _instance_term(self, x: Tensor) -> Tensor:
+    def instance_term(self, x: Tensor, v: Tensor | None) -> Tensor:
+        """v1 x + sqrt(s2_{h,w}(x)+eps)."""
+        assert v is not None
+        return per_channel(v) * x + (moment("variance", x, "wh") + self.eps).sqrt()  # (N, C, H, W)
+
+    def _check_space(self, x: Tensor) -> None:
         self._warn_if_single(x.shape[2:].numel(), "a channel of one sample")
-        return per_channel(self.v) * x + (moment("variance", x, "wh") + self.eps).sqrt()  # (N, C, H, W)
+
+    def slope(self, I: Tensor, v: Tensor | None) -> Tensor:
+        """v1."""
+        assert v is not None
+        return per_channel(v).expand_as(I)
 
 
 class EvoNorm2dB1(_EvoNorm2dB):
@@ -241,8 +333,15 @@ class EvoNorm2dB1(_EvoNorm2dB):
         the formula above.
     """
 
-    def _instance_term(self, x: Tensor) -> Tensor:
+    root_is_slope = True
+
+    def instance_term(self, x: Tensor, v: Tensor | None) -> Tensor:  # noqa: ARG002
+        """(x + 1) sqrt(mu_{h,w}(x^2)+eps)."""
         return (x + 1) * (moment("mean_square", x, "wh") + self.eps).sqrt()  # (N, C, H, W)
+
+    def slope(self, I: Tensor, v: Tensor | None) -> Tensor:  # noqa: ARG002
+        """I."""
+        return I
 
 
 class EvoNorm2dB2(_EvoNorm2dB):
@@ -254,8 +353,13 @@ class EvoNorm2dB2(_EvoNorm2dB):
         the formula above.
     """
 
-    def _instance_term(self, x: Tensor) -> Tensor:
+    def instance_term(self, x: Tensor, v: Tensor | None) -> Tensor:  # noqa: ARG002
+        """sqrt(mu_{h,w}(x^2)+eps) - x."""
         return (moment("mean_square", x, "wh") + self.eps).sqrt() - x  # (N, C, H, W)
+
+    def slope(self, I: Tensor, v: Tensor | None) -> Tensor:  # noqa: ARG002
+        """-1."""
+        return I.new_full((), -1.0).expand_as(I)
 
 
 class _EvoNorm2dS(_EvoNorm2d):

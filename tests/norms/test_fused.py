@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from normviz.norms import GroupScaling, PowerNorm, UnifiedNorm1d, UnifiedNorm2d, _fused
+from normviz.norms import (
+    GroupScaling,
+    PowerNorm,
+    UnifiedNorm1d,
+    UnifiedNorm2d,
+    _fused,
+    make_evonorm,
+)
 
 STEPS = 6
 Build = Callable[[], nn.Module]
@@ -46,6 +53,11 @@ LAYERS: dict[str, tuple[Build, tuple[int, ...]]] = {
     ),
     "PowerNorm, padded": (lambda: Padded(PowerNorm(6, warmup_iters=3, batch_first=True)), (7, 5, 6)),
     "GroupScaling": (lambda: GroupScaling(3), (7, 5, 6)),
+    "EvoNorm-B0": (lambda: make_evonorm("B0", 6), (5, 6, 4, 3)),
+    "EvoNorm-B1": (lambda: make_evonorm("B1", 6), (5, 6, 4, 3)),
+    "EvoNorm-B2": (lambda: make_evonorm("B2", 6), (5, 6, 4, 3)),
+    "EvoNorm-B0, eval": (lambda: make_evonorm("B0", 6).eval(), (5, 6, 4, 3)),
+    "EvoNorm-B1, eval": (lambda: make_evonorm("B1", 6).eval(), (5, 6, 4, 3)),
     "UnifiedNorm2d": (lambda: UnifiedNorm2d(6, 2, 2, forward_smoothing="am"), (5, 6, 4, 3)),
 }
 
@@ -169,3 +181,34 @@ def test_sums_and_combinations_of_rows(
     assert mixed.stride() == x.stride()
     expected = a.numpy() * rows_y - b.numpy() * rows_x
     torch.testing.assert_close(mixed.reshape(-1, 4).numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_evonorm_halves_the_gradient_where_both_sides_of_the_maximum_are_equal() -> None:
+    """One sample and v1 = 0: the batch's root and the instance's are the same number everywhere."""
+    layer = make_evonorm("B0", 6).double()
+    nn.init.zeros_(layer.get_parameter("v"))
+    x = gaussian(1, 6, 4, 3, seed=1)
+    dy = gaussian(1, 6, 4, 3, seed=2)
+    variance = x.var((2, 3), correction=0, keepdim=True)
+    root = (variance + 1e-5).sqrt()
+    centred = x - x.mean((2, 3), keepdim=True)
+    own = x.clone().requires_grad_()
+    layer(own).backward(dy)
+    along = (dy * x).mean((2, 3), keepdim=True)
+    torch.testing.assert_close(own.grad, dy / root - centred * along / root**3, rtol=1e-12, atol=1e-12)
+    half = -0.5 * (dy * x.square() / root.square()).sum((0, 2, 3))
+    torch.testing.assert_close(layer.get_parameter("v").grad, half, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["B0", "B1", "B2"])
+def test_evonorm_of_channels_that_do_not_vary(kind: str) -> None:
+    layer = make_evonorm(kind, 3)
+    x = torch.zeros(4, 3, 5, 5)
+    x[:, 1] = 7.0
+    x.requires_grad_()
+    y = layer(x)
+    torch.autograd.backward(y.sum())
+    assert torch.equal(y[:, [0, 2]], torch.zeros(4, 2, 5, 5))
+    assert x.grad is not None
+    assert bool(torch.isfinite(y).all() & torch.isfinite(x.grad).all())
+    assert bool(torch.isfinite(layer.get_buffer("running_var")).all())
