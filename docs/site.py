@@ -41,7 +41,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for topic, title in TOPICS.items():
         papers = [paper for paper in PAPERS.values() if paper.topic == topic]
         methods.append({title: [f"methods/{paper.slug}.md" for paper in papers]})
-    guides = ["command-line.md", "serving.md", "provenance.md", "words.md"]
+    guides = ["command-line.md", "own-data.md", "serving.md", "provenance.md", "words.md"]
     config.nav = ["index.md", "install.md", {"Methods": methods}, *guides]
     return config
 
