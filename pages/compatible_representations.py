@@ -20,7 +20,8 @@ pictures. How free should $B$ be?
   of the paper's description**, and so are the forms of the three losses.
 
 Here the models are two small networks that learn digits. The old one has seen eight of ten classes. Both are fixed; the
-maps learn on the features of a new task: the same digits, turned by 90°. **mAP**, mean average precision, says how far
+maps learn on the features of a new task: the same digits, turned by 90°. The digits have 8 x 8 pixels, or are those of
+MNIST-1D or MNIST if these are chosen. **mAP**, mean average precision, says how far
 in front the right digits stand when the gallery is sorted by similarity.
 """
 

@@ -20,7 +20,7 @@ from normviz.adapters import (
     orthogonality_distance,
     singular_value_band,
 )
-from normviz.data import load_digits
+from normviz.data import load_digit_source, load_digits
 from normviz.experiments.compatible_representations import EXPERIMENT, PRESETS, Knobs
 from normviz.experiments.compatible_representations.band_chart import BAND, band_limits
 from normviz.experiments.compatible_representations.closed_forms import (
@@ -104,6 +104,23 @@ def test_a_turned_digit_is_turned_pixel_by_pixel() -> None:
         for row in range(8):
             for column in range(8):
                 assert turned[7 - column, row] == pytest.approx(digit[row, column], abs=1e-4)
+
+
+@pytest.mark.parametrize(("data", "shape"), [("mnist1d", (40,)), ("mnist", (28, 28))])
+@pytest.mark.usefixtures("small_mnist")
+def test_other_digits_take_the_place_of_the_small_ones(data: str, shape: tuple[int, ...]) -> None:
+    knobs = tiny(data=data, downstream="rotated", arms=("strict", "lam_1"))
+    world = OldAndNew(knobs, 0, CPU)
+    straight = load_digit_source(data, "flat", test_size=264, seed=0)
+    upright = straight.unscale(straight.x_test)[:2].reshape(2, *shape).numpy()
+    turned = np.flip(upright, 1) if data == "mnist1d" else np.rot90(upright, 1, (1, 2))
+    np.testing.assert_allclose(world.pixels[:2].numpy(), turned, atol=1e-4)
+    log = FrameLog(EXPERIMENT.frames(knobs, "cpu"))
+    assert not log.events
+    figure = EXPERIMENT.figures(log, knobs)["found"]
+    assert figure.data is not None
+    assert (figure.data["kind"] != "").sum() == 18
+    assert ("picture" in figure.data) == (data == "mnist1d")
 
 
 def test_noise_has_its_size_and_leaves_the_upright_digits_alone() -> None:

@@ -1,7 +1,7 @@
 """The models of a seed, from the oldest to the newest, and their features; nothing of it is trained afterwards.
 
-Each is a small perceptron that learns upright digits. The oldest sees few classes and trains for few steps. Features
-are the activations before the last layer, computed once.
+Each is a small perceptron that learns upright digits (of 8 x 8 pixels, of MNIST-1D or of MNIST). The oldest sees few
+classes and trains for few steps. Features are the activations before the last layer, computed once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from normviz.data import IndexSampler, load_digits, seeded_generator
+from normviz.data import IndexSampler, load_digit_source, seeded_generator
+from normviz.digit_sources import digit_source
 from normviz.experiments.compatible_representations.knobs import Knobs
 from normviz.models import MLP
 from normviz.training.seeding import seeded
@@ -22,14 +23,13 @@ __all__ = ["FIT", "TEST", "ZERO_SHOT", "OldAndNew"]
 FIT, TEST, ZERO_SHOT = "fit", "test", "zero-shot"
 """Digits that the maps are fitted on; those of the new task and the upright ones that they are tested with."""
 
-TESTED = 261
-"""Digits held out; each is query and gallery item. The other 1,536 are 24 batches of 64: none is smaller."""
+TESTED = {"digits": 261, "mnist1d": 264, "mnist": 264}
+"""Digits held out; each is query and gallery item. The others are whole batches of 64: 1,536, or 4,736 of 5,000."""
 BACKBONE_BATCH, BACKBONE_RATE = 64, 2e-3
 HIDDEN = (32, 128)
 """Hidden units of the oldest and of the newest model."""
 BATCHES, NOISE = 31, 32
 """Streams of random numbers."""
-PIXELS = 8
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,23 @@ class OldAndNew:
         device: where all of it is kept.
 
     Attributes:
+        shape: of one digit.
         features: by model, oldest first, and by :data:`FIT`, :data:`TEST`, :data:`ZERO_SHOT`: (N, width).
         labels: of the same sets (N,).
-        pixels: the test digits of the new task as they look, (N, 8, 8), 0 to 16.
+        pixels: the test digits of the new task as they look, (N, 8, 8) from 0 to 16, (N, 28, 28) from 0 to 255, or
+            signals (N, 40).
     """
 
     def __init__(self, knobs: Knobs, seed: int, device: torch.device) -> None:
         self.knobs, self.seed = knobs, seed
-        data = load_digits("flat", test_size=TESTED, seed=seed)
+        self.shape = digit_source(knobs.data).shape
+        data = load_digit_source(knobs.data, "flat", test_size=TESTED[knobs.data], seed=seed)
         images = {
             FIT: self._of_new_task(data.x_train, 0),
             TEST: self._of_new_task(data.x_test, 1),
             ZERO_SHOT: data.x_test,
         }
-        self.pixels = data.unscale(images[TEST]).reshape(-1, PIXELS, PIXELS)
+        self.pixels = data.unscale(images[TEST]).reshape(-1, *self.shape)
         self.labels = {FIT: data.y_train, TEST: data.y_test, ZERO_SHOT: data.y_test}
         self.labels = {name: y.to(device) for name, y in self.labels.items()}
         self.features: list[dict[str, Tensor]] = []
@@ -102,9 +105,11 @@ class OldAndNew:
                 self.features.append({name: model.features(x.to(device)) for name, x in images.items()})
 
     def _of_new_task(self, x: Tensor, stream: int) -> Tensor:
-        """Digits (N, 64) as the new task shows them."""
+        """Digits (N, values) as the new task shows them; a signal is turned by reading it backwards."""
         if self.knobs.downstream == "rotated":
-            return x.reshape(-1, PIXELS, PIXELS).rot90(1, (1, 2)).reshape(len(x), -1)
+            if len(self.shape) == 1:
+                return x.flip(1)
+            return x.reshape(-1, *self.shape).rot90(1, (1, 2)).reshape(len(x), -1)
         if self.knobs.downstream == "noisy":
             return x + self.knobs.noise * torch.randn(
                 x.shape, generator=seeded_generator(self.seed, NOISE, stream)
