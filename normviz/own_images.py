@@ -47,6 +47,7 @@ __all__ = [
     "OwnImages",
     "check_folder",
     "check_images",
+    "class_count",
     "image_count",
     "keep_images",
     "keep_images_file",
@@ -241,6 +242,14 @@ def missing_images(
         said = f"The images {key} are {len(images.labels):,}; at least {least:,} are needed here."
         return f"{said} {advice}".rstrip()
     return ""
+
+
+def class_count(key: str, otherwise: int) -> int:
+    """Number of classes of kept images; ``otherwise`` if they are not here."""
+    try:
+        return len(read_images(key).class_names)
+    except ImagesUploadError:
+        return otherwise
 
 
 def image_count(key: str, otherwise: int = 1_000) -> int:

@@ -123,6 +123,24 @@ def test_images_that_are_too_few_for_a_page_are_counted(data_folder: Path) -> No
     assert "have 11 classes; here at most 10" in own("federated-pruning", own_images=many).missing()
 
 
+def test_charts_show_the_classes_that_are_there(data_folder: Path) -> None:
+    knobs = own("shifting-statistics")
+    experiment = get_experiment("shifting-statistics")
+    log = FrameLog(experiment.frames(knobs, "cpu"))
+    figures = experiment.figures(log, knobs)
+    for name in ("predicted", "correlation"):
+        data = figures[name].data
+        assert data is not None
+        assert set(data["column"]) == {"0", "1", "2"}, name
+    assert figures["digits"].title == "The newest images, and what is read"
+    knobs = own("federated-pruning", rounds=3)
+    experiment = get_experiment("federated-pruning")
+    labels = experiment.figures(FrameLog(experiment.frames(knobs, "cpu")), knobs)["labels"]
+    assert labels.title == "Who has which classes"
+    assert labels.data is not None
+    assert set(labels.data["digit"]) == {0, 1, 2}
+
+
 def test_a_class_that_is_not_there_has_no_accuracy(data_folder: Path) -> None:
     log = FrameLog(get_experiment("federated-pruning").frames(own("federated-pruning", rounds=3), "cpu"))
     recall = log.arrays("recall")[-1].value

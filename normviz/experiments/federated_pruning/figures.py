@@ -84,14 +84,16 @@ def sheet(knobs: Knobs) -> Sheet:
         return adjustment_figure(board, reference, knobs.interval)
 
     selects = knobs.task == "candidates" or bool(knobs.kinds(SELECTING))
-    stage: dict[str, Drawer] = {"mask": mask, "labels": label_figure} if sparse else {"labels": label_figure}
+    what = "class" if knobs.data == "own" else "digit"
+    labels: Drawer = partial(label_figure, what=what)
+    stage: dict[str, Drawer] = {"mask": mask, "labels": labels} if sparse else {"labels": labels}
     if selects:
         stage["candidates"] = candidates
     stage["accuracy"] = _accuracy
     if knobs.task == "candidates":
         stage["ranking"] = ranking_figure
     stage["layer_density"] = share_figure
-    recall = partial(_recall, what="class" if knobs.data == "own" else "digit")
+    recall = partial(_recall, what=what)
     network: dict[str, Drawer] = {"recall": recall, "test_loss": _loss}
     costs: dict[str, Drawer] = {"operations": _operations, "bytes": _bytes}
     if knobs.task == "candidates":

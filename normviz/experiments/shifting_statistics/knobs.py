@@ -13,7 +13,7 @@ from normviz.experiments.shifting_statistics.grid import CELLS
 from normviz.experiments.shifting_statistics.recorded import CLASSES
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
-from normviz.own_images import image_count, missing_images
+from normviz.own_images import class_count, image_count, missing_images
 from normviz.progress import STEPS, Progress
 from normviz.uploads import own_fields
 from normviz.validation import missing_extra
@@ -348,6 +348,10 @@ class Knobs(Base):
     def pictures(self) -> str:
         """Name of the built-in pictures, or key of the reader's own."""
         return self.own_images if self.data == "own" else self.data
+
+    def shown_classes(self) -> int:
+        """Classes that charts show: those of the reader's own images, if they are here."""
+        return class_count(self.own_images, CLASSES) if self.data == "own" else CLASSES
 
     def missing(self) -> str:
         """MNIST's pictures come with a package of their own; the reader's must be here, and enough for the story."""

@@ -66,12 +66,12 @@ def stream_figure(board: Board, knobs: Knobs) -> Figure:
         moment = board.progress.at(entry.step)
         right = f" Right answers of {len(truth)}: {', '.join(told)}." if told else ""
         shown = " ".join(f"{v:.0f}" for v in truth)
-        text = f"Pictures of the newest test digits ({shown}) clean and with {CORRUPTED[knobs.corruption]}.{right}"
+        text = f"Pictures of the newest test images ({shown}) clean and with {CORRUPTED[knobs.corruption]}.{right}"
     return digit_table_figure(
         rows,
         columns=SHOWN,
         kind_names=ANSWERS,
-        title="The newest digits, and what is read",
+        title=f"The newest {'images' if knobs.data == 'own' else 'digits'}, and what is read",
         look_for="Who reads them right, without a single label?",
         alt_text=text,
         moment=moment,

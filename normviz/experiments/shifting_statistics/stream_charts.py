@@ -32,12 +32,12 @@ def stream_sheet(knobs: Knobs) -> Sheet:
         return mixture_figure(board, knobs.alpha)
 
     def correlation(board: Board) -> Figure:
-        return _correlation(board, maps)
+        return _correlation(board, maps, knobs.shown_classes())
 
     stage: dict[str, Drawer] = {"digits": digits, "recent": _recent}
     if "alpha" in knobs.kinds():
         stage |= {"by_alpha": partial(_by_alpha, knobs=knobs), "mixture": mixture}
-    stage |= {"predicted": _predicted, "correlation": correlation}
+    stage |= {"predicted": partial(_predicted, knobs=knobs), "correlation": correlation}
     return Sheet(
         stage,
         {
@@ -133,7 +133,7 @@ def _first_seed(entries: list[ArrayAt]) -> ArrayAt:
     return min(entries, key=lambda entry: entry.seed)
 
 
-def _predicted(board: Board) -> Figure:
+def _predicted(board: Board, knobs: Knobs) -> Figure:
     """Share of each predicted class among the newest answers, one row for each method, the truth on top; first seed."""
     found = {}
     for arm in board.arms:
@@ -141,14 +141,16 @@ def _predicted(board: Board) -> Figure:
         if values:
             found[arm] = _first_seed(values).value.astype(float)
     truth = board.log.arrays("true", board.step)
-    names = ["true digits", *board.arms.names]
+    what, many = ("class", "classes") if knobs.data == "own" else ("digit", "digits")
+    classes = knobs.shown_classes()
+    names = [f"true {many}", *board.arms.names]
     panels = []
     text, moment = "Map of predicted classes; nothing is measured yet.", ""
     if truth:
         empty = np.full(CLASSES, np.nan)
         first = _first_seed(truth)
         rows = [first.value.astype(float), *(found.get(arm, empty) for arm in board.arms)]
-        panels = [Panel("", np.stack(rows))]
+        panels = [Panel("", np.stack(rows)[:, :classes])]
         moment = board.progress.at(first.step)
         most = ", ".join(f"{arm} {int(v.argmax())} ({v.max():.0%})" for arm, v in found.items())
         text = f"Map of the share of each predicted class at {moment}. The class predicted most: {most}."
@@ -156,29 +158,30 @@ def _predicted(board: Board) -> Figure:
         panels,
         count=1,
         row_names=names,
-        column_names=[str(c) for c in range(CLASSES)],
+        column_names=[str(c) for c in range(classes)],
         named_columns=True,
         title="Predicted classes, newest 100 images",
         look_for="One bright cell and nothing else is a collapse.",
         alt_text=text,
         value="share",
         limits=(0.0, 1.0),
-        x="predicted digit",
+        x=f"predicted {what}",
         y="method",
         moment=moment,
         power=0.5,
     )
 
 
-def _correlation(board: Board, arms: list[str]) -> Figure:
+def _correlation(board: Board, arms: list[str], classes: int) -> Figure:
     """Class correlation over the newest answers, rows summing to one: first seed."""
     panels, listed, moment = [], [], ""
     for arm in arms:
         entries = [e for e in board.log.arrays("correlation", board.step) if e.arm == arm]
         if entries:
             first = _first_seed(entries)
-            panels.append(Panel(arm, first.value.astype(float)))
-            listed.append(f"{arm} {float(np.trace(first.value)) / CLASSES:.2f}")
+            among = first.value[:classes, :classes].astype(float)
+            panels.append(Panel(arm, among))
+            listed.append(f"{arm} {float(np.trace(among)) / classes:.2f}")
             moment = board.progress.at(first.step)
     text = (
         f"Class correlation at {moment}. Mean of the diagonal: {', '.join(listed)}."
@@ -188,8 +191,8 @@ def _correlation(board: Board, arms: list[str]) -> Figure:
     return heat_map_figure(
         panels,
         count=len(arms),
-        row_names=[str(c) for c in range(CLASSES)],
-        column_names=[str(c) for c in range(CLASSES)],
+        row_names=[str(c) for c in range(classes)],
+        column_names=[str(c) for c in range(classes)],
         title="Which classes share their probability",
         look_for="Core wants a clean diagonal. Who gets one?",
         alt_text=text,
