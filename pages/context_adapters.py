@@ -21,8 +21,8 @@ and trains the $r$ *smallest* components: those that the old task hardly uses. *
 adaptation; `ipm` in code) takes the covariance of data to *learn* and trains the $r$ *largest*.
 
 Here a network of 64, 128, 128 and 10 units knows handwritten digits. The new task is the same digits with their pixels
-shuffled and their labels shifted by 5. All adapters have the same size, steps and learning rate. **Full** trains every
-weight.
+shuffled and their labels shifted by 5. (*MNIST*, with 784 inputs, and *MNIST-1D*, with 40, can take their place.) All
+adapters have the same size, steps and learning rate. **Full** trains every weight.
 """
 
 READING = r"""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from normviz.adapters import LoRALinear, corda_init, pissa_init
-from normviz.data import load_digits
+from normviz.data import load_digit_source, load_digits
 from normviz.experiments.context_adapters import EXPERIMENT, PRESETS, Knobs
 from normviz.experiments.context_adapters.context_plane import (
     DERIVED,
@@ -125,6 +125,43 @@ def test_turned_and_relabelled_pictures() -> None:
     for one, other in zip(x.numpy().reshape(3, 8, 8), turned, strict=True):
         np.testing.assert_array_equal(other, np.rot90(one))
     assert changed(x, "relabelled", 0) is x
+
+
+@pytest.mark.parametrize(("data", "shape"), [("mnist1d", (40,)), ("mnist", (28, 28))])
+@pytest.mark.usefixtures("small_mnist")
+def test_other_digits_take_the_place_of_the_small_ones(data: str, shape: tuple[int, ...]) -> None:
+    knobs = Knobs(
+        **{**SMALL, "data": data, "new_task": "rotated", "arms": ("kpa", "full"), "first_steps": 50}
+    )
+    world, values = World(knobs, 5, CPU), math.prod(shape)
+    given = load_digit_source(data, "flat", seed=5)
+    pictures = given.unscale(given.x_test) / (255 if data == "mnist" else 1)
+    np.testing.assert_allclose(world.first.x_test.numpy(), pictures.numpy(), atol=1e-5)
+    upright = pictures[:5].reshape(5, *shape).numpy()
+    turned = np.flip(upright, 1) if data == "mnist1d" else np.rot90(upright, 1, (1, 2))
+    np.testing.assert_allclose(world.new.x_test[:5].numpy(), turned.reshape(5, values), atol=1e-5)
+    log = FrameLog(EXPERIMENT.frames(knobs, "cpu"))
+    assert log.last_step == 10
+    assert np.isfinite(log.scalars("loss")["value"]).all()
+    assert (values > 40) == any(f"of the {values} directions" in e.text for e in log.events)
+    figures = EXPERIMENT.figures(log, knobs, None, ["pixels", "covariance", "spectra"])
+    pixels, maps = figures["pixels"].data, figures["covariance"].data
+    assert pixels is not None
+    assert maps is not None
+    assert ("picture" in pixels) == (data == "mnist1d")
+    assert len([c for c in pixels["caption"] if c]) == 5 + 2
+    side = 20 if data == "mnist1d" else 28
+    assert len(maps) == 3 * side**2
+    covariance = world.contexts["first task"].covariances[LAYERS[0]].numpy()
+    means = covariance.reshape(side, values // side, side, values // side).mean((1, 3))
+    drawn = maps["value"].to_numpy(float)[: side**2].reshape(side, side)
+    np.testing.assert_allclose(drawn, means / means.max(), atol=1e-3)
+
+
+def test_a_rank_above_the_inputs_is_refused_with_the_greatest_that_works() -> None:
+    with pytest.raises(KnobError, match=r"rank of 41 .* The largest that works is 40\."):
+        Knobs.parse({"data": "mnist1d", "rank": 41})
+    assert Knobs.parse({"data": "mnist1d", "rank": 40}).rank == 40
 
 
 def test_calibration_samples_are_training_pictures_of_both_tasks_and_noise() -> None:

@@ -21,6 +21,7 @@ from normviz.experiments.context_adapters.recorded import (
     METHODS,
     SHARES,
     SOURCES,
+    TOGETHER,
 )
 from normviz.experiments.context_adapters.tasks import Context, World
 from normviz.frame import Value
@@ -46,7 +47,9 @@ def decomposition(world: World) -> dict[str, Value]:
         values[f"spectra_{i}"] = spectra(world, name).astype(np.float32)
     if world.seed == world.knobs.first_seed:
         contexts = [world.contexts[source].covariances[LAYERS[0]] for source in SOURCES]
-        values["covariances"] = np.stack([pooled(C) for C in contexts]).astype(np.float32)
+        values["covariances"] = np.stack([pooled(C, TOGETHER[world.knobs.data]) for C in contexts]).astype(
+            np.float32
+        )
         values["excited"] = np.stack([C.diagonal().sqrt().cpu().numpy() for C in contexts])
         values["pictures"] = torch.stack([world.first.x_test[0], world.new.x_test[0]]).cpu().numpy()
     return values
@@ -122,8 +125,8 @@ def truncation(world: World) -> tuple[np.ndarray, np.ndarray]:
     return losses, errors
 
 
-def pooled(C: Tensor) -> np.ndarray:
-    """A covariance [64, 64] of pixels as that of means over two neighbours in a row, [32, 32], largest entry 1."""
-    small = avg_pool2d(C[None, None], 2)[0, 0]
+def pooled(C: Tensor, together: int = 2) -> np.ndarray:
+    """A covariance [d, d] of pixels as that of means over so many neighbours, [d / together, ...], largest entry 1."""
+    small = avg_pool2d(C[None, None], together)[0, 0]
     found: np.ndarray = (small / small.max()).cpu().numpy()
     return found

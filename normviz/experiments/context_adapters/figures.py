@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from normviz.experiments.context_adapters.covariance_maps import covariance_figure
 from normviz.experiments.context_adapters.knobs import Knobs
 from normviz.experiments.context_adapters.named_curves import (
@@ -45,7 +47,7 @@ def sheet(knobs: Knobs) -> Sheet:
     return Sheet(
         {
             "trade": trade_figure,
-            "pixels": pixel_figure,
+            "pixels": partial(pixel_figure, data=knobs.data),
             "new_loss": _lines(
                 "new_loss",
                 "Loss on the new task",
@@ -54,7 +56,7 @@ def sheet(knobs: Knobs) -> Sheet:
             ),
             "spectra": _spectra(0, knobs.rank),
             "truncation": truncation_figure,
-            "covariance": covariance_figure,
+            "covariance": partial(covariance_figure, data=knobs.data),
         },
         {
             "Learning and keeping": {

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from normviz.adapters import LoRALinear
+from normviz.digit_sources import digit_source
 from normviz.experiments.context_adapters.decomposition import decomposition, weight_of
 from normviz.experiments.context_adapters.knobs import ARMS, Knobs
-from normviz.experiments.context_adapters.recorded import LAYERS, PIXELS
+from normviz.experiments.context_adapters.recorded import LAYERS
 from normviz.experiments.context_adapters.starts import merged, started
 from normviz.experiments.context_adapters.tasks import Task, World
 from normviz.frame import Frame, Value
@@ -44,11 +45,12 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
 
 def _few_samples(knobs: Knobs) -> str | None:
     """What to tell a reader who calibrates on fewer pictures than there are directions."""
-    if knobs.samples >= PIXELS:
+    directions = digit_source(knobs.data).values
+    if knobs.samples >= directions:
         return None
     return (
-        f"{knobs.samples} samples excite at most {knobs.samples} of the {PIXELS} directions of the first layer: in the "
-        "others the covariance is only its damping"
+        f"{knobs.samples} samples excite at most {knobs.samples} of the {directions} directions of the first layer: in "
+        "the others the covariance is only its damping"
     )
 
 

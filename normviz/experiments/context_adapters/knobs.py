@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
+from normviz.digit_sources import DigitData, digit_source, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -59,7 +62,7 @@ class Knobs(Base):
         1,
         64,
         label="Rank r",
-        help="Components that are trained in each layer. With 64 all of the first layer is.",
+        help="Components that are trained in each layer. With 64 all of the first layer is, on digits of 8 x 8 pixels.",
         section="Adapters",
     )
     alpha: float = knob(
@@ -83,8 +86,8 @@ class Knobs(Base):
         1,
         512,
         label="Calibration samples",
-        help="Pictures that are sent through the network before training. Fewer than 64 cannot excite every "
-        "direction of the first layer.",
+        help="Pictures that are sent through the network before training. Fewer than the first layer has "
+        "inputs (64 on digits of 8 x 8 pixels) cannot excite every direction of it.",
         section="Calibration",
     )
     damp: float = knob(
@@ -97,11 +100,12 @@ class Knobs(Base):
         log=True,
         section="Calibration",
     )
+    data: DigitData = knob_fields.digit_data(what="What both tasks are made of", section="Tasks")
     new_task: Literal["permuted", "rotated", "relabelled"] = knob(
         "permuted",
         label="New task",
-        help="Digits whose pixels are shuffled in one fixed way, turned by 90 degrees, or left as they are. The labels "
-        "are shifted by 5 in each, so that the frozen head must be served anew.",
+        help="Digits whose pixels are shuffled in one fixed way, turned by 90 degrees (a signal is read backwards), or "
+        "left as they are. The labels are shifted by 5 in each, so that the frozen head must be served anew.",
         labels={"permuted": "shuffled pixels", "rotated": "turned by 90°", "relabelled": "same pictures"},
         section="Tasks",
     )
@@ -133,8 +137,24 @@ class Knobs(Base):
         """Steps between two tests."""
         return max(1, self.steps // EVALUATIONS)
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_source(self.data)
+
+    @model_validator(mode="after")
+    def _has_components(self) -> Self:
+        most = digit_source(self.data).values
+        if self.rank > most:
+            raise ValueError(
+                f"a rank of {self.rank} is too large to run: the first layer has {most} components on these digits. "
+                f"The largest that works is {most}."
+            )
+        return self
+
     def work(self) -> float:
-        """Seconds: the steps of every arm and of the first task, and their samples."""
+        """Seconds: the steps of every arm and of the first task, their samples, and what larger inputs take at once."""
         arms = len(self.kinds())
-        step = 0.00052 + 2.4e-06 * self.batch_size
-        return len(self.seed_range()) * ((self.steps * arms + self.first_steps) * step + 0.11 * arms)
+        more = max(0, digit_source(self.data).values - digit_source("digits").values)
+        step = 0.00052 + (2.4e-06 + 5.5e-09 * more) * self.batch_size
+        fixed = 0.11 * arms + more * (0.0005 + 0.00014 * arms)
+        return len(self.seed_range()) * ((self.steps * arms + self.first_steps) * step + fixed)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["HIDDEN", "JUDGED_SHARES", "LAYERS", "METHODS", "PIXELS", "SHARES", "SOURCES", "SPECTRA"]
+__all__ = ["HIDDEN", "JUDGED_SHARES", "LAYERS", "METHODS", "SHARES", "SOURCES", "SPECTRA", "TOGETHER"]
 
-PIXELS, HIDDEN, CLASSES = 64, 128, 10
-"""Widths of the network 64-128-128-10: pixels of a digit, hidden units, classes."""
+HIDDEN, CLASSES = 128, 10
+"""Hidden units and classes of the network, which has as many inputs as a digit has values: 64-128-128-10."""
+
+TOGETHER = {"digits": 2, "mnist1d": 2, "mnist": 28}
+"""Neighbouring values whose mean stands for them on the map of a covariance; on MNIST they are a row of pixels."""
 
 LAYERS = ("blocks.0.linear", "blocks.1.linear")
 """The linear layers that get an adapter: all but the head."""

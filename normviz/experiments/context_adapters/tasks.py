@@ -1,6 +1,7 @@
 """Two tasks on the same digits, the network that knows the first one, and what its layers have seen.
 
-The first task is the 8 x 8 digits with pixels from 0 to 1. The new task has the same pictures with their pixels
+The first task is the digits with pixels from 0 to 1 (8 x 8 of them, or MNIST's 28 x 28), or the signals of MNIST-1D as
+they are. The new task has the same pictures with their pixels
 shuffled (or turned by 90 degrees, or as they are) and their labels shifted by 5. Pixels are not centred: a pixel that
 is always black is 0, so that a covariance without centring calls it quiet.
 """
@@ -14,19 +15,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from normviz.adapters import CovarianceCollector, damped_covariance
-from normviz.data import TensorBatches, load_digits, seeded_generator
+from normviz.data import TensorBatches, load_digit_source, seeded_generator
+from normviz.digit_sources import digit_source
 from normviz.experiments.context_adapters.knobs import Knobs
-from normviz.experiments.context_adapters.recorded import CLASSES, HIDDEN, LAYERS, PIXELS, SOURCES
+from normviz.experiments.context_adapters.recorded import CLASSES, HIDDEN, LAYERS, SOURCES
 from normviz.models import MLP
 from normviz.training.seeding import seeded
 
 __all__ = ["Context", "Task", "World", "changed", "context_of"]
 
-WHITEST = 16
-"""Greatest value of a pixel in the data set."""
 LABEL_SHIFT = 5
-SIDE = 8
-"""Pixels in a row of a picture."""
 FIRST_RATE = 1e-3
 """Learning rate of Adam on the first task."""
 SHUFFLING, CALIBRATION, NOISE, FIRST_BATCHES = 11, 12, 13, 14
@@ -34,7 +32,7 @@ SHUFFLING, CALIBRATION, NOISE, FIRST_BATCHES = 11, 12, 13, 14
 
 
 class Task(NamedTuple):
-    """Pictures [n, 64] and labels [n] for training and for testing."""
+    """Pictures [n, values] and labels [n] for training and for testing."""
 
     x: Tensor
     y: Tensor
@@ -65,7 +63,7 @@ class World:
     Attributes:
         first: the task that the network knows.
         new: the task that is learned.
-        samples: calibration pictures [n, 64] by their source.
+        samples: calibration pictures [n, values] by their source.
         base: the network after the first task.
         contexts: what its layers see, by the source of the samples.
         damped: covariances of the first task as they are inverted, by layer.
@@ -73,14 +71,17 @@ class World:
 
     def __init__(self, knobs: Knobs, seed: int, device: torch.device) -> None:
         self.knobs, self.seed, self.device = knobs, seed, device
-        data = load_digits("flat", seed=seed)
-        pictures = [data.unscale(x).clamp(0, WHITEST) / WHITEST for x in (data.x_train, data.x_test)]
+        source = digit_source(knobs.data)
+        data = load_digit_source(knobs.data, "flat", seed=seed)
+        pictures = [data.unscale(x) for x in (data.x_train, data.x_test)]
+        if source.picture:
+            pictures = [x.clamp(0, source.white) / source.white for x in pictures]
         x, x_test = (p.to(device) for p in pictures)
         y, y_test = data.y_train.to(device), data.y_test.to(device)
         self.first = Task(x, y, x_test, y_test)
-        self.new = Task(*(changed(part, knobs.new_task, seed) for part in self.first))
+        self.new = Task(*(changed(part, knobs.new_task, seed, source.shape) for part in self.first))
         chosen = torch.randperm(len(x), generator=seeded_generator(seed, CALIBRATION))[: knobs.samples]
-        noise = torch.rand(knobs.samples, PIXELS, generator=seeded_generator(seed, NOISE))
+        noise = torch.rand(knobs.samples, source.values, generator=seeded_generator(seed, NOISE))
         pictures = [self.first.x[chosen.to(device)], self.new.x[chosen.to(device)], noise.to(device)]
         self.samples = dict(zip(SOURCES, pictures, strict=True))
         self.base = trained_base(self.first, knobs, seed)
@@ -93,22 +94,31 @@ class World:
         return TensorBatches((self.new.x, self.new.y), self.knobs.batch_size)
 
 
-def changed(values: Tensor, how: str, seed: int) -> Tensor:
-    """Pictures [n, 64] or labels [n] of the first task as the new task has them."""
+def changed(values: Tensor, how: str, seed: int, shape: tuple[int, ...] = (8, 8)) -> Tensor:
+    """Pictures [n, values] or labels [n] of the first task as the new task has them.
+
+    Args:
+        values: of the first task.
+        how: "permuted", "rotated" (a signal is read backwards) or "relabelled".
+        seed: of the shuffling.
+        shape: of one picture or signal.
+    """
     if values.ndim == 1:
         return (values + LABEL_SHIFT) % CLASSES
     if how == "relabelled":
         return values
     if how == "rotated":
-        return torch.rot90(values.reshape(-1, SIDE, SIDE), 1, (1, 2)).flatten(1)
-    order = torch.randperm(PIXELS, generator=seeded_generator(seed, SHUFFLING))
+        if len(shape) == 1:
+            return values.flip(1)
+        return torch.rot90(values.reshape(-1, *shape), 1, (1, 2)).flatten(1)
+    order = torch.randperm(values.shape[1], generator=seeded_generator(seed, SHUFFLING))
     return values[:, order.to(values.device)]
 
 
 def trained_base(task: Task, knobs: Knobs, seed: int) -> nn.Module:
-    """A network 64-128-128-10 after so many steps of Adam on the first task."""
+    """A network of two hidden layers of 128 units after so many steps of Adam on the first task."""
     with seeded(seed):
-        model = MLP(PIXELS, [HIDDEN, HIDDEN], CLASSES)
+        model = MLP(task.x.shape[1], [HIDDEN, HIDDEN], CLASSES)
     model = model.to(task.x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=FIRST_RATE)
     source = TensorBatches((task.x, task.y), knobs.batch_size, stream=FIRST_BATCHES)
