@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from normviz.attention import attention_weights, positive_sequence_entropy
+from normviz.data import load_digit_source
 from normviz.experiments.attention_entropy import EXPERIMENT, Knobs
 from normviz.experiments.attention_entropy.closed_forms import (
     cpu_seconds,
@@ -21,7 +22,7 @@ from normviz.experiments.attention_entropy.closed_forms import (
     growth,
     slope_error,
 )
-from normviz.experiments.attention_entropy.frames import pooled
+from normviz.experiments.attention_entropy.frames import pooled, resized_digits
 from normviz.experiments.attention_entropy.kernels import LinearKernel, RecurrentKernel
 from normviz.experiments.attention_entropy.knobs import ARMS
 from normviz.experiments.attention_entropy.query_norm import entropy_curves, query_row_figure
@@ -122,6 +123,22 @@ def test_maps_are_those_of_the_first_seed() -> None:
     assert [early[name].moment for name in ("maps", "rows")] == ["step 0", "step 0"]
     assert full["maps"].moment == "step 10"
     assert all(figure.data is not None and len(figure.data) for figure in full.values())
+
+
+@pytest.mark.usefixtures("small_mnist")
+def test_mnist_can_take_the_place_of_the_digits() -> None:
+    knobs = Knobs(data="mnist", kinds=("softmax", "relu"), side="4", **TINY)  # type: ignore[arg-type]
+    log = FrameLog(EXPERIMENT.frames(knobs, "cpu"))
+    assert not log.events
+    assert set(log.scalars("accuracy")["arm"]) == {"Softmax", "ReLU"}
+    maps = log.arrays("attention_map")
+    assert [entry.value.shape for entry in maps] == [(16, 16)] * 2
+    whole = load_digit_source("mnist").x_test.reshape(-1, 1, 4, 7, 4, 7).mean((3, 5))
+    small = resized_digits("mnist", 4, 0).x_test
+    assert small.shape == whole.shape
+    together = np.corrcoef(small.flatten().numpy(), whole.flatten().numpy())[0, 1]
+    assert together > 0.95  # a triangle of weights instead of equal ones
+    assert Knobs(task="text", data="mnist").missing() == ""
 
 
 def test_fused_softmax_is_timed_but_not_trained() -> None:

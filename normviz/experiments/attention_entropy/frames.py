@@ -1,9 +1,10 @@
 """What is trained and measured on the page *Attention entropy*.
 
-Pixels: the digits, every pixel a token, by a vision transformer with mean pooling, positions from N(0, 0.5^2). Text:
-the next character by a small GPT. No convolution and no rotary embedding: the arms differ in the attention kernel
-alone. All with AdamW. Every seed has its own split into training and held-out data, the same for all arms. Before the
-training the entropy of random queries against their norm, after it time and memory of the attention by itself.
+Pixels: the digits or MNIST's, resized, every pixel a token, by a vision transformer with mean pooling, positions from
+N(0, 0.5^2). Text: the next character by a small GPT. No convolution and no rotary embedding: the arms differ in the
+attention kernel alone. All with AdamW. Every seed has its own split into training and held-out data, the same for all
+arms. Before the training the entropy of random queries against their norm, after it time and memory of the attention
+by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, scaled_dot_product_attention
 
-from normviz.data import SupervisedData, TextWindows, by_seed, load_digits
+from normviz.data import SupervisedData, TextWindows, by_seed, load_digit_source
 from normviz.data.corpora import load_corpus
 from normviz.experiments.attention_entropy.closed_forms import (
     Attend,
@@ -106,11 +107,7 @@ def _pixels(knobs: Knobs, device: torch.device) -> Build:
 
     @cache
     def digits(seed: int) -> SupervisedData:
-        data = load_digits("image", seed=seed).to(device)
-        if side == 8:
-            return data
-        resize = partial(interpolate, size=(side, side), mode="bilinear", antialias=True)
-        return replace(data, x_train=resize(data.x_train), x_test=resize(data.x_test))
+        return resized_digits(knobs.data, side, seed).to(device)
 
     def arm(kind: str) -> Arm:
         model = partial(
@@ -140,6 +137,21 @@ def _pixels(knobs: Knobs, device: torch.device) -> Build:
 
     batches = by_seed(lambda seed: digits(seed).train_batches(knobs.batch_size))
     return [arm(kind) for kind in knobs.kinds], batches, evaluate
+
+
+def resized_digits(name: str, side: int, seed: int) -> SupervisedData:
+    """Digits in the split of a seed, (1, side, side); averaged where they shrink, interpolated where they grow.
+
+    Args:
+        name: which digits, of those that are pictures.
+        side: pixels in a row.
+        seed: of the split.
+    """
+    data = load_digit_source(name, "image", seed=seed)
+    if data.input_shape[-1] == side:
+        return data
+    resize = partial(interpolate, size=(side, side), mode="bilinear", antialias=True)
+    return replace(data, x_train=resize(data.x_train), x_test=resize(data.x_test))
 
 
 def _text(knobs: Knobs, device: torch.device) -> Build:

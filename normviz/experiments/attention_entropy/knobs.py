@@ -6,6 +6,7 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
+from normviz.digit_sources import digit_source, missing_source
 from normviz.experiments.attention_entropy.recorded import FUSED
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
@@ -64,6 +65,9 @@ class Knobs(Base):
         labels={"pixels": "Digits, one token per pixel", "text": "Text, next character"},
         section="Experiment",
     )
+    data: Literal["digits", "mnist"] = knob_fields.digit_data(
+        "digits", "mnist", what="What the task of digits has, resized to the image side"
+    )
     kinds: tuple[KindName, ...] = knob(
         ("softmax", "elu1", "relu", "nala_cosine"),
         label="Attention",
@@ -113,7 +117,7 @@ class Knobs(Base):
         "8",
         label="Image side",
         unit="pixels",
-        help="Digits only: the 8 × 8 images are resized to this side; the number of tokens is its square.",
+        help="Digits only: the images are resized to this side; the number of tokens is its square.",
         section="Network",
     )
     context: int = knob(
@@ -154,14 +158,22 @@ class Knobs(Base):
         """Networks that are trained."""
         return len(self.kinds) * self.seeds
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_source(self.data) if self.task == "pixels" else ""
+
     def work(self) -> float:
-        """Seconds: a block in every step, its tokens and its pairs of tokens, and the times at growing lengths."""
+        """Seconds: a block in every step, its tokens and their pairs, times at growing lengths, and larger tests."""
         members, tokens, width = len(self.kinds) * len(self.seed_range()), self.tokens(), int(self.width)
         linear = sum(kind != "softmax" for kind in self.kinds) / len(self.kinds)
         token = width * (1e-09 + 1.6e-08 * 16 * linear + 2.5e-10 * width) + 5.9e-08 * tokens
         block = 0.0061 + self.batch_size * tokens * token
         lengths = 0.00025 * int(self.longest) * members
-        return members * self.steps * (0.0011 + self.depth * block) + lengths
+        tested = 0.0
+        if self.task == "pixels":  # forwards alone, seven times in a run
+            more = digit_source(self.data).tested - digit_source("digits").tested
+            tested = members * self.depth * 0.8 * more * tokens * token
+        return members * self.steps * (0.0011 + self.depth * block) + lengths + tested
 
 
 def arm_name(kind: str) -> str:
