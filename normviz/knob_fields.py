@@ -70,7 +70,11 @@ def corpus() -> Any:
 
 
 def digit_data(
-    *names: str, what: str = "What is classified", section: str = "Experiment", added: bool = True
+    *names: str,
+    what: str = "What is classified",
+    section: str = "Experiment",
+    added: bool = True,
+    own: str = "",
 ) -> Any:
     """Which digits are classified; the experiment's ``missing`` answers :func:`~normviz.digit_sources.missing_source`.
 
@@ -79,14 +83,18 @@ def digit_data(
         what: begins the help; a page with other tasks says here that only one of them uses it.
         section: where the page shows it.
         added: as in :func:`~normviz.knobs.knob`.
+        own: what readers may bring of their own, in words, where "own" is one of the choices.
     """
     sources = {name: DIGIT_SOURCES[name] for name in names or DIGIT_SOURCES}
+    labels = {name: source.label for name, source in sources.items()}
     *first, last = (source.sentence for source in sources.values())
+    if own:
+        first, last, labels = [*first, last], own, {**labels, "own": "Your own"}
     return knob(
         next(iter(sources)),
         label="Data",
         help=f"{what}: {'; '.join(first)}; or {last}.",
-        labels={name: source.label for name, source in sources.items()},
+        labels=labels,
         section=section,
         added=added,
     )

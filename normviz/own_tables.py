@@ -155,6 +155,9 @@ class OwnTable:
             TableUploadError: no such column, too few or too many classes, a class with too few rows, a cell without a
                 class, a column that is neither of numbers nor of texts, or no input that is left.
         """
+        return _task(self, target)
+
+    def _made(self, target: str) -> TableTask:
         if trouble := self._trouble(target):
             raise TableUploadError(f"{self.name}: {trouble}")
         labels, class_names, _ = _classes(target, self.cells[self.names.index(target)])
@@ -293,6 +296,11 @@ def table_size(key: str, otherwise: tuple[int, int] = (1_000, 20)) -> tuple[int,
     except TableUploadError:
         return otherwise
     return table.rows, len(table.names)
+
+
+@lru_cache(maxsize=4)
+def _task(table: OwnTable, target: str) -> TableTask:
+    return table._made(target)
 
 
 @lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 from normviz.experiments.residual_depth.path_levels import level_growth_figure, level_weights_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.own_data import own_rows_widget
 from normviz.ui.panels.residual_depth import expansion_panel
 
 INTRO = r"""
@@ -132,4 +133,11 @@ $\mathbb R^d$ has $d$; a tower with modules of Lipschitz constant $L$ at most $d
     ),
 )
 
-experiment_page("residual-depth", intro=INTRO, reading=READING, maths=MATHS, exact=EXACT)
+experiment_page(
+    "residual-depth",
+    intro=INTRO,
+    reading=READING,
+    maths=MATHS,
+    widgets={"data": own_rows_widget},
+    exact=EXACT,
+)

@@ -27,6 +27,7 @@ NOUNS = (
     "knobs",
     "measures",
     "module_roles",
+    "own_data",
     "own_images",
     "own_tables",
     "presets",

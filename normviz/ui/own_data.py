@@ -16,46 +16,75 @@ from normviz.ui.plain import plain
 from normviz.ui.widgets import knob_widget
 from normviz.uploads import UploadError
 
-__all__ = ["own_images_widget", "own_table_widget"]
+__all__ = ["own_images_widget", "own_rows_widget", "own_table_widget"]
 
 MEGABYTE = 1_000_000
+
+TABLE, IMAGES = "own_table", "own_images"
+"""Names of the hidden knobs."""
+
+TABLE_HELP = (
+    f"CSV in UTF-8 with the names of the columns in its first row: at most {own_tables.MAX_ROWS:,} rows, "
+    f"{own_tables.MAX_COLUMNS} columns and {own_tables.MAX_BYTES // MEGABYTE} MB. Columns of numbers are standardised, "
+    f"those of at most {own_tables.MOST_TEXTS} texts become one input for each text."
+)
+IMAGES_HELP = (
+    f"A zip with one folder of PNG, JPEG or GIF files per class: at most {own_images.MAX_IMAGES:,} images of "
+    f"{own_images.MAX_SIDE} x {own_images.MAX_SIDE} pixels and {own_images.MAX_ARCHIVE // MEGABYTE} MB. They are "
+    "turned to grey and made small."
+)
+STAYS = "It stays on this machine."
 
 LIKELY = ("target", "class", "label", "species", "y", "outcome", "diagnosis")
 """Names of a column that is mostly the target, in lower case; without one it is the last column that can be."""
 
 SHOWN = 6
-"""Most classes that are listed."""
+"""Most classes, and most notes, that are listed."""
+
+Keep = Callable[[bytes, str], str]
 
 
 def own_table_widget(control: Control, key: str) -> None:
     """Choose the data set; for one's own, bring a CSV table and choose its target."""
+    _widget(control, key, {TABLE: own_tables.keep_table})
+
+
+def own_images_widget(control: Control, key: str) -> None:
+    """Choose the data set; for one's own, bring a zip of images."""
+    _widget(control, key, {IMAGES: own_images.keep_images})
+
+
+def own_rows_widget(control: Control, key: str) -> None:
+    """Choose the data set; for one's own, bring a CSV table and choose its target, or a zip of images."""
+    _widget(control, key, {TABLE: own_tables.keep_table, IMAGES: own_images.keep_images})
+
+
+def _widget(control: Control, key: str, kinds: Mapping[str, Keep]) -> None:
     knob_widget(control, key)
     if st.session_state[key] != "own":
         return
-    table_key, target_key = (_sibling(control, key, name) for name in ("own_table", "target"))
-    new = _upload(
-        table_key,
-        label="Your own table",
-        types=["csv", "tsv", "txt"],
-        bytes_=own_tables.MAX_BYTES,
-        help=f"CSV in UTF-8 with the names of the columns in its first row: at most {own_tables.MAX_ROWS:,} rows, "
-        f"{own_tables.MAX_COLUMNS} columns and {own_tables.MAX_BYTES // MEGABYTE} MB. Columns of numbers are "
-        f"standardised, those of at most {own_tables.MOST_TEXTS} texts become one input for each text. It stays on "
-        "this machine.",
-        keep=own_tables.keep_table,
-    )
+    page = key.removesuffix(control.name)
+    new = _upload(page, kinds)
+    if IMAGES in kinds and st.session_state[page + IMAGES]:
+        _images(page)
+    elif TABLE in kinds:
+        _table(page, new)
+
+
+def _table(page: str, new: bool) -> None:
+    """The target of the table that was brought, and what was read."""
     try:
-        table = own_tables.read_table(st.session_state[table_key])
+        table = own_tables.read_table(st.session_state[page + TABLE])
     except UploadError:
         return  # the page says what is missing
-    if new or not st.session_state[target_key]:
-        st.session_state[target_key] = _likely(table.targets)
-    chosen = f"{target_key}/choice"
-    target = st.session_state[target_key]
+    chosen = f"{page}target/choice"
+    if new or not st.session_state[page + "target"]:
+        st.session_state[page + "target"] = _likely(table.targets)
+    target = st.session_state[page + "target"]
     st.session_state[chosen] = target if target in table.targets else None
 
     def choose() -> None:
-        st.session_state[target_key] = st.session_state[chosen] or ""
+        st.session_state[page + "target"] = st.session_state[chosen] or ""
 
     st.selectbox(
         "Target",
@@ -69,70 +98,74 @@ def own_table_widget(control: Control, key: str) -> None:
     if target in table.targets:
         task = table.task(target)
         inputs = f"{len(task.input_names)} input{'s' if len(task.input_names) > 1 else ''}"
-        _say(table_key, f"{table.rows:,} rows, {inputs}", task.counts)
+        _say(page + TABLE, f"{table.rows:,} rows, {inputs}", task.counts)
         for note in task.notes[:SHOWN]:
             st.caption(plain(note))
 
 
-def own_images_widget(control: Control, key: str) -> None:
-    """Choose the data set; for one's own, bring a zip of images."""
-    knob_widget(control, key)
-    if st.session_state[key] != "own":
-        return
-    images_key = _sibling(control, key, "own_images")
-    _upload(
-        images_key,
-        label="Your own images",
-        types=["zip"],
-        bytes_=own_images.MAX_ARCHIVE,
-        help="A zip with one folder of PNG, JPEG or GIF files per class: at most "
-        f"{own_images.MAX_IMAGES:,} images of {own_images.MAX_SIDE} x {own_images.MAX_SIDE} pixels and "
-        f"{own_images.MAX_ARCHIVE // MEGABYTE} MB. They are turned to grey and made small, and stay on this machine.",
-        keep=own_images.keep_images,
-    )
+def _images(page: str) -> None:
+    """What was read of the images that were brought."""
     try:
-        images = own_images.read_images(st.session_state[images_key])
+        images = own_images.read_images(st.session_state[page + IMAGES])
     except UploadError:
         return  # the page says what is missing
-    _say(images_key, f"{len(images.labels):,} images", images.counts)
+    _say(page + IMAGES, f"{len(images.labels):,} images", images.counts)
 
 
-def _sibling(control: Control, key: str, name: str) -> str:
-    """Key of another knob of the page."""
-    return key.removesuffix(control.name) + name
-
-
-def _known(kind: str) -> dict[str, str]:
+def _known() -> dict[str, str]:
     """Names of the files that were brought in this visit, by their keys; the newest is the last."""
-    names: dict[str, str] = st.session_state.setdefault(f"files of one's own/{kind}", {})
+    names: dict[str, str] = st.session_state.setdefault("files of one's own", {})
     return names
 
 
-def _upload(
-    key: str, *, label: str, types: list[str], bytes_: int, help: str, keep: Callable[[bytes, str], str]
-) -> bool:
-    """Take a file into the knob of that key; whether a new one came. A refused file says why and changes nothing."""
-    known = _known(key.rpartition("/")[2])
-    if not st.session_state[key] and known:
-        st.session_state[key] = next(reversed(known))
+def _kind(kept: str) -> str:
+    """The knob that holds such a key."""
+    return IMAGES if kept.startswith("images-") else TABLE
+
+
+def _choose(page: str, kinds: Mapping[str, Keep], kept: str) -> None:
+    """Put the key into its knob, and nothing into the other."""
+    for name in kinds:
+        st.session_state[page + name] = kept if name == _kind(kept) else ""
+
+
+def _upload(page: str, kinds: Mapping[str, Keep]) -> bool:
+    """Take a file into its knob; whether a new one came. A refused file says why and changes nothing."""
+    usable = [kept for kept in _known() if _kind(kept) in kinds]
+    if usable and not any(st.session_state[page + name] for name in kinds):
+        _choose(page, kinds, usable[-1])
+    several = len(kinds) > 1
+    asked = {TABLE: ("Your own table", ["csv", "tsv", "txt"], TABLE_HELP, own_tables.MAX_BYTES)}
+    asked[IMAGES] = ("Your own images", ["zip"], IMAGES_HELP, own_images.MAX_ARCHIVE)
+    label, types, help, bytes_ = asked[next(iter(kinds))]
+    if several:
+        label, types = "Your own table or images", [*types, *asked[IMAGES][1]]
+        help, bytes_ = f"{TABLE_HELP}  \nOr: {IMAGES_HELP}", own_images.MAX_ARCHIVE
     brought = st.file_uploader(
-        label, type=types, help=help, max_upload_size=bytes_ // MEGABYTE, key=f"{key}/file"
+        label,
+        type=types,
+        help=f"{help} {STAYS}",
+        max_upload_size=bytes_ // MEGABYTE,
+        key=f"{page}own/file",
     )
-    new = False
-    if brought is not None and brought.file_id != st.session_state.get(f"{key}/seen"):
-        st.session_state[f"{key}/seen"] = brought.file_id
-        st.session_state.pop(f"{key}/refused", None)
+    new, state = False, f"{page}own"
+    if brought is not None and brought.file_id != st.session_state.get(f"{state}/seen"):
+        st.session_state[f"{state}/seen"] = brought.file_id
+        st.session_state.pop(f"{state}/refused", None)
+        content = brought.getvalue()
+        zipped = brought.name.lower().endswith(".zip")
+        keep = kinds[IMAGES if IMAGES in kinds and (zipped or not several) else TABLE]
         try:
             with st.spinner("Reading the file"):
-                kept = keep(brought.getvalue(), brought.name)
+                kept = keep(content, brought.name)
         except UploadError as error:
-            st.session_state[f"{key}/refused"] = str(error)
+            st.session_state[f"{state}/refused"] = str(error)
         else:
-            known.pop(kept, None)
-            known[kept] = brought.name
-            st.session_state[key] = kept
+            _known().pop(kept, None)
+            _known()[kept] = brought.name
+            _choose(page, kinds, kept)
             new = True
-    if refused := st.session_state.get(f"{key}/refused"):
+    if refused := st.session_state.get(f"{state}/refused"):
         st.error(plain(refused), icon=":material/description:")
     return new
 
@@ -140,10 +173,10 @@ def _upload(
 def _say(key: str, size: str, counts: Mapping[str, int]) -> None:
     """What was read: the file's name, its size and its classes."""
     kept = st.session_state[key]
-    name = _known(key.rpartition("/")[2]).get(kept, kept)
     listed = ", ".join(f"{label} {count:,}" for label, count in list(counts.items())[:SHOWN])
     more = f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
-    st.caption(plain(f"{name[-60:]}: {size}, {len(counts)} classes: {listed}{more}."))
+    name = _known().get(kept, kept)[-60:]
+    st.caption(plain(f"{name}: {size}, {len(counts)} classes: {listed}{more}."))
 
 
 def _likely(targets: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from tests.own_files import plants, shapes
 
 TABLES: dict[str, dict[str, Any]] = {
     "self-normalizing": {"arms": ("snn", "relu_bn"), "depth": 2, "width": 16, "steps": 60, "seeds": 1},
+    "residual-depth": {"methods": ("inv", "layernorm"), "depth": 4, "steps": 80, "seeds": 1},
 }
 IMAGES: dict[str, dict[str, Any]] = {
     "evolving-layers": {"layers": ("BN-ReLU", "S0"), "batch_sizes": ("8", "64"), "steps": 20, "seeds": 1},
@@ -146,6 +147,18 @@ def test_a_class_that_is_not_there_has_no_accuracy(data_folder: Path) -> None:
     recall = log.arrays("recall")[-1].value
     assert np.isfinite(recall[:3]).all()
     assert np.isnan(recall[3:]).all()
+
+
+def test_a_page_that_takes_both_trains_on_images_too(data_folder: Path) -> None:
+    key = keep_images(shapes(), "shapes.zip")
+    knobs = own("residual-depth", own_table="", target="", own_images=key, steps=20)
+    assert knobs.missing() == ""
+    log = FrameLog(get_experiment("residual-depth").frames(knobs, "cpu"))
+    assert set(log.scalars("validation_accuracy")["arm"]) == set(knobs.shown_arms().names)
+    assert own("residual-depth", own_images=key) != own("residual-depth"), "images go before a table"
+    assert own("residual-depth", task="expansion", target="").missing() == "", "it has no data"
+    wide = own("residual-depth", own_images=key)
+    assert wide.work() > own("residual-depth").work(), "784 values instead of 4"
 
 
 def test_a_target_that_is_no_column_is_named(data_folder: Path) -> None:

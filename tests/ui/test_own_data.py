@@ -17,6 +17,7 @@ PAGES: dict[str, dict[str, str]] = {
     "self-normalizing": {"arms": "snn", "depth": "2", "width": "16", "steps": "10", "seeds": "1"},
     "evolving-layers": {"layers": "S0", "batch_sizes": "8", "steps": "10", "seeds": "1"},
     "shifting-statistics": {"methods": "tbn", "images": "64", "seeds": "1"},
+    "residual-depth": {"methods": "plain", "depth": "4", "steps": "10", "seeds": "1"},
     "federated-pruning": {"arms": "dense", "clients": "2", "rounds": "3"},
 }
 FILES = {
@@ -30,11 +31,11 @@ READ = {
 
 
 def kind_of(slug: str) -> str:
-    return "own_table" if slug == "self-normalizing" else "own_images"
+    return "own_table" if slug in ("self-normalizing", "residual-depth") else "own_images"
 
 
 def bring(app: AppTest, slug: str, file: tuple[str, bytes, str]) -> None:
-    uploader = app.get_by_key(f"{slug}/knob/{kind_of(slug)}/file")
+    uploader = app.get_by_key(f"{slug}/knob/own/file")
     uploader.set_value(file)
     app.run()
     assert not app.exception
@@ -95,6 +96,21 @@ def test_the_target_is_chosen_among_the_columns_that_can_be_one(open_page: OpenP
     assert not app.exception
     assert app.session_state[f"{slug}/knobs"].target == "colour"
     assert any("2 classes\\: blue" in caption.value for caption in app.caption)
+
+
+def test_a_page_that_takes_both_has_one_at_a_time(open_page: OpenPage) -> None:
+    slug = "residual-depth"
+    app = open_page(slug, **PAGES[slug])
+    choose(app, slug, "data", "own")
+    bring(app, slug, FILES["own_images"])
+    assert errors(app) == []
+    assert app.session_state[f"{slug}/knobs"].own_images.startswith("images-")
+    bring(app, slug, FILES["own_table"])
+    knobs = app.session_state[f"{slug}/knobs"]
+    assert (knobs.own_images, knobs.target) == ("", "species")
+    bring(app, slug, ("shapes.zip", b"PK", "application/zip"))
+    assert errors(app) == ["shapes.zip is no zip that can be read\\: File is not a zip file."]
+    assert app.session_state[f"{slug}/knobs"] == knobs
 
 
 def test_a_link_opens_a_kept_table_and_a_wrong_target_is_said(open_page: OpenPage) -> None:

@@ -1,8 +1,8 @@
 """What is trained and taken apart on the page *Residual depth*.
 
-Training: scikit-learn's digits (64 pixels), MNIST-1D or MNIST, Linear(values, width), n residual branches of two
-layers, Linear(width, 10); SGD with momentum 0.9. All methods but Fixup start from the same weights. Fixup's scalars
-learn at a tenth of the rate.
+Training: scikit-learn's digits (64 pixels), MNIST-1D, MNIST or own data, Linear(values, width), n branches of two
+layers, Linear(width, classes); SGD with momentum 0.9. All methods but Fixup start from the same weights. Fixup's
+scalars learn at a tenth of the rate.
 
 Taking apart: no training. A tower of random modules grows; at each depth its expansion is computed in float64 on the
 CPU and compared with the tower itself.
@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
-from normviz.data import SupervisedData, by_seed, load_digit_source, seeded_generator
-from normviz.digit_sources import digit_source
+from normviz.data import SupervisedData, by_seed, load_digit_source, load_own_rows, seeded_generator
 from normviz.experiments.residual_depth.knobs import SMALL, Knobs, arm_name, scaled, sweep_name
 from normviz.experiments.residual_depth.recorded import SLOPES
 from normviz.frame import Frame, Value
@@ -115,11 +114,13 @@ def _all_paths(modules: list[nn.Linear], x: Tensor, k: int) -> Tensor:
 
 
 def _trained(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
-    data = cache(lambda seed: load_digit_source(knobs.data, "flat", seed=seed).to(device))
+    data = cache(lambda seed: _load(knobs, seed).to(device))
+    some = data(knobs.first_seed)
+    batch_size = min(knobs.batch_size, len(some.x_train))
     yield from train(
-        _arms(knobs),
+        _arms(knobs, some),
         knobs.seed_range(),
-        batches=by_seed(lambda seed: data(seed).train_batches(knobs.batch_size)),
+        batches=by_seed(lambda seed: data(seed).train_batches(batch_size)),
         steps=knobs.steps,
         device=device,
         probes=[
@@ -131,18 +132,26 @@ def _trained(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
     )
 
 
-def _arms(knobs: Knobs) -> list[Arm]:
+def _load(knobs: Knobs, seed: int) -> SupervisedData:
+    if knobs.data == "own":
+        return load_own_rows(knobs, seed=seed)
+    return load_digit_source(knobs.data, "flat", seed=seed)
+
+
+def _arms(knobs: Knobs, data: SupervisedData) -> list[Arm]:
     if knobs.task == "sweep":
         rate = float(knobs.learning_rates[0])
-        return [_arm(sweep_name(lam), "plain", rate, knobs, lam) for lam in knobs.lambdas()]
+        return [_arm(sweep_name(lam), "plain", rate, knobs, data, lam) for lam in knobs.lambdas()]
     return [
-        _arm(arm_name(method, knobs.rate_suffix(rate)), method, float(rate), knobs)
+        _arm(arm_name(method, knobs.rate_suffix(rate)), method, float(rate), knobs, data)
         for rate in knobs.learning_rates
         for method in knobs.methods
     ]
 
 
-def _arm(name: str, method: str, rate: float, knobs: Knobs, lam: float | None = None) -> Arm:
+def _arm(
+    name: str, method: str, rate: float, knobs: Knobs, data: SupervisedData, lam: float | None = None
+) -> Arm:
     fixed = knobs.scale if method == "custom" else lam
 
     def model() -> nn.Module:
@@ -151,7 +160,8 @@ def _arm(name: str, method: str, rate: float, knobs: Knobs, lam: float | None = 
             dim=knobs.width,
             method="plain" if method == "custom" else method,
             activation=knobs.activation,
-            in_dim=digit_source(knobs.data).values,
+            in_dim=data.input_shape[0],
+            num_classes=data.num_classes,
             seed=torch.initial_seed(),
         )
         if fixed is not None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from normviz import knob_fields
 from normviz.arms import Arms
-from normviz.digit_sources import DigitData, digit_source, missing_source
-from normviz.knobs import Knobs as Base
+from normviz.digit_sources import digit_source, missing_source
 from normviz.knobs import knob
+from normviz.own_data import OwnDataKnobs
 from normviz.progress import STEPS, Progress
 from normviz.residual.counting import residual_scale
 
@@ -50,7 +50,7 @@ RATES: tuple[Rate, ...] = ("0.003", "0.01", "0.03", "0.1")
 DEPTHS = Progress("depth", "modules", "depth n: modules stacked")
 
 
-class Knobs(Base):
+class Knobs(OwnDataKnobs):
     """Task, depth, methods, training length."""
 
     task: Literal["training", "expansion", "sweep"] = knob(
@@ -61,7 +61,9 @@ class Knobs(Base):
         labels={"training": "Train", "expansion": "Take apart", "sweep": "Sweep the scale"},
         section="Experiment",
     )
-    data: DigitData = knob_fields.digit_data(what="What towers are trained on; taken apart, they have none")
+    data: Literal["digits", "mnist1d", "mnist", "own"] = knob_fields.digit_data(
+        what="What towers are trained on; taken apart, they have none", own="a table or images of your own"
+    )
     methods: tuple[MethodName, ...] = knob(
         ("plain", "inv_sqrt", "inv", "skipinit", "fixup", "batchnorm"),
         label="Methods",
@@ -180,8 +182,10 @@ class Knobs(Base):
         return DEPTHS if self.task == "expansion" else STEPS
 
     def missing(self) -> str:
-        """MNIST's pictures come with a package of their own; towers that are taken apart have no data."""
-        return "" if self.task == "expansion" else missing_source(self.data)
+        """MNIST comes with a package, the reader's data must be here; towers that are taken apart have no data."""
+        if self.task == "expansion":
+            return ""
+        return self.missing_own() if self.data == "own" else missing_source(self.data)
 
     def work(self) -> float:
         """Seconds: a module in every step, its weights and its samples; or the terms of the expansion."""
@@ -197,7 +201,8 @@ class Knobs(Base):
 
     def _work_of_larger_data(self) -> float:
         """Seconds of one member that more examples and more values take, beside those of the 8 x 8 digits."""
-        source, usual = digit_source(self.data), digit_source("digits")
+        source = self.own_size() if self.data == "own" else digit_source(self.data)
+        usual = digit_source("digits")
         encoder = self.steps * self.batch_size * self.width * 3.4e-10 * (source.values - usual.values)
         more = (
             max(0, source.tested - usual.tested) * self.depth * self.width * (1.3e-09 + 3.4e-10 * self.width)
