@@ -135,8 +135,7 @@ class Watch:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.")
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
+        optimizer = _innermost(optimizer)
         warn_of_blind_spots(model, optimizer, stacklevel=4)  # at the caller of watch()
         check_integer("every", every, 1)
         check_integer("histogram_every", histogram_every, 1)
@@ -361,7 +360,7 @@ def watch(
 
     Args:
         model: trained in training mode (``model.train()``).
-        optimizer: its optimizer.
+        optimizer: its optimizer; one that Accelerate or Lightning has wrapped is watched inside its wrapper.
         every: steps between two measurements of gradients and running statistics (default 1: each step).
         arm: name of the curves in the figures (default "model").
         histogram_every: steps between two histograms of activations (default 10, as on the pages).
@@ -413,6 +412,20 @@ def _outermost(model: nn.Module) -> Select:
             chosen = set(kind) - inner
             return lambda name, _: name in chosen
     return lambda _, __: False
+
+
+def _innermost(optimizer: object) -> Optimizer:
+    """The optimizer itself where a library has wrapped it (Accelerate, Lightning): only it has hooks, and it steps.
+
+    Raises:
+        TypeError: it is none and wraps none.
+    """
+    found = optimizer
+    while isinstance(inner := getattr(found, "optimizer", None), Optimizer):
+        found = inner
+    if not isinstance(found, Optimizer):
+        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}.")
+    return found
 
 
 def _matrices(model: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
