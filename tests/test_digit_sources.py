@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from normviz import knob_fields, validation
-from normviz.data import load_digit_source, load_digits, load_mnist1d
+from normviz.data import SupervisedData, load_digit_source, load_digits, load_mnist1d
+from normviz.data.digit_sources import _by_value
 from normviz.digit_sources import DIGIT_SOURCES, DigitData, digit_source, missing_source
 from normviz.knobs import Knobs
 
@@ -34,6 +36,29 @@ def test_the_loader_is_that_of_the_name() -> None:
     assert load_digit_source("mnist1d", seed=4) is load_mnist1d("image", seed=4)
 
 
+def test_every_value_can_be_standardised_for_itself() -> None:
+    data, whole = (load_digit_source("mnist1d", "flat", scaling=how) for how in ("pixel", "global"))
+    raw = whole.unscale(whole.x_train).numpy().astype(np.float64)
+    expected = (raw - raw.mean(0)) / raw.std(0)
+    np.testing.assert_allclose(data.x_train.numpy(), expected, atol=2e-5)
+    np.testing.assert_allclose(
+        data.unscale(data.x_test).numpy(), whole.unscale(whole.x_test).numpy(), atol=1e-5
+    )
+    assert load_digit_source("digits", "flat", scaling="pixel") is load_digits(
+        "flat", seed=0, scaling="pixel"
+    )
+
+
+def test_values_that_never_change_become_zero() -> None:
+    x = torch.rand(50, 6, generator=torch.Generator().manual_seed(0))
+    x[:, 2] = 0.1
+    one = torch.ones(())
+    found = _by_value(SupervisedData("x", x, torch.zeros(50), x[:10] + 1, torch.zeros(10), 0 * one, one))
+    assert not found.x_train[:, 2].abs().max() > 1e-6
+    torch.testing.assert_close(found.x_test[:, 2], torch.ones(10))
+    torch.testing.assert_close(found.x_train[:, [0, 1, 3, 4, 5]].std(0, correction=0), torch.ones(5))
+
+
 def test_unknown_names_and_layouts_are_refused() -> None:
     with pytest.raises(ValueError, match="data"):
         digit_source("mnist-1d")
@@ -41,6 +66,8 @@ def test_unknown_names_and_layouts_are_refused() -> None:
         load_digit_source("mnist-1d")
     with pytest.raises(ValueError, match="layout"):
         load_digit_source("digits", "rows")
+    with pytest.raises(ValueError, match="scaling"):
+        load_digit_source("mnist1d", scaling="row")
 
 
 def test_only_mnist_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:

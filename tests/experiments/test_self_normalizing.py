@@ -30,7 +30,8 @@ def run(**values: object) -> FrameLog:
     return FrameLog(EXPERIMENT.frames(Knobs(**values), "cpu"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("data", ["digits", "breast_cancer", "wine"])
+@pytest.mark.parametrize("data", ["digits", "mnist1d", "mnist", "breast_cancer", "wine"])
+@pytest.mark.usefixtures("small_mnist")
 def test_every_arm_trains_on_every_data_set(data: str) -> None:
     knobs = Knobs(data=data, arms=ALL, depth=3, width=16, steps=10, seeds=1, batch_size=256)
     log = FrameLog(EXPERIMENT.frames(knobs, "cpu"))

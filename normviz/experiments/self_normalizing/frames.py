@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.parametrizations import weight_norm
 
-from normviz.data import SupervisedData, by_seed, load_digits, load_own_table, load_table, seeded_generator
+from normviz.data import (
+    SupervisedData,
+    by_seed,
+    load_digit_source,
+    load_own_table,
+    load_table,
+    seeded_generator,
+)
+from normviz.digit_sources import DIGIT_SOURCES
 from normviz.experiments.self_normalizing.classical import classical_accuracies
 from normviz.experiments.self_normalizing.knobs import Knobs, arm_name
 from normviz.experiments.self_normalizing.recorded import HISTOGRAM_RANGE, drawn_layers
@@ -82,8 +90,8 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
 def _load(knobs: Knobs, seed: int) -> SupervisedData:
     if knobs.data == "own":
         data = load_own_table(knobs.own_table, knobs.target, seed=seed)
-    elif knobs.data == "digits":
-        data = load_digits("flat", scaling="pixel", seed=seed)
+    elif knobs.data in DIGIT_SOURCES:
+        data = load_digit_source(knobs.data, "flat", scaling="pixel", seed=seed)
     else:
         data = load_table(knobs.data, seed=seed)
     scale = knobs.input_scale

