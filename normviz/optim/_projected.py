@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from normviz.optim._coverage import refuse_model, warn_of_fallback
+from normviz.optim._each import Each, Slots, each_of, one_by_one, parts
 from normviz.optim._matrix import (
     MatrixBatch,
     at_least_float32,
@@ -31,6 +32,7 @@ from normviz.optim._matrix import (
     check_rates,
     fused_adamw,
     matrix_batches,
+    matrix_shape,
     tensors_of,
 )
 from normviz.optim._precision import full_precision
@@ -46,9 +48,11 @@ __all__ = [
     "SingularProjector",
     "Slots",
     "add_back",
+    "add_each",
     "linear_weight_groups",
     "project",
     "project_back",
+    "project_each",
     "projection_side",
     "singular_basis",
     "stacked",
@@ -56,9 +60,6 @@ __all__ = [
 ]
 
 PROJ_TYPES = ("std", "reverse_std", "left", "right", "full")
-
-Slots = Sequence[tuple[Tensor, dict[str, Any]]]
-"""Parameters with their state, looked up once: ``Optimizer.state`` hashes the tensor, at the cost of a small kernel."""
 
 Basis = tuple[Tensor, ...]
 """(A,) on the left, (B,) on the right, (A, B) for "full"; each may carry leading batch axes."""
@@ -150,6 +151,17 @@ def add_back(
             return add_product(X, basis[0], R, alpha=alpha, out=out)
         left, right = (R, basis[0]) if side == "right" else (product(basis[0], R), basis[1])
         return add_product(X, left, right, alpha=alpha, out=out)
+
+
+def project_each(each: Each, X: Sequence[Tensor]) -> list[Tensor]:
+    """Coordinates of one matrix X for every parameter."""
+    return [project(x, side, basis) for x, side, basis in zip(X, each.sides, each.bases, strict=True)]
+
+
+def add_each(each: Each, R: Sequence[Tensor], alpha: float) -> None:
+    """W <- W + alpha project_back(R) for every matrix."""
+    for W, r, side, basis in zip(each.weights, R, each.sides, each.bases, strict=True):
+        add_back(W, r, side, basis, alpha, out=W)
 
 
 class SingularProjector:
@@ -309,6 +321,10 @@ class ProjectedOptimizer(Optimizer):
         """Step t = 0, 1, ... (count before it) of equal-shaped matrices in their present bases."""
         raise NotImplementedError
 
+    def step_each(self, group: Group, slots: Slots, each: Each, t: int) -> None:
+        """The step of :meth:`projected_step` for matrices of any shapes, one by one (:mod:`normviz.optim._each`)."""
+        raise NotImplementedError
+
     def plain_step(self, group: Group, slots: Slots, t: int) -> None:
         """Step t = 0, 1, ... of parameters of any shape without a basis: W <- W - eta N, then decay."""
         G = [at_least_float32(cast(Tensor, p.grad)) for p, _ in slots]
@@ -446,13 +462,25 @@ class ProjectedOptimizer(Optimizer):
         with ascending(self.param_groups):
             for group in self.param_groups:
                 for t, slots in self._by_step(group):
-                    if self.is_projected(group):
+                    if not self.is_projected(group):
+                        self.plain_step(group, slots, t)
+                    elif one_by_one(slots):
+                        self._step_each(group, slots, t)
+                    else:
                         for batch, own in self._batches(slots):
                             self.renew_bases(group, batch, own, t)
                             self.projected_step(group, batch, own, t)
-                    else:
-                        self.plain_step(group, slots, t)
         return loss
+
+    def _step_each(self, group: Group, slots: Slots, t: int) -> None:
+        """:meth:`renew_bases`, then :meth:`step_each` for all matrices of the group."""
+        proj_type = group["proj_type"]
+        if self.basis_due(group, slots, "full" if proj_type == "full" else "left", t):
+            for batch, own in self._batches(slots):
+                self.renew_bases(group, batch, own, t)
+        for part in parts(slots):
+            sides = [projection_side(proj_type, *matrix_shape(p)) for p, _ in part]
+            self.step_each(group, part, each_of(part, sides, BASIS_KEYS), t)
 
     def _by_step(self, group: Group) -> Iterable[tuple[int, Slots]]:
         """The parameters that have a gradient, with their state, by the steps that they have done."""

@@ -32,15 +32,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from normviz.optim._each import Each
 from normviz.optim._matrix import MatrixBatch, as_matrix, at_least_float32, matrix_shape
 from normviz.optim._projected import (
     PROJ_TYPES,
     AdamRule,
     SingularProjector,
     Slots,
+    add_each,
     linear_weight_groups,
     project,
     project_back,
+    project_each,
     projection_side,
     stacked,
     unstacked,
@@ -218,6 +221,20 @@ class Conda(AdamRule):
         torch._foreach_div_(unstacked(N), self.divisor(group, slots, unstacked(Gp)))
         D = project_back(N, side, basis)  # (k, m, n)
         self.apply(group, slots, unstacked(D), t + 1, group["scale"])
+
+    def step_each(self, group: Group, slots: Slots, each: Each, t: int) -> None:
+        """The same for matrices of any shapes, one by one."""
+        beta1, beta2 = group["betas"]
+        M = self.average("exp_avg", slots, each.grads, beta1)
+        N = project_each(each, M)
+        Gp = project_each(each, each.grads)
+        torch._foreach_mul_(Gp, Gp)
+        for root, v in zip(Gp, self.average("exp_avg_sq", slots, Gp, beta2), strict=True):
+            torch.sqrt(v, out=root)
+        torch._foreach_add_(Gp, group["eps"])
+        torch._foreach_div_(N, Gp)
+        add_each(each, N, -self.step_size(group, t + 1) * group["scale"])
+        self.finish(group, slots, t + 1)
 
 
 def conda_param_groups(

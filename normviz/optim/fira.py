@@ -27,15 +27,16 @@ factor for the whole matrix (the released code fails there); and those of :mod:`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
+from normviz.optim._each import Each
 from normviz.optim._matrix import at_least_float32
-from normviz.optim._projected import AdamRule, Basis, Slots, add_back, linear_weight_groups
+from normviz.optim._projected import AdamRule, Basis, Slots, add_back, add_each, linear_weight_groups
 from normviz.optim._steps import Group
 from normviz.optim.galore import (
     GaLoreAdamW,
@@ -86,6 +87,17 @@ def norm_scaling_factor(N: Tensor, R: Tensor, side: str, eps: float = 1e-8) -> T
     denominator = torch.linalg.vector_norm(at_least_float32(R), dim=axes, keepdim=True)
     phi: Tensor = numerator / (denominator + eps)
     return phi.to(N.dtype)
+
+
+def _lengths(X: Tensor, side: str) -> Tensor:
+    """Norms of a matrix along the projected axis, as :func:`norm_scaling_factor` takes them.
+
+    For columns by the sum of squares, which torch computes several times as fast as their norm.
+    """
+    if side == "left":
+        return X.square().sum(-2, keepdim=True).sqrt_()
+    lengths: Tensor = torch.linalg.vector_norm(X, dim=_NORM_AXES[side], keepdim=True)
+    return lengths
 
 
 def _check_gamma(gamma: object) -> None:
@@ -178,6 +190,31 @@ class _FiraDirection(LowRankOptimizer):
         self.store("limiter_norm", slots, (s / q).flatten().unbind(0))
         S.mul_(phi / q)
         return add_back(S, N, side, basis, group["alpha"], out=S), 1.0
+
+    def add_directions(
+        self,
+        group: Group,
+        slots: Slots,
+        each: Each,
+        R: Sequence[Tensor],
+        N: Sequence[Tensor],
+        factor: float,
+    ) -> None:
+        alpha = group["alpha"] if group["residual"] == "official" else 1.0
+        matrices = list(zip(each.grads, R, each.sides, each.bases, strict=True))
+        S = [add_back(g, r, side, basis, -alpha) for g, r, side, basis in matrices]
+        of_N, of_R, of_S = (
+            [_lengths(x, side) for x, side in zip(X, each.sides, strict=True)] for X in (N, R, S)
+        )
+        torch._foreach_add_(of_R, 1e-8)
+        phi = list(torch._foreach_div(of_N, of_R))  # (m, 1), (1, n) or (1, 1)
+        s = torch.stack(torch._foreach_norm(torch._foreach_mul(phi, of_S)))  # (k,)
+        q = _excess(s, torch.stack(self.stored("limiter_norm", slots, s.unbind(0))), group["gamma"])
+        self.store("limiter_norm", slots, (s / q).unbind(0))
+        torch._foreach_div_(phi, list(q.unbind(0)))
+        for W, residual, factors in zip(each.weights, S, phi, strict=True):
+            W.addcmul_(residual, factors, value=factor)
+        add_each(each, N, factor * group["alpha"])
 
 
 class FiraAdamW(AdamRule, _FiraDirection):

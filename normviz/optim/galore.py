@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from normviz.optim._each import Each
 from normviz.optim._matrix import MatrixBatch, as_matrix, at_least_float32, matrix_shape
 from normviz.optim._projected import (
     PROJ_TYPES,
@@ -37,8 +38,10 @@ from normviz.optim._projected import (
     ProjectedOptimizer,
     SingularProjector,
     Slots,
+    add_each,
     project,
     project_back,
+    project_each,
     projection_side,
     stacked,
     unstacked,
@@ -174,6 +177,25 @@ class LowRankOptimizer(ProjectedOptimizer):
         N = stacked(self.rule(group, slots, unstacked(R)))
         D, scale = self.direction(group, slots, G, R, N, side, basis)  # (k, m, n)
         self.apply(group, slots, unstacked(D), t + 1, scale)
+
+    def step_each(self, group: Group, slots: Slots, each: Each, t: int) -> None:
+        """The same for matrices of any shapes, one by one."""
+        R = project_each(each, each.grads)
+        N = self.rule(group, slots, R)
+        self.add_directions(group, slots, each, R, N, -self.step_size(group, t + 1))
+        self.finish(group, slots, t + 1)
+
+    def add_directions(
+        self,
+        group: Group,
+        slots: Slots,  # noqa: ARG002
+        each: Each,
+        R: Sequence[Tensor],  # noqa: ARG002
+        N: Sequence[Tensor],
+        factor: float,
+    ) -> None:
+        """W <- W + factor D for every matrix, with D as in :meth:`direction`."""
+        add_each(each, N, factor * group["alpha"])
 
     def direction(
         self,
