@@ -430,7 +430,6 @@ def test_claims_about_the_resnet() -> None:
     knobs = Knobs(phases=7, period=20, seeds=1, arms=("layer", "nap", "resnet", "resnet_nap"))
     assert CLAIM["resnet-nap-over-norm"].verdict(log, knobs).per_seed == pytest.approx({0: 12.0})
     assert CLAIM["resnet-nap-keeps-learning"].verdict(log, knobs).per_seed == pytest.approx({0: 0.9})
-    assert CLAIM["nap-over-norm-at-best"].verdict(log, knobs).per_seed == pytest.approx({0: 10.0})
     assert not CLAIM["resnet-nap-over-norm"].verdict(log, PHASES).measured
 
 

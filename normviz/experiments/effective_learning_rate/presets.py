@@ -24,10 +24,9 @@ PRESETS = Presets(
         Preset(
             "best-rates",
             "Best rates, and remedies",
-            "The norm and NaP at their own best rates, on a ResNet too, and with three other remedies. About three "
-            "minutes.",
+            "The norm and NaP at their own best rates, with three other remedies added to each. About a minute.",
             {
-                "arms": ("layer", "nap", "resnet", "resnet_nap"),
+                "arms": ("layer", "nap"),
                 "remedies": ("l2", "shrink", "redo"),
                 "remedies_with_nap": True,
                 "phases": 15,
@@ -37,9 +36,10 @@ PRESETS = Presets(
         Preset(
             "norm-free",
             "Without a norm",
-            "Three layers, a high rate, thirty short phases: does a network without norm stop learning?",
+            "A high rate, thirty short phases: does a network without norm stop learning, does a ResNet need NaP? "
+            "About three minutes.",
             {
-                "arms": ("none", "nap"),
+                "arms": ("none", "nap", "resnet", "resnet_nap"),
                 "depth": 3,
                 "adam_lr": 3e-3,
                 "phases": 30,
