@@ -3,6 +3,7 @@
 from normviz.experiments.adaptive_batch_size.exact_curves import five_tests_figure, staircase_figure
 from normviz.experiments.adaptive_batch_size.exact_fan import exact_fan_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.own_data import own_rows_widget
 
 INTRO = r"""
 Training takes its gradient from a **batch** of samples. A small batch gives a noisy gradient, but many steps for the
@@ -172,4 +173,11 @@ $$g = \frac1N \sum_k n_k G_k, \qquad V = \frac{1}{N-1} \Big[\sum_k (n_k - 1) V_k
     ),
 )
 
-experiment_page("adaptive-batch-size", intro=INTRO, reading=READING, maths=MATHS, exact=EXACT)
+experiment_page(
+    "adaptive-batch-size",
+    intro=INTRO,
+    reading=READING,
+    maths=MATHS,
+    widgets={"data": own_rows_widget},
+    exact=EXACT,
+)

@@ -2,6 +2,7 @@
 
 from normviz.experiments.schedule_refinement.refinement_curves import guarantee_figure, refinement_figure
 from normviz.ui import Exact, Maths, experiment_page
+from normviz.ui.own_data import own_rows_widget
 
 INTRO = r"""
 A **schedule** multiplies the learning rate: it says how far to step at each moment of a run. Practice warms up at first
@@ -152,5 +153,6 @@ experiment_page(
     intro=INTRO,
     reading=READING,
     maths=MATHS,
+    widgets={"data": own_rows_widget},
     exact=EXACT,
 )

@@ -6,7 +6,7 @@ from normviz.data.digits import load_digits
 from normviz.data.mnist1d import MNIST1D_TEMPLATES, load_mnist1d
 from normviz.data.mnist_sample import load_mnist_sample
 from normviz.data.own_images import load_own_images
-from normviz.data.own_rows import load_own_rows
+from normviz.data.own_rows import load_rows
 from normviz.data.own_table import load_own_table
 from normviz.data.sampling import (
     Batches,
@@ -60,8 +60,8 @@ __all__ = [
     "load_mnist1d",
     "load_mnist_sample",
     "load_own_images",
-    "load_own_rows",
     "load_own_table",
+    "load_rows",
     "load_sentences",
     "load_table",
     "load_text",

@@ -23,6 +23,8 @@ from tests.own_files import plants, shapes
 TABLES: dict[str, dict[str, Any]] = {
     "self-normalizing": {"arms": ("snn", "relu_bn"), "depth": 2, "width": 16, "steps": 60, "seeds": 1},
     "residual-depth": {"methods": ("inv", "layernorm"), "depth": 4, "steps": 80, "seeds": 1},
+    "schedule-refinement": {"task": "digits", "schedules": ("flat",), "rates": 1, "steps": 60, "seeds": 1},
+    "adaptive-batch-size": {"task": "digits", "arms": ("small", "norm"), "samples": 2000, "seeds": 1},
 }
 IMAGES: dict[str, dict[str, Any]] = {
     "evolving-layers": {"layers": ("BN-ReLU", "S0"), "batch_sizes": ("8", "64"), "steps": 20, "seeds": 1},
@@ -85,8 +87,9 @@ def test_link_store_and_notebook_name_the_file(slug: str, data_folder: Path) -> 
 @pytest.mark.parametrize("slug", [*TABLES, *IMAGES])
 def test_a_setting_whose_file_is_not_here_is_valid_and_cannot_run(slug: str, data_folder: Path) -> None:
     schema = get_experiment(slug).knobs
-    assert schema.parse({"data": "own"}).missing().startswith("Bring a ")
     knobs = own(slug)
+    bare = {n: v for n, v in knobs.to_query().items() if n not in ("own_table", "own_images", "target")}
+    assert schema.parse(bare).missing().startswith("Bring a ")
     for kept in (data_folder / "uploads").iterdir():
         kept.unlink()
     assert schema.parse(knobs.to_query()) == knobs
@@ -147,6 +150,23 @@ def test_a_class_that_is_not_there_has_no_accuracy(data_folder: Path) -> None:
     recall = log.arrays("recall")[-1].value
     assert np.isfinite(recall[:3]).all()
     assert np.isnan(recall[3:]).all()
+
+
+@pytest.mark.parametrize("slug", ["schedule-refinement", "adaptive-batch-size"])
+def test_a_file_means_the_task_that_uses_it(slug: str, data_folder: Path) -> None:
+    schema = get_experiment(slug).knobs
+    table = {"own_table": keep_table(plants(), "plants.csv"), "target": "species"}
+    assert schema.parse(table).to_query()["task"] == "digits"
+    other = schema().model_dump()["task"]
+    assert schema.parse({**table, "task": other}).model_dump()["task"] == other
+    assert schema.parse({"data": "own"}).missing() == "", "another task has no use for it"
+
+
+def test_a_first_batch_must_fit(data_folder: Path) -> None:
+    few = keep_table(plants(60), "plants.csv")
+    sentence = own("adaptive-batch-size", own_table=few, initial_batch=64).missing()
+    assert sentence == "Of 60 examples too few are left for a first batch of 64: lower it."
+    assert own("adaptive-batch-size", own_table=few, initial_batch=32).missing() == ""
 
 
 def test_a_page_that_takes_both_trains_on_images_too(data_folder: Path) -> None:

@@ -120,12 +120,12 @@ def test_losses_of_many_networks_are_those_of_each() -> None:
 
 def test_noisy_labels_are_other_classes() -> None:
     y = torch.arange(10).repeat(400)
-    noisy = _noisy(y, 0.4, torch.Generator().manual_seed(0))
+    noisy = _noisy(y, 10, 0.4, torch.Generator().manual_seed(0))
     share = float((noisy != y).double().mean())
     assert abs(share - 0.4) < 0.04
     assert int(noisy.min()) == 0
     assert int(noisy.max()) == 9
-    assert torch.equal(_noisy(y, 0.0, torch.Generator().manual_seed(0)), y)
+    assert torch.equal(_noisy(y, 10, 0.0, torch.Generator().manual_seed(0)), y)
 
 
 # -- both runs ---------------------------------------------------------------------------------------------------------

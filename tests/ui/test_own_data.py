@@ -18,6 +18,8 @@ PAGES: dict[str, dict[str, str]] = {
     "evolving-layers": {"layers": "S0", "batch_sizes": "8", "steps": "10", "seeds": "1"},
     "shifting-statistics": {"methods": "tbn", "images": "64", "seeds": "1"},
     "residual-depth": {"methods": "plain", "depth": "4", "steps": "10", "seeds": "1"},
+    "schedule-refinement": {"task": "digits", "schedules": "flat", "rates": "1", "steps": "20", "seeds": "1"},
+    "adaptive-batch-size": {"task": "digits", "arms": "small", "samples": "1000", "seeds": "1"},
     "federated-pruning": {"arms": "dense", "clients": "2", "rounds": "3"},
 }
 FILES = {
@@ -31,7 +33,11 @@ READ = {
 
 
 def kind_of(slug: str) -> str:
-    return "own_table" if slug in ("self-normalizing", "residual-depth") else "own_images"
+    return (
+        "own_images"
+        if slug in ("evolving-layers", "shifting-statistics", "federated-pruning")
+        else "own_table"
+    )
 
 
 def bring(app: AppTest, slug: str, file: tuple[str, bytes, str]) -> None:

@@ -29,7 +29,7 @@ def frames(knobs: Knobs, device: str = "auto") -> Iterator[Frame]:
     kinds = knobs.kinds()
     yield from (Frame(0, ARM_NAMES[kinds[0]], seed) for seed in knobs.seed_range())
     learners = [
-        Learner(kind, problem_of(knobs.task, seed, knobs.samples, where, knobs.data), knobs, seed)
+        Learner(kind, problem_of(knobs.task, seed, knobs.samples, where, knobs.data_name()), knobs, seed)
         for seed in knobs.seed_range()
         for kind in kinds
     ]

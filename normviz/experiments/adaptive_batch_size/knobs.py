@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms
-from normviz.digit_sources import DigitData, missing_source
+from normviz.digit_sources import missing_source
 from normviz.experiments.adaptive_batch_size.sizes import LARGEST_ON_MNIST
-from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
+from normviz.own_data import OwnDataKnobs
 from normviz.progress import SAMPLES, Progress
 
 __all__ = ["ARM_NAMES", "TESTS", "ArmName", "Knobs", "Task"]
@@ -53,8 +53,10 @@ DIGITS_COST = {"digits": 1.0, "mnist1d": 1.0, "mnist": 9.0}
 """Seconds of one sample, times what it is on 8 x 8 digits."""
 
 
-class Knobs(Base):
+class Knobs(OwnDataKnobs):
     """The task, the arms, the tests and their tolerances, the ends of the batch size."""
+
+    own_task: ClassVar[str] = "digits"
 
     task: Task = knob(
         "logistic",
@@ -65,7 +67,9 @@ class Knobs(Base):
         labels={"logistic": "Logistic regression", "digits": "Digits", "toy": "Two numbers"},
         section="Task",
     )
-    data: DigitData = knob_fields.digit_data(what="What the digits task has", section="Task")
+    data: Literal["digits", "mnist1d", "mnist", "own"] = knob_fields.digit_data(
+        what="What the digits task has", section="Task", own="a table or images of your own"
+    )
     arms: tuple[ArmName, ...] = knob(
         ("small", "large", "norm", "adagrad", "coordinates"),
         label="Arms",
@@ -135,7 +139,7 @@ class Knobs(Base):
         4096,
         label="Largest batch size",
         help="Also the size of the constant large batch. It is cut to the number of training samples, "
-        "on MNIST to 1,000.",
+        "on MNIST and on data of your own to 1,000.",
         section="Batch",
     )
     rate_scale: float = knob(
@@ -179,13 +183,21 @@ class Knobs(Base):
         return SAMPLES
 
     def missing(self) -> str:
-        """MNIST's pictures come with a package of their own."""
-        return missing_source(self.data) if self.task == "digits" else ""
+        """MNIST comes with a package; the reader's data must be here, with a first batch of training samples."""
+        if self.task != "digits":
+            return ""
+        if self.data != "own":
+            return missing_source(self.data)
+        size = self.own_size()
+        if not (sentence := self.missing_own()) and size.examples - size.tested - 1 < self.initial_batch:
+            return f"Of {size.examples} examples too few are left for a first batch of {self.initial_batch}: lower it."
+        return sentence
 
     def largest_batch(self, trained: int) -> int:
         """The largest batch size where there are so many training samples."""
         most = min(self.max_batch, trained)
-        return min(most, LARGEST_ON_MNIST) if (self.task, self.data) == ("digits", "mnist") else most
+        large = self.task == "digits" and self.data in ("mnist", "own")
+        return min(most, LARGEST_ON_MNIST) if large else most
 
     def mark_every(self) -> int:
         """Samples between two marks of the axis at which all arms and seeds are shown."""
@@ -200,7 +212,7 @@ class Knobs(Base):
         seeds, arms = len(self.seed_range()), len(self.kinds())
         sample = {"logistic": 1.6e-06, "digits": 1.3e-05, "toy": 1.3e-06}[self.task]
         if self.task == "digits":
-            sample *= DIGITS_COST[self.data]
+            sample *= self.cost(DIGITS_COST)
         step = 0.00084 if self.task == "digits" else 0.00051
         of_arm = self.samples * (sample + 0.3 * step / self.initial_batch) + 120 * 0.00018
         tested = sum(kind in TESTS for kind in self.arms)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from normviz.data import load_digit_source, seeded_generator
+from normviz.data import load_rows, seeded_generator
 from normviz.experiments.adaptive_batch_size import toy
 from normviz.experiments.adaptive_batch_size.sizes import (
     DIGITS_TESTED,
@@ -89,7 +89,7 @@ def problem_of(task: str, seed: int, samples: int, device: torch.device, data: s
         seed: of everything that is drawn.
         samples: of the whole run; the problem of two numbers has as many, so that none is seen twice.
         device: where it is solved.
-        data: which digits (:data:`normviz.digit_sources.DIGIT_SOURCES`).
+        data: what the digits task has (:func:`normviz.data.load_rows`).
     """
     if task == "digits":
         return _digits(data, seed, device)
@@ -131,12 +131,12 @@ def least_logistic_loss(x: Tensor, y: Tensor) -> float:
 
 
 def _digits(kind: str, seed: int, device: torch.device) -> Problem:
-    data = load_digit_source(kind, "flat", test_size=DIGITS_TESTED if kind == "digits" else None, seed=seed)
+    data = load_rows(kind, test_size=DIGITS_TESTED if kind == "digits" else None, seed=seed)
     values = data.x_train.shape[1]
 
     def start() -> nn.Module:
         with seeded(int(torch.randint(2**31, (), generator=seeded_generator(seed, STREAM)))):
-            return MLP(values, [DIGITS_HIDDEN], 10, activation="tanh", init="lecun").to(device)
+            return MLP(values, [DIGITS_HIDDEN], data.num_classes, activation="tanh", init="lecun").to(device)
 
     return Problem(
         x=data.x_train.to(device),

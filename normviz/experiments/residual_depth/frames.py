@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.func import vjp
 from torch.nn.functional import cross_entropy
 
-from normviz.data import SupervisedData, by_seed, load_digit_source, load_own_rows, seeded_generator
+from normviz.data import SupervisedData, by_seed, load_rows, seeded_generator
 from normviz.experiments.residual_depth.knobs import SMALL, Knobs, arm_name, scaled, sweep_name
 from normviz.experiments.residual_depth.recorded import SLOPES
 from normviz.frame import Frame, Value
@@ -114,7 +114,7 @@ def _all_paths(modules: list[nn.Linear], x: Tensor, k: int) -> Tensor:
 
 
 def _trained(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
-    data = cache(lambda seed: _load(knobs, seed).to(device))
+    data = cache(lambda seed: load_rows(knobs.data_name(), seed=seed).to(device))
     some = data(knobs.first_seed)
     batch_size = min(knobs.batch_size, len(some.x_train))
     yield from train(
@@ -130,12 +130,6 @@ def _trained(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
         evaluate=partial(_evaluate, data=data, order=min(knobs.order, knobs.depth)),
         eval_every=max(5, knobs.steps // EVALUATIONS),
     )
-
-
-def _load(knobs: Knobs, seed: int) -> SupervisedData:
-    if knobs.data == "own":
-        return load_own_rows(knobs, seed=seed)
-    return load_digit_source(knobs.data, "flat", seed=seed)
 
 
 def _arms(knobs: Knobs, data: SupervisedData) -> list[Arm]:

@@ -42,7 +42,7 @@ def task_of(knobs: Knobs, seed: int, device: torch.device) -> tuple[TrainingTask
         convex = convex_task(knobs.task, seed, device)
         return convex, base_rate(knobs, convex.D, convex.G)
     if knobs.task == "digits":
-        return digits_task(seed, knobs.label_noise, device, knobs.data), base_rate(knobs)
+        return digits_task(seed, knobs.label_noise, device, knobs.data_name()), base_rate(knobs)
     return text_task(seed, device), base_rate(knobs)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
-from normviz.digit_sources import DigitData, missing_source
-from normviz.knobs import Knobs as Base
+from normviz.digit_sources import missing_source
 from normviz.knobs import knob
+from normviz.own_data import OwnDataKnobs
 
 __all__ = ["ARMS", "CONVEX", "FIRST_RUN", "Knobs", "OptimizerName", "ScheduleKind", "Task"]
 
@@ -42,8 +42,10 @@ DIGITS_COST = {"digits": 1.0, "mnist1d": 1.0, "mnist": 2.0}
 """The same, times what it is on 8 x 8 digits."""
 
 
-class Knobs(Base):
+class Knobs(OwnDataKnobs):
     """The task, the schedules that are compared, their learning rates, and how norms are smoothed."""
+
+    own_task: ClassVar[str] = "digits"
 
     task: Task = knob(
         "absolute",
@@ -59,7 +61,9 @@ class Knobs(Base):
         },
         section="Task",
     )
-    data: DigitData = knob_fields.digit_data(what="What the digits task has", section="Task")
+    data: Literal["digits", "mnist1d", "mnist", "own"] = knob_fields.digit_data(
+        what="What the digits task has", section="Task", own="a table or images of your own"
+    )
     label_noise: float = knob(
         0.0,
         0.0,
@@ -153,11 +157,13 @@ class Knobs(Base):
         return max(1, self.steps // 40)
 
     def missing(self) -> str:
-        """MNIST's pictures come with a package of their own."""
-        return missing_source(self.data) if self.task == "digits" else ""
+        """MNIST's pictures come with a package of their own; the reader's data must be here."""
+        if self.task != "digits":
+            return ""
+        return self.missing_own() if self.data == "own" else missing_source(self.data)
 
     def work(self) -> float:
         """Seconds: the steps of every network; on a convex task all of a schedule are one batched call."""
         seeds, steps = len(self.seed_range()), self.steps * self.networks()
-        cost = COST[self.task] * (DIGITS_COST[self.data] if self.task == "digits" else 1.0)
+        cost = COST[self.task] * (self.cost(DIGITS_COST) if self.task == "digits" else 1.0)
         return seeds * (cost * steps + 0.00034 * self.steps + 0.055)

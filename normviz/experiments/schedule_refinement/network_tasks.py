@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
-from normviz.data import load_digit_source, pydoc_topics, seeded_generator
+from normviz.data import load_rows, pydoc_topics, seeded_generator
 from normviz.data.sampling import BatchSource, TensorBatches
 from normviz.models import MLP, RNNLanguageModel
 from normviz.norms import LayerNormGRU
@@ -24,7 +24,7 @@ __all__ = ["NetworkTask", "digits_task", "text_task"]
 
 WIDTH = 48
 CONTEXT, TEXT_BATCH, TEXT_WINDOWS = 16, 16, 64
-DIGITS_HIDDEN, DIGITS_BATCH, CLASSES = (128, 128), 64, 10
+DIGITS_HIDDEN, DIGITS_BATCH = (128, 128), 64
 
 
 class NetworkTask:
@@ -100,8 +100,8 @@ def _language_model() -> nn.Module:
     return network
 
 
-def _digit_network(values: int) -> nn.Module:
-    return MLP(values, DIGITS_HIDDEN, CLASSES)
+def _digit_network(values: int, classes: int) -> nn.Module:
+    return MLP(values, DIGITS_HIDDEN, classes)
 
 
 @lru_cache(maxsize=16)
@@ -121,20 +121,21 @@ def digits_task(seed: int, noise: float, device: torch.device, data: str = "digi
         seed: of the split and the wrong labels.
         noise: the share.
         device: where the networks are trained.
-        data: which digits (:data:`normviz.digit_sources.DIGIT_SOURCES`).
+        data: which digits, or the reader's own (:func:`normviz.data.load_rows`).
     """
-    given = load_digit_source(data, "flat", seed=seed)
+    given = load_rows(data, seed=seed)
     y_train, y_test = (
-        _noisy(y, noise, seeded_generator(seed, 42, part))
+        _noisy(y, given.num_classes, noise, seeded_generator(seed, 42, part))
         for part, y in enumerate((given.y_train, given.y_test))
     )
-    batches = tuple(TensorBatches((given.x_train, y_train), DIGITS_BATCH, stream=run) for run in (0, 1))
-    network = partial(_digit_network, given.x_train.shape[1])
+    size = min(DIGITS_BATCH, len(y_train))
+    batches = tuple(TensorBatches((given.x_train, y_train), size, stream=run) for run in (0, 1))
+    network = partial(_digit_network, given.x_train.shape[1], given.num_classes)
     return NetworkTask(network, batches, (given.x_test, y_test), device)
 
 
-def _noisy(y: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _noisy(y: Tensor, classes: int, share: float, generator: torch.Generator) -> Tensor:
     """Labels of which each is, with this probability, another class."""
     wrong = torch.rand(len(y), generator=generator) < share
-    other = (y + torch.randint(1, CLASSES, (len(y),), generator=generator)) % CLASSES
+    other = (y + torch.randint(1, classes, (len(y),), generator=generator)) % classes
     return torch.where(wrong, other, y)
