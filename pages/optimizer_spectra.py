@@ -42,7 +42,8 @@ not make equal singular values. GaLore looks well conditioned because only its $
 The chart of conditioning against row balance is NorMuon's central picture. For a *tall* matrix Muon cannot have both a
 flat spectrum and even rows; NorMuon gains the second and loses a little of the first. In the *wide* matrix the rows of
 an exactly orthogonal update have equal length anyway. In the matrix equation and in text Muon comes close to that, and
-NorMuon has little left to do; on the digits, whose gradients hold few directions, it still evens the rows.
+NorMuon has little left to do; on the digits, whose gradients hold few directions, it still evens the rows. *MNIST-1D*
+and *MNIST* can be chosen as the data: do their gradients hold more?
 
 **How claims are judged.** A choice among learning rates must not be made on the numbers that are judged: the lowest of
 three noisy losses is low by chance, too. So each seed is judged at the rate that is best on average over the *other*

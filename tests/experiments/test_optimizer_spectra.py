@@ -107,6 +107,26 @@ def logs() -> dict[str, tuple[Knobs, FrameLog]]:
     return found
 
 
+@pytest.mark.parametrize("data", ["mnist1d", "mnist"])
+@pytest.mark.usefixtures("small_mnist")
+def test_other_digits_take_the_place_of_the_small_ones(data: str) -> None:
+    few = ("adamw", "muon", "galore", "lora")
+    for matrix in ("tall", "square", "wide"):
+        knobs = Knobs(data=data, matrix=matrix, optimizers=few, **TINY)
+        out, into = (
+            trained._digits(knobs, torch.device("cpu"))
+            .model()
+            .get_parameter(trained.watched_name(knobs))
+            .shape
+        )
+        assert {"tall": out > into, "square": out == into, "wide": out < into}[matrix]
+    log = FrameLog(EXPERIMENT.frames(knobs, "cpu"))
+    assert not log.events
+    assert set(log.members.values()) == {20}
+    assert {entry.value.shape for entry in log.arrays("update_spectrum")} == {(64,)}
+    assert Knobs(task="language", data=data).missing() == ""
+
+
 @pytest.mark.parametrize("task", MATRICES)
 def test_every_optimizer_trains_on_every_task(task: str, logs: dict[str, tuple[Knobs, FrameLog]]) -> None:
     knobs, log = logs[task]

@@ -1,6 +1,7 @@
 """What is trained on the page *Optimizer spectra*.
 
-Digits: an MLP 64-128-64-64-10 on scikit-learn's 8 x 8 digits, in float64. Matrix equation: min ||A W B - C||^2 /
+Digits: an MLP 64-128-64-64-10 on scikit-learn's 8 x 8 digits, or 40-128-64-64-10 on MNIST-1D, or 784-64-64-128-10 on
+MNIST, in float64. Matrix equation: min ||A W B - C||^2 /
 ||C||^2 from W = 0, A and B square with condition number 100, C = A W* B for a Gaussian W*, in float64; every seed has
 its own A, B and C. Text: a character-level GPT of two blocks (width 64, context 64), in float32.
 
@@ -26,7 +27,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from normviz.data import SupervisedData, by_seed, chunks, load_digits, seeded_generator
+from normviz.data import SupervisedData, by_seed, chunks, load_digit_source, seeded_generator
 from normviz.data.corpora import load_corpus
 from normviz.experiments.optimizer_spectra.fira import Shadow
 from normviz.experiments.optimizer_spectra.knobs import (
@@ -76,7 +77,8 @@ from normviz.training import Arm, Batch, Batches, Member, evaluation_loss, resol
 __all__ = ["frames"]
 
 CONTEXT, WIDTH = 64, 64
-HIDDEN = (128, 64, 64)
+HIDDEN = {"digits": (128, 64, 64), "mnist1d": (128, 64, 64), "mnist": (64, 64, 128)}
+"""Hidden layers by the kind of digits, so that one matrix is tall, one square and one wide: MNIST's first is wide."""
 SIDES = {"tall": (64, 32), "square": (48, 48), "wide": (32, 64)}
 """Shape of the unknown W of the matrix equation."""
 
@@ -89,6 +91,11 @@ WATCHED = {
         "square": "blocks.2.linear.weight",
         "wide": "blocks.1.linear.weight",
     },
+    "mnist": {
+        "tall": "blocks.2.linear.weight",
+        "square": "blocks.1.linear.weight",
+        "wide": "blocks.0.linear.weight",
+    },
     "regression": dict.fromkeys(SIDES, "weight"),
     "language": {
         "tall": "blocks.1.mlp.fc1.weight",
@@ -96,6 +103,8 @@ WATCHED = {
         "wide": "blocks.1.mlp.fc2.weight",
     },
 }
+"""The measured matrices: of the task, or of MNIST where the digits are MNIST's."""
+
 RESIDUAL_SWEEPS = 20
 BINS = 31
 """Bins of a histogram of norms; odd, so that a norm of exactly the mean lies within a bin, not between two."""
@@ -185,6 +194,12 @@ def _frames(knobs: Knobs, where: torch.device) -> Iterator[Frame]:
         yield Frame(frame.step, frame.arm, frame.seed, values)
 
 
+def watched_name(knobs: Knobs) -> str:
+    """The name of the weight that is measured."""
+    network = "mnist" if (knobs.task, knobs.data) == ("digits", "mnist") else knobs.task
+    return WATCHED[network][knobs.matrix]
+
+
 class _Build:
     """The members of one optimizer with one learning rate.
 
@@ -206,7 +221,7 @@ class _Build:
         """The optimizer over the network built last, armed for the first step."""
         matrices, rest = (group["params"] for group in split_matrix_params(self._latest))
         inner = matrix_optimizer(self.name, matrices, self.rate, self.knobs)
-        name = WATCHED[self.knobs.task][self.knobs.matrix]
+        name = watched_name(self.knobs)
         watched = Watched(
             inner,
             AdamW(rest, REST_RATE, weight_decay=0.0) if rest else None,
@@ -245,7 +260,7 @@ def _evaluate(member: Member, *, held_out: Callable[[int], list[Batch]]) -> Mapp
 def _digits(knobs: Knobs, device: torch.device) -> Task:
     @cache
     def digits(seed: int) -> SupervisedData:
-        data = load_digits("flat", seed=seed).to(device)
+        data = load_digit_source(knobs.data, "flat", seed=seed).to(device)
         return replace(data, x_train=data.x_train.double(), x_test=data.x_test.double())
 
     def loss(call: Callable[..., Tensor], batch: Batch) -> Tensor:
@@ -253,7 +268,8 @@ def _digits(knobs: Knobs, device: torch.device) -> Task:
         return cross_entropy(call(images), labels)
 
     def model() -> nn.Module:
-        return MLP(64, HIDDEN, digits(knobs.first_seed).num_classes).double()
+        some = digits(knobs.first_seed)
+        return MLP(some.input_shape[0], HIDDEN[knobs.data], some.num_classes).double()
 
     batches = by_seed(lambda seed: digits(seed).train_batches(knobs.batch_size))
     return Task(model, loss, batches, lambda seed: [(digits(seed).x_test, digits(seed).y_test)])

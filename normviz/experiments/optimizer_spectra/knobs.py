@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
+from normviz.digit_sources import DigitData, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -152,6 +154,14 @@ CENTRES: dict[str, dict[str, float]] = {
 """The middle of each grid: the best of a coarse sweep of 80 to 100 steps with seeds that the page does not use."""
 
 
+DIGITS_COST: dict[str, Callable[[int], tuple[float, float]]] = {
+    "digits": lambda batch: (0.0015, 3.5e-06 * batch),
+    "mnist1d": lambda batch: (0.0016, 3.5e-06 * batch),
+    "mnist": lambda batch: (0.0026, 1e-05 * batch),
+}
+"""Seconds of a step of one network on each kind of digits: however small the batch, and for its examples."""
+
+
 class Knobs(Base):
     """Task, optimizers, learning rates, and what each optimizer has to be set."""
 
@@ -163,6 +173,7 @@ class Knobs(Base):
         labels={"digits": "Digits (MLP)", "regression": "Matrix equation", "language": "Text (GPT)"},
         section="Experiment",
     )
+    data: DigitData = knob_fields.digit_data(what="What the digits task has")
     optimizers: tuple[OptimizerName, ...] = knob(
         ("adamw", "muon", "normuon", "sinkgd", "swan", "conda", "galore", "fira"),
         label="Optimizers",
@@ -329,10 +340,14 @@ class Knobs(Base):
         """Windows of text per step."""
         return max(1, self.batch_size // 8)
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_source(self.data) if self.task == "digits" else ""
+
     def work(self) -> float:
         """Seconds: a step of every network, and its pictures or windows of text."""
         call, sample = {
-            "digits": (0.0015, 3.5e-06 * self.batch_size),
+            "digits": DIGITS_COST[self.data](self.batch_size),
             "regression": (0.001, 0.0),
             "language": (0.003, 0.0001 * 8 * self.windows()),
         }[self.task]
