@@ -23,8 +23,8 @@ SIDE, TOP, FOOT = 0.06, 0.02, 0.24
 """Margins of a picture within its cell: left and right, above, below (where the caption stands)."""
 INNER_WIDTH, INNER_HEIGHT = 1 - 2 * SIDE, 1 - TOP - FOOT
 """Size of a picture, in cells."""
-OVERLAP = 0.06
-"""By how much a pixel reaches into the next one, in pixels."""
+OVERLAP, OVERLAP_OF_SMALL = 0.06, 0.35
+"""By how much a pixel reaches into the next one, in pixels; those of a large picture are only some dots wide."""
 MOST_PIXELS = 256
 """Pixels of the largest picture that is drawn pixel by pixel; in a larger one equal neighbours are one rectangle."""
 
@@ -141,7 +141,9 @@ def _table(
     k, height, width = images.shape
     step_x, step_y = INNER_WIDTH / width, INNER_HEIGHT / height
     starts = np.ones(images.shape, dtype=bool)
+    overlap = OVERLAP
     if height * width > MOST_PIXELS:
+        overlap = OVERLAP_OF_SMALL
         starts[:, :, 1:] = images[:, :, 1:] != images[:, :, :-1]
     picture, row, column = np.nonzero(starts)
     runs = np.diff(np.append(np.flatnonzero(starts), starts.size))  # pixels of each rectangle
@@ -149,7 +151,7 @@ def _table(
     y = _top(k, columns)[picture] + step_y * row
     # Neighbours overlap a little: exact edges would let the background shine through.
     pixels = pd.DataFrame({"x": x, "y": y, "value": images[starts]})
-    pixels["x2"], pixels["y2"] = x + step_x * (runs + OVERLAP), y + step_y * (1 + OVERLAP)
+    pixels["x2"], pixels["y2"] = x + step_x * (runs + overlap), y + step_y * (1 + overlap)
     pixels["kind"], pixels["caption"] = "", ""
     return pd.concat([pixels, _frames(captions, kinds, columns)], ignore_index=True)
 

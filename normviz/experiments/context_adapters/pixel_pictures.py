@@ -85,7 +85,7 @@ def _gallery(
         alt_text=text,
         columns=COLUMNS,
         rows=rows,
-        limits=(0.0, 1.0) if source.picture else (-1.0, 1.0),
+        limits=(0.0, 1.0) if source.picture else (-1.1, 1.1),
     )
 
 
