@@ -70,7 +70,7 @@ B1 has $(x+1)\,r_I$ and B2 has $r_I - x$ as the second of the two. At test time 
 value; what depends on the image is computed from it.
 """,
         "norms/evonorm.py",
-        ("_EvoNorm2dB.forward", "EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2"),
+        ("_EvoNorm2dB.formula", "EvoNorm2dB0", "EvoNorm2dB1", "EvoNorm2dB2"),
         "the code of the published layers",
     ),
     Maths(

@@ -37,8 +37,8 @@ from normviz.optim.newton_schulz import (
     check_coefficients,
     check_newton_schulz,
     choose_dtype,
-    iterate,
     iteration_dtype,
+    orthogonalize,
 )
 from normviz.validation import check_choice
 
@@ -208,7 +208,9 @@ class Muon(Optimizer):
             M = self._momentum(batch.params)
             u = momentum_direction(M, batch.grads, group["momentum"], group["nesterov"])
             X = stacked_as(u, dtype or iteration_dtype(batch.params[0]))  # (k, m, n)
-            O = iterate(X, group["ns_steps"], group["ns_coefficients"], group["eps"], "clamp", overwrite=True)
+            O = orthogonalize(
+                X, group["ns_steps"], group["ns_coefficients"], group["eps"], "clamp", overwrite=True
+            )
             m, n = batch.params[0].shape
             step_size = lr * lr_factor(group["adjust_lr_fn"], m, n)
             add_to_parameters(batch.params, O, -step_size, 1 - lr * group["weight_decay"])

@@ -142,10 +142,10 @@ def newton_schulz(
     check_coefficients(coefficients)
     check_real("eps", eps, 0.0, math.inf, high_open=True)
     check_choice("eps_mode", eps_mode, ("add", "clamp"))
-    return orthogonalize(G, steps, coefficients, eps, dtype, eps_mode)
+    return orthogonalize_in(G, steps, coefficients, eps, dtype, eps_mode)
 
 
-def orthogonalize(
+def orthogonalize_in(
     G: Tensor,
     steps: int,
     coefficients: tuple[float, float, float],
@@ -154,10 +154,10 @@ def orthogonalize(
     eps_mode: str,
 ) -> Tensor:
     """:func:`newton_schulz` with arguments that were checked before."""
-    return iterate(G.to(dtype or iteration_dtype(G)), steps, coefficients, eps, eps_mode).to(G.dtype)
+    return orthogonalize(G.to(dtype or iteration_dtype(G)), steps, coefficients, eps, eps_mode).to(G.dtype)
 
 
-def iterate(
+def orthogonalize(
     X: Tensor,
     steps: int,
     coefficients: tuple[float, float, float],
@@ -166,7 +166,7 @@ def iterate(
     *,
     overwrite: bool = False,
 ) -> Tensor:
-    """:func:`orthogonalize` in the dtype that X has; with ``overwrite`` X itself is divided by its norm."""
+    """:func:`newton_schulz` in the dtype that X has; with ``overwrite`` X itself is divided by its norm."""
     a, b, c = coefficients
     shape = X.shape
     m, n = shape[-2:]

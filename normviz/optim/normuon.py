@@ -58,7 +58,7 @@ from normviz.optim.newton_schulz import (
     check_newton_schulz,
     choose_dtype,
     newton_schulz,
-    orthogonalize,
+    orthogonalize_in,
 )
 from normviz.validation import check_choice, check_real
 
@@ -331,7 +331,7 @@ class NorMuon(MatrixOptimizer):
         )  # 1, 2: (k, rows, n)
         whole = at_least_float32(transport.gather(u))  # (owned, m, n)
         O = transport.scatter(
-            orthogonalize(whole, group["ns_steps"], MUON_COEFFICIENTS, NS_EPS, group["ns_dtype"], "add")
+            orthogonalize_in(whole, group["ns_steps"], MUON_COEFFICIENTS, NS_EPS, group["ns_dtype"], "add")
         )  # 3: (k, rows, n)
         kept = at_least_float32(torch.stack(v))
         divisor, v_new, squares = row_divisors(O, kept, group["beta2"], group["eps"])  # 4, 5: (k, rows, 1)
