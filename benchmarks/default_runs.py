@@ -1,7 +1,7 @@
 """The default run of every page in two warm workers: seconds to its first frame and to its end.
 
-The goal is an end within 20 seconds on two idle cores. The CPU time of the busier worker says nearly the same where other
-programs take their share of the cores.
+The goal is an end within 20 seconds on two idle cores. The CPU time of the busier worker says nearly the same where
+other programs take their share of the cores.
 """
 
 from __future__ import annotations
