@@ -39,7 +39,7 @@ batch statistics. In the preset *Recurrent network* the loss is also drawn again
 with LayerNorm computes more.
 
 **Beyond the presets.** Lower the batch size, or raise the learning rate until a norm diverges. In *Recurrent*, raise
-the recurrent weight scale and watch the spread of the LSTM cell.
+the recurrent weight scale and watch the spread of the LSTM cell. In *Vision*, choose MNIST-1D or MNIST as the data.
 
 **UnifiedNorm.** The preset *One image far too bright* trains vision transformers of six blocks and puts such an image
 into every tenth batch. A chart marks the steps that the filter caught. *Offline EMA* remembers the image in its running

@@ -136,6 +136,7 @@ def test_a_missing_package_is_said_before_the_run(
         ("attention-entropy", "pixels"),
         ("self-normalizing", ""),
         ("optimizer-spectra", "digits"),
+        ("normalization-statistics", "vision"),
     ):
         of_task = ("--task", task) if task else ()
         assert "pip install 'normviz[data]'" in refused("run", slug, "--data", "mnist", *of_task)

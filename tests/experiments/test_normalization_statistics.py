@@ -86,6 +86,28 @@ def test_the_vision_transformer_has_six_blocks_and_draws_the_outer_ones() -> Non
     assert drawn == {len(layer_names(knobs))} == {5}
 
 
+@pytest.mark.usefixtures("small_mnist")
+@pytest.mark.parametrize("data", ["mnist1d", "mnist"])
+@pytest.mark.parametrize("network", ["convnet", "vit"])
+def test_the_vision_task_takes_other_digits(data: str, network: str) -> None:
+    """Also the layers inside, the outliers in a batch, and batches of one class."""
+    knobs = ns.Knobs(
+        task="vision",
+        data=data,  # type: ignore[arg-type]
+        network=network,  # type: ignore[arg-type]
+        norms=("layer", "batch", "power"),
+        sorted_batches=network == "vit",
+        outlier_every=3,
+        **TINY,
+    )
+    log = FrameLog(ns.EXPERIMENT.frames(knobs, "cpu"))
+    assert not log.events
+    assert log.arms == list(knobs.shown_arms().names)
+    assert log.scalars("validation_loss")["value"].notna().all()
+    assert knobs.work() > 0
+    assert ns.Knobs(data="mnist").missing() == "", "the language task has no digits"
+
+
 def test_padding_is_no_part_of_loss_or_statistics() -> None:
     """The same sentences with more padding behind them, whose tokens may be anything: same loss, same gradient."""
     torch.manual_seed(0)

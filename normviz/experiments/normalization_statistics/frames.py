@@ -2,7 +2,7 @@
 
 Language: a character-level GPT of two pre-norm blocks (width 64, context 64) on Python's documentation, or one of words
 on its sentences of up to 32 words, padded to one length. Vision: a ConvNet of three convolutions, or a vision
-transformer of six blocks (width 32, patches of 2 x 2), on scikit-learn's 8 x 8 digits; each norm once with the batch
+transformer of six blocks (width 32), on scikit-learn's 8 x 8 digits, MNIST-1D or MNIST; each norm once with the batch
 size that was set and once with the small one. Recurrent: an LSTM (width 64, context 48) on the same text; LayerNorm
 inside the cell as in its paper, any other norm on the output of a plain LSTM. All with Adam.
 
@@ -31,7 +31,7 @@ from normviz.data import (
     TextCorpus,
     by_seed,
     chunks,
-    load_digits,
+    load_digit_source,
     load_sentences,
     seeded_generator,
 )
@@ -82,6 +82,8 @@ __all__ = ["frames"]
 WIDTH, LAYERS, HEADS, CONTEXT = 64, 2, 4, 64
 CHANNELS = (16, 32, 32)
 VIT_WIDTH = 32
+VIT_PATCHES = {"digits": (2, 2), "mnist": (7, 7), "mnist1d": (1, 5)}
+"""16 patches of a picture, 8 of a signal."""
 HIDDEN, RECURRENT_CONTEXT = 64, 48
 VALIDATION_BATCHES = 4
 VALIDATION_WINDOWS = 64
@@ -392,7 +394,7 @@ def _language(knobs: Knobs, device: torch.device) -> Build:
     arms = [arm(norm) for norm in knobs.norms]
     validation = {a.name: held_out for a in arms}
     if knobs.reference:
-        digits = _digits(device)
+        digits = _digits("digits", device)
         reference = _vision_arm(REFERENCE, "batch", knobs, digits, min(knobs.batch_size, 128))
         arms.append(reference)
         validation[REFERENCE] = _held_out_digits(digits, knobs.batch_size)
@@ -403,8 +405,8 @@ Digits = Callable[[int], SupervisedData]
 """The digits in the split of a seed."""
 
 
-def _digits(device: torch.device) -> Digits:
-    return cache(lambda seed: load_digits("image", seed=seed).to(device))
+def _digits(name: str, device: torch.device) -> Digits:
+    return cache(lambda seed: load_digit_source(name, seed=seed).to(device))
 
 
 def _held_out_digits(digits: Digits, size: int) -> HeldOutOf:
@@ -448,13 +450,19 @@ def _vision_arm(name: str, norm: str, knobs: Knobs, digits: Digits, size: int) -
     model: Callable[[], nn.Module] = partial(ConvNet, 1, CHANNELS, classes, norm=_image_norm(norm, knobs))
     if knobs.has_vit():
         token_norm = _token_norm(norm, knobs)
-        model = partial(ViT, num_classes=classes, dim=VIT_WIDTH, num_layers=VIT_BLOCKS, norm=token_norm)
+        images = {
+            "image_size": digits(knobs.first_seed).input_shape[1:],
+            "patch_size": VIT_PATCHES[knobs.data],
+        }
+        model = partial(
+            ViT, **images, num_classes=classes, dim=VIT_WIDTH, num_layers=VIT_BLOCKS, norm=token_norm
+        )
     batches = by_seed(lambda seed: _digit_batches(knobs, digits(seed), size))
     return Arm(name, model, _adam(knobs), _class_loss, batches=batches)
 
 
 def _vision(knobs: Knobs, device: torch.device) -> Build:
-    digits = _digits(device)
+    digits = _digits(knobs.data, device)
     sizes: dict[int | None, int] = {None: knobs.batch_size}
     if knobs.small_batch < knobs.batch_size:
         sizes[knobs.small_batch] = knobs.small_batch

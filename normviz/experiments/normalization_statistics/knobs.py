@@ -6,6 +6,7 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms
+from normviz.digit_sources import DigitData, digit_source, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 
@@ -76,6 +77,7 @@ class Knobs(Base):
         },
         section="Experiment",
     )
+    data: DigitData = knob_fields.digit_data(what="What the vision task classifies")
     network: Literal["convnet", "vit"] = knob(
         "convnet",
         label="Network for images",
@@ -218,6 +220,10 @@ class Knobs(Base):
         arms = Arms.product(bases, endings) if len(endings) > 1 else Arms.of(bases)
         return arms + Arms.of({REFERENCE: 4}) if self.shows_reference() else arms
 
+    def missing(self) -> str:
+        """MNIST's pictures come with a package of their own."""
+        return missing_source(self.data) if self.task == "vision" else ""
+
     def work(self) -> float:
         """Seconds: a step of every network, dearer with norms that keep running moments, and its samples."""
         kind = self.network if self.task == "vision" else self.task
@@ -228,6 +234,8 @@ class Knobs(Base):
             "vit": (0.014, 0.00021),
             "recurrent": (0.01, 0.00017),
         }[kind]
+        if kind == "convnet":  # the transformer has 16 patches of pictures of any size, 8 of a signal
+            sample *= digit_source(self.data).values / digit_source("digits").values
         slow = sum(norm in _SLOW for norm in self.norms) / len(self.norms)
         call += slow * (0.0067 if kind == "recurrent" else 0.0032)
         return steps * (call + sample * self.batch_size)
