@@ -137,6 +137,7 @@ def test_a_missing_package_is_said_before_the_run(
         ("self-normalizing", ""),
         ("optimizer-spectra", "digits"),
         ("normalization-statistics", "vision"),
+        ("effective-learning-rate", "stationary"),
     ):
         of_task = ("--task", task) if task else ()
         assert "pip install 'normviz[data]'" in refused("run", slug, "--data", "mnist", *of_task)

@@ -91,8 +91,18 @@ def test_every_remedy_trains_with_and_without_projection(monkeypatch: pytest.Mon
         {"scale_offset": "free", "network": "conv", "change": "pixels", "batch_size": 8, "depth": 4},
         {"task": "stationary", "replay": True},
         {"arms": ("layer", "resnet", "resnet_nap"), "network": "conv", "norm": "rms", "change": "pixels"},
+        {
+            "data": "mnist1d",
+            "network": "conv",
+            "arms": ("none", "nap", "resnet"),
+            "depth": 2,
+            "change": "pixels",
+        },
+        {"data": "mnist", "arms": ("layer", "resnet_nap"), "depth": 2, "batch_size": 8},
+        {"data": "mnist", "network": "conv", "depth": 1, "batch_size": 8},
     ],
 )
+@pytest.mark.usefixtures("small_mnist")
 def test_other_settings_train(options: dict[str, Any]) -> None:
     knobs = Knobs(**{**SHORT, "phases": 1, **options})
     run = elr.run(knobs, device="cpu")

@@ -144,7 +144,8 @@ PHASES_WORDS = f"more than {LATE} phases"
 RESNETS: dict[str, Any] = {**PHASES, "arms": lambda arms: {"resnet", "resnet_nap"} <= set(arms)}
 RESNETS_WORDS = f"{PHASES_WORDS}, {RESNET} and {RESNET_NAP}"
 RESNETS_RATE = (
-    "Both at 0.003, their best of 0.001, 0.003 and 0.009 in short trials with seeds that no verdict has."
+    "Both at 0.003, their best of 0.001 (one seed), 0.003 and 0.009 (two seeds) in short trials with seeds that no "
+    "verdict has."
 )
 EXACT: dict[str, Any] = {"task": "equivalence", "every": 1, "project_output": False}
 SUPERVISED = {"task": ("memorisation", "equivalence", "stationary")}

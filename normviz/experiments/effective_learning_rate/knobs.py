@@ -7,6 +7,7 @@ from typing import Literal
 
 from normviz import knob_fields
 from normviz.arms import Arms, Look
+from normviz.digit_sources import DigitData, digit_source, missing_source
 from normviz.knobs import Knobs as Base
 from normviz.knobs import knob
 from normviz.progress import STEPS, Progress
@@ -156,6 +157,7 @@ class Knobs(Base):
         labels={"labels": "Random labels", "pixels": "Pixel order", "classes": "Class names"},
         section="Experiment",
     )
+    data: DigitData = knob_fields.digit_data(what="Whose pictures are learned, all tasks but the games")
     optimizer: Literal["adam", "sgd", "momentum"] = knob(
         "adam",
         label="Optimizer",
@@ -309,8 +311,10 @@ class Knobs(Base):
     )
 
     def missing(self) -> str:
-        """Atari's games come with packages of their own."""
-        if self.task != "games" or self.environment != "atari":
+        """Atari's games and MNIST's pictures come with packages of their own."""
+        if self.task != "games":
+            return missing_source(self.data)
+        if self.environment != "atari":
             return ""
         return missing_extra("atari", "gymnasium", "ale_py", "cv2")
 
@@ -362,15 +366,16 @@ class Knobs(Base):
         if self.task == "games":
             act, learn = (6.4e-05, 0.0018) if self.environment == "catch" else (0.0002, 0.08)
             return steps * (act + learn / self.learn_every)
-        residual = 0.0
+        residual, larger = 0.0, digit_source(self.data).values / digit_source("digits").values
         if self.task != "equivalence":
             of_all = [v.residual for v in variants(self)]
             resnets = steps * sum(of_all) // len(of_all)
-            residual = resnets * (0.0035 + 3.5e-05 * self.batch_size)
+            residual = resnets * (0.0035 + 3.5e-05 * larger * self.batch_size)
             steps -= resnets
         if self.network == "mlp":
-            return residual + steps * (0.00038 + self.depth * (0.00046 + 8.3e-07 * self.batch_size))
-        return residual + steps * (0.00051 + self.depth * (0.00068 + 2.6e-06 * self.batch_size))
+            first = 8.3e-07 * self.batch_size * (larger - 1) / 2  # that layer alone is wider
+            return residual + steps * (0.00038 + first + self.depth * (0.00046 + 8.3e-07 * self.batch_size))
+        return residual + steps * (0.00051 + self.depth * (0.00068 + 2.6e-06 * larger * self.batch_size))
 
 
 def normed(knobs: Knobs) -> str:

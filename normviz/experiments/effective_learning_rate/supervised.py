@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from normviz.data import IndexSampler, load_digits, seeded_generator
+from normviz.data import IndexSampler, load_digit_source, seeded_generator
+from normviz.digit_sources import digit_source
 from normviz.experiments.effective_learning_rate.knobs import (
     NAP,
     NONE,
@@ -83,6 +84,7 @@ class Study:
         self.knobs = knobs
         self.device = torch.device("cpu") if exact and device.type == "mps" else device  # MPS has no float64
         self.dtype = torch.float64 if exact else torch.float32
+        self.source = digit_source(knobs.data)
         self.split = cache(self._split)
         self.task = lru_cache(maxsize=16)(self._task)
         self.sampler = IndexSampler(len(self.split(knobs.first_seed).x), knobs.batch_size)
@@ -116,7 +118,7 @@ class Study:
     def _split(self, seed: int) -> Split:
         """The digits as the seed splits them; tasks that change take some examples only."""
         layout = "flat" if self.knobs.network == "mlp" else "image"
-        digits = load_digits(layout, seed=seed).to(self.device)
+        digits = load_digit_source(self.knobs.data, layout, seed=seed).to(self.device)
         kept = None if self.knobs.task == "stationary" else EXAMPLES
         x, x_test = digits.x_train[:kept].to(self.dtype), digits.x_test.to(self.dtype)
         return Split(x, digits.y_train[:kept], x_test, digits.y_test)
@@ -153,7 +155,7 @@ class Study:
         activation = "leaky_relu" if variant.remedy == "leaky" else "relu"
         plain: nn.Module
         if knobs.network == "mlp":
-            plain = NaPMLP(64, 10, (WIDTH,) * knobs.depth, norm=None, activation=activation)
+            plain = NaPMLP(self.source.values, 10, (WIDTH,) * knobs.depth, norm=None, activation=activation)
         else:
             plain = NaPConvNet(1, 10, CHANNELS[: knobs.depth], norm=None, activation=activation)
         if variant.norm:
@@ -163,15 +165,15 @@ class Study:
         return plain.to(self.dtype)
 
     def _resnet(self) -> nn.Module:
-        """A pre-activation ResNet for flat or square digits: a norm before every ReLU, convolutions without bias.
+        """A pre-activation ResNet for flat digits or pictures: a norm before every ReLU, convolutions without bias.
 
         The weights of convolutions that add up to the input of one norm are scale-invariant together, not one by one.
         """
         affine = self.knobs.scale_offset != "none"
         norm = partial(FeatureNorm, kind=self.knobs.norm, spatial=True, affine=affine)
-        return nn.Sequential(
-            nn.Flatten(), nn.Unflatten(1, (1, 8, 8)), ResNet(1, RESIDUAL, 10, norm=norm, bias=False)
-        )
+        height, width = (1, *self.source.shape)[-2:]  # a signal is a picture of height 1
+        square = nn.Unflatten(1, (1, height, width))
+        return nn.Sequential(nn.Flatten(), square, ResNet(1, RESIDUAL, 10, norm=norm, bias=False))
 
     def _prepare(self, variant: Variant, member: Member) -> None:
         """Give a new member its rates, remedies and projection; the projection then ends each step."""
