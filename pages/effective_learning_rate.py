@@ -40,8 +40,8 @@ other's decay.
 rate with the square of its length gives NaP's network up to rounding, and NaP with the recorded schedule gives the
 norm-only network. With rarer projection, or with the output layer projected too, they are no longer the same.
 
-**Stationary** is the control: ordinary digits, where nothing has to be relearned. MNIST-1D and MNIST can be chosen as the
-data of all tasks but the games.
+**Stationary** is the control: ordinary digits, where nothing has to be relearned. MNIST-1D and MNIST can be chosen as
+the data of all tasks but the games.
 
 **Games.** A small Q-learning agent plays Catch with shuffled pixels, one variant after the other, the whole sequence
 twice. The paper's agents (Rainbow on Atari) turned out to need the hidden decay: with projection they need an explicit

@@ -446,16 +446,20 @@ def _plain_digit_batches(knobs: Knobs, digits: SupervisedData, size: int) -> Bat
 
 
 def _vision_arm(name: str, norm: str, knobs: Knobs, digits: Digits, size: int) -> Arm:
-    classes = digits(knobs.first_seed).num_classes
-    model: Callable[[], nn.Module] = partial(ConvNet, 1, CHANNELS, classes, norm=_image_norm(norm, knobs))
+    some = digits(knobs.first_seed)
+    _, height, width = some.input_shape
+    model: Callable[[], nn.Module] = partial(
+        ConvNet, 1, CHANNELS, some.num_classes, norm=_image_norm(norm, knobs)
+    )
     if knobs.has_vit():
-        token_norm = _token_norm(norm, knobs)
-        images = {
-            "image_size": digits(knobs.first_seed).input_shape[1:],
-            "patch_size": VIT_PATCHES[knobs.data],
-        }
         model = partial(
-            ViT, **images, num_classes=classes, dim=VIT_WIDTH, num_layers=VIT_BLOCKS, norm=token_norm
+            ViT,
+            (height, width),
+            VIT_PATCHES[knobs.data],
+            num_classes=some.num_classes,
+            dim=VIT_WIDTH,
+            num_layers=VIT_BLOCKS,
+            norm=_token_norm(norm, knobs),
         )
     batches = by_seed(lambda seed: _digit_batches(knobs, digits(seed), size))
     return Arm(name, model, _adam(knobs), _class_loss, batches=batches)
