@@ -103,15 +103,30 @@ def live(browser: Browser, server: Server, address: str) -> tuple[float, float, 
     Measured over five seconds that begin three seconds after the first point.
     """
     page = browser.new_page(viewport={"width": 1440, "height": 900})
+    received = received_bytes(page)
+    page.goto(f"{server.url}/{address}", wait_until="commit")
+    page.wait_for_function(POINTS, timeout=60_000, polling=50)
+    page.wait_for_timeout(3000)
+    page.evaluate(COUNT)
+    share, kilobytes = load(page, received, 5.0)
+    updates = float(page.evaluate("window.updates")) / 5
+    _stop(page)
+    return share, kilobytes, updates
+
+
+def received_bytes(page: Page) -> list[int]:
+    """What the page's socket receives from now on, in one number that grows; before it is opened."""
     received = [0]
 
     def count(payload: str | bytes) -> None:
         received[0] += len(payload)
 
     page.on("websocket", lambda socket: socket.on("framereceived", count))
-    page.goto(f"{server.url}/{address}", wait_until="commit")
-    page.wait_for_function(POINTS, timeout=60_000, polling=50)
-    page.wait_for_timeout(3000)
+    return received
+
+
+def load(page: Page, received: list[int], seconds: float) -> tuple[float, float]:
+    """Busy share of the browser's main thread and kilobytes per second, over the next seconds."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
 
@@ -119,14 +134,10 @@ def live(browser: Browser, server: Server, address: str) -> tuple[float, float, 
         metrics = session.send("Performance.getMetrics")["metrics"]
         return next(float(m["value"]) for m in metrics if m["name"] == "TaskDuration")
 
-    page.evaluate(COUNT)
-    before, start, bytes_before = busy(), time.perf_counter(), received[0]
-    page.wait_for_timeout(5000)
-    seconds = time.perf_counter() - start
-    share, kilobytes = (busy() - before) / seconds, (received[0] - bytes_before) / 1000 / seconds
-    updates = float(page.evaluate("window.updates")) / seconds
-    _stop(page)
-    return share, kilobytes, updates
+    before, start, had = busy(), time.perf_counter(), received[0]
+    page.wait_for_timeout(1000 * seconds)
+    passed = time.perf_counter() - start
+    return (busy() - before) / passed, (received[0] - had) / 1000 / passed
 
 
 def megabytes(server: Server) -> float:

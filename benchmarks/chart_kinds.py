@@ -10,7 +10,6 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 from playwright.sync_api import Browser, sync_playwright
 
+from benchmarks.app import load, received_bytes
 from benchmarks.report import report
 from normviz.figures import Figure, line_figure
 from normviz.frame import Frame, FrameLog
@@ -60,8 +60,11 @@ def whole(chart: int) -> Figure:
         for a, arm in enumerate(ARMS)
         for seed, e in enumerate(noise[i, a])
     ]
-    words = {"title": f"Loss {chart}", "y": "cross-entropy", "look_for": "Which falls fastest?"}
-    return line_figure(FrameLog(frames), "loss", **words, log_scale=True, step=STEPS // 2, last=STEPS)
+    title, look_for = f"Loss {chart}", "Which falls fastest?"
+    log, middle = FrameLog(frames), STEPS // 2
+    return line_figure(
+        log, "loss", title=title, y="nats", look_for=look_for, log_scale=True, step=middle, last=STEPS
+    )
 
 
 def figures(seconds: float) -> dict[str, Figure]:
@@ -116,26 +119,11 @@ def draw(kind: str, seconds: float) -> None:
 def busy(browser: Browser, url: str) -> tuple[float, float]:
     """Busy share of the main thread, and kilobytes per second, from four seconds after opening."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
-    received = [0]
-
-    def count(payload: str | bytes) -> None:
-        received[0] += len(payload)
-
-    page.on("websocket", lambda socket: socket.on("framereceived", count))
+    received = received_bytes(page)
     page.goto(url, wait_until="commit")
     page.locator("canvas, .vega-embed").nth(CHARTS - 1).wait_for(timeout=60_000)
     page.wait_for_timeout(4000)
-    session = page.context.new_cdp_session(page)
-    session.send("Performance.enable")
-
-    def spent() -> float:
-        metrics = session.send("Performance.getMetrics")["metrics"]
-        return next(float(m["value"]) for m in metrics if m["name"] == "TaskDuration")
-
-    before, start, had = spent(), time.perf_counter(), received[0]
-    page.wait_for_timeout(1000 * SECONDS)
-    seconds = time.perf_counter() - start
-    found = (spent() - before) / seconds, (received[0] - had) / 1000 / seconds
+    found = load(page, received, SECONDS)
     page.close()
     return found
 

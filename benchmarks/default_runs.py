@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from benchmarks.report import report
-from benchmarks.spread import work
+from benchmarks.spread import timed
 from normviz.engine import WorkerEngine
 from normviz.experiments import SLUGS, get_experiment
 
@@ -17,16 +17,9 @@ from normviz.experiments import SLUGS, get_experiment
 def default_run(engine: WorkerEngine, slug: str) -> list[object]:
     """One row: seconds to the first frame and to the end, CPU seconds of the busier worker, the page's estimate."""
     experiment = get_experiment(slug)
-    before, start = work(engine), time.perf_counter()
-    run = engine.submit(experiment, experiment.knobs(), owner="benchmark", device="cpu")
-    engine.wait_for_frames(run.id, 0, 60.0)
-    first = time.perf_counter() - start
-    while run.live:
-        engine.wait_for_frames(run.id, len(run.log), 60.0)
-    assert run.status == "done", run.error
-    end = time.perf_counter() - start
-    busier = max(used - before[pid] for pid, used in work(engine).items())
-    return [slug, first, end, busier, run.knobs.work()]
+    knobs = experiment.knobs()
+    end, first, busier = timed(engine, experiment, knobs)
+    return [slug, first, end, busier, knobs.work()]
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import psutil
 from benchmarks.report import report
 from normviz.engine import WorkerEngine
 from normviz.experiments import Experiment, get_experiment
+from normviz.knobs import Knobs
 
 PAGES = ("normalization-statistics", "self-normalizing")
 ROUNDS = 3
@@ -26,10 +27,10 @@ def work(engine: WorkerEngine) -> dict[int, float]:
     return {pid: sum(psutil.Process(pid).cpu_times()[:2]) for pid in engine.worker_pids()}
 
 
-def timed(engine: WorkerEngine, experiment: Experiment) -> tuple[float, float, float]:
-    """A run of two seeds: seconds to its end and to its first frame, CPU seconds of the busier worker."""
+def timed(engine: WorkerEngine, experiment: Experiment, knobs: Knobs) -> tuple[float, float, float]:
+    """A run: seconds to its end and to its first frame, CPU seconds of the busier worker."""
     before, start = work(engine), time.perf_counter()
-    run = engine.submit(experiment, experiment.knobs(seeds=2), owner="benchmark", device="cpu")  # type: ignore[call-arg]
+    run = engine.submit(experiment, knobs, owner="benchmark", device="cpu")
     engine.wait_for_frames(run.id, 0, 60.0)
     first = time.perf_counter() - start
     while run.live:
@@ -43,9 +44,13 @@ def measure(engine: WorkerEngine, slug: str) -> list[list[object]]:
     """Rows of ratios, two workers over one."""
     divided = get_experiment(slug)
     whole = replace(divided, divisible=False)
-    timed(engine, divided)  # warms both workers up
+    knobs = divided.knobs.parse({"seeds": 2})
+    timed(engine, divided, knobs)  # warms both workers up
     ratios = [
-        [two / one for two, one in zip(timed(engine, divided), timed(engine, whole), strict=True)]
+        [
+            two / one
+            for two, one in zip(timed(engine, divided, knobs), timed(engine, whole, knobs), strict=True)
+        ]
         for _ in range(ROUNDS)
     ]
     names = ("end", "first frame", "CPU time of the busier worker")
