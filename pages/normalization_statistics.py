@@ -88,6 +88,7 @@ $$\nu \leftarrow \nu\,(1-(1-\alpha)\,\overline{z^2}) + (1-\alpha)\,\overline{u z
 """,
         "norms/power_norm.py",
         ("PowerNormFunction", "PowerNorm._train_step"),
+        "the formula",
     ),
     Maths(
         "PowerNorm-V",
@@ -121,6 +122,7 @@ $$dx = \frac{u - \bar q\, z}{\sqrt{\hat\sigma^2+\varepsilon}}$$
 """,
         "norms/unified_norm.py",
         ("_UnifiedNorm._statistics", "UnifiedNormFunction"),
+        "the formula",
     ),
     Maths(
         "BatchNorm",

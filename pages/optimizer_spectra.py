@@ -141,6 +141,7 @@ Muon divides by one diagonal for all columns; Conda gives every column its own.
 """,
         "optim/conda.py",
         ("Conda.projected_step",),
+        "the formula",
     ),
     Maths(
         "GaLore",
@@ -153,6 +154,7 @@ Memory: $2\,r \max(m,n) + r \min(m,n)$ numbers instead of Adam's $2mn$. What lie
 """,
         "optim/galore.py",
         ("LowRankOptimizer.projected_step",),
+        "the formula",
     ),
     Maths(
         "Fira",
@@ -168,6 +170,7 @@ The limiter $q$ lets the norm of $S$ grow by at most $\gamma = 1.01$ per step.
 """,
         "optim/fira.py",
         ("norm_scaling_factor", "_excess", "_FiraDirection.direction"),
+        "the formula",
     ),
 )
 

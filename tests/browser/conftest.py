@@ -1,4 +1,8 @@
-"""A real server and a real Chromium, both shared by all browser tests."""
+"""A real server and a real Chromium, both shared by the browser tests of a file.
+
+Not by all of them: Playwright leaves an event loop running in its thread, and tests of other files that come after it
+in the same process could not start one of their own.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,13 @@ PATIENCE = 240_000.0
 """Milliseconds Playwright tries an action or an expectation: as long as a test may take, for a busy machine."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_app(tmp_path_factory.mktemp("server")) as app:
         yield app
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = find()
     assert path is not None, "no Chromium: run `make browser`"
