@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normviz.uploads import UploadError, kept_path, write_kept
+from normviz.uploads import UploadError, kept_key, kept_path, read_bounded, write_kept
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -187,9 +187,7 @@ def keep_images_file(path: str | Path, folder: Path | None = None) -> str:
     path = Path(path)
     if path.is_dir():
         return _keep(check_folder(path), folder)
-    if (size := path.stat().st_size) > MAX_ARCHIVE:
-        raise ImagesUploadError(f"{path.name} has {size:,} bytes; at most {MAX_ARCHIVE:,} are allowed.")
-    return keep_images(path.read_bytes(), path.name, folder)
+    return keep_images(read_bounded(path, MAX_ARCHIVE, ImagesUploadError), path.name, folder)
 
 
 def read_images(key: str, folder: Path | None = None) -> OwnImages:
@@ -274,10 +272,7 @@ def _keep(images: OwnImages, folder: Path | None) -> str:
     arrays: dict[str, NDArray[Any]] = {"labels": images.labels, "class_names": names}
     arrays |= {f"pixels_{side}": values for side, values in images.pixels.items()}
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    try:
-        write_kept(kept_path(f"{images.key}.npz", folder), buffer.getvalue())
-    except OSError as error:
-        raise ImagesUploadError(f"{images.name} could not be kept: {error.strerror or error}.") from None
+    write_kept(f"{images.key}.npz", buffer.getvalue(), images.name, ImagesUploadError, folder)
     return images.key
 
 
@@ -339,10 +334,9 @@ def _checked(files: list[_File], name: str) -> OwnImages:
         grey = _grey(picture, f"{name}: {str(file.path)[-LONGEST_NAME:]!r}")
         for side, made in pixels.items():
             made.append(_resized(grey, side))
-    digest = hashlib.sha256(json.dumps(sorted(hashes)).encode()).hexdigest()
     return OwnImages(
         name,
-        f"images-{digest[:12]}",
+        kept_key("images", json.dumps(sorted(hashes)).encode()),
         {side: np.stack(made) for side, made in pixels.items()},
         np.array([number[file.class_name] for file in files], dtype=np.int64),
         tuple(classes),

@@ -15,7 +15,6 @@ The target's classes are its different cells.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -27,7 +26,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normviz.uploads import TextUploadError, UploadError, decode_utf8, kept_path, write_kept
+from normviz.uploads import (
+    TextUploadError,
+    UploadError,
+    decode_utf8,
+    kept_key,
+    kept_path,
+    read_bounded,
+    write_kept,
+)
 from normviz.validation import nearest
 
 __all__ = [
@@ -231,11 +238,8 @@ def keep_table(data: bytes, name: str, folder: Path | None = None) -> str:
         TableUploadError: see :func:`check_table`; nothing is kept then. Also when it cannot be written.
     """
     text = check_table(data, name).text
-    key = f"table-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    try:
-        write_kept(kept_path(f"{key}.csv", folder), text.encode())
-    except OSError as error:
-        raise TableUploadError(f"{name} could not be kept: {error.strerror or error}.") from None
+    key = kept_key("table", text.encode())
+    write_kept(f"{key}.csv", text.encode(), name, TableUploadError, folder)
     return key
 
 
@@ -254,9 +258,7 @@ def keep_table_file(path: str | Path, folder: Path | None = None) -> str:
         OSError: the file cannot be read.
     """
     path = Path(path)
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise TableUploadError(f"{path.name} has {size:,} bytes; at most {MAX_BYTES:,} are allowed.")
-    return keep_table(path.read_bytes(), path.name, folder)
+    return keep_table(read_bounded(path, MAX_BYTES, TableUploadError), path.name, folder)
 
 
 def read_table(key: str, folder: Path | None = None) -> OwnTable:

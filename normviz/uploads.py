@@ -39,8 +39,10 @@ __all__ = [
     "data_folder",
     "decode_utf8",
     "keep_text",
+    "kept_key",
     "kept_path",
     "own_fields",
+    "read_bounded",
     "read_text",
     "write_kept",
 ]
@@ -178,12 +180,25 @@ def keep_text(data: bytes, name: str, folder: Path | None = None) -> str:
         TextUploadError: see :func:`check_text`; nothing is kept then. Also when it cannot be written.
     """
     text = check_text(data, name)
-    key = f"text-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    try:
-        write_kept(kept_path(f"{key}.txt", folder), text.encode())
-    except OSError as error:
-        raise TextUploadError(f"{name} could not be kept: {error.strerror or error}.") from None
+    key = kept_key("text", text.encode())
+    write_kept(f"{key}.txt", text.encode(), name, TextUploadError, folder)
     return key
+
+
+def read_bounded(path: Path, most: int, refusal: type[UploadError]) -> bytes:
+    """The bytes of a file; ``refusal`` is raised, before it is read, where there are more than ``most``.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if (size := path.stat().st_size) > most:
+        raise refusal(f"{path.name} has {size:,} bytes; at most {most:,} are allowed.")
+    return path.read_bytes()
+
+
+def kept_key(kind: str, content: bytes) -> str:
+    """The key of what is kept: its kind, and 12 hexadecimal digits made of its content."""
+    return f"{kind}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def kept_path(name: str, folder: Path | None = None) -> Path:
@@ -196,19 +211,29 @@ def kept_path(name: str, folder: Path | None = None) -> Path:
     return (folder or data_folder()) / "uploads" / name
 
 
-def write_kept(target: Path, content: bytes) -> None:
+def write_kept(
+    kept: str, content: bytes, name: str, refusal: type[UploadError], folder: Path | None = None
+) -> None:
     """Write a file that is there whole or not at all.
 
-    Raises:
-        OSError: the folder is not writable, or the disk is full.
+    Args:
+        kept: what it is called, as for :func:`kept_path`.
+        content: of it.
+        name: of the reader's file, for messages.
+        refusal: raised where it cannot be written: the folder is not writable, or the disk is full.
+        folder: as for :func:`kept_path`.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = kept_path(kept, folder)
     part = target.with_suffix(f".{os.getpid()}.{threading.get_ident()}.part")
     try:
-        part.write_bytes(content)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(f"{name} could not be kept: {error.strerror or error}.") from None
 
 
 def own_fields(values: Any, *names: str) -> Any:

@@ -12,7 +12,7 @@ from normviz.cli.targets import given_path
 from normviz.knobs import Control
 from normviz.own_images import keep_images_file, read_images
 from normviz.own_tables import keep_table_file, read_table
-from normviz.uploads import BUILT_IN, MAX_BYTES, TextUploadError, keep_text, read_text
+from normviz.uploads import BUILT_IN, MAX_BYTES, TextUploadError, keep_text, read_bounded, read_text
 
 __all__ = ["OWN_FILES", "keys_of_files", "takes"]
 
@@ -39,11 +39,7 @@ class OwnFile:
 
 
 def _keep_text(path: Path) -> str:
-    if path.stat().st_size > MAX_BYTES:
-        raise TextUploadError(
-            f"{path.name} has {path.stat().st_size:,} bytes; at most {MAX_BYTES:,} are allowed."
-        )
-    return keep_text(path.read_bytes(), path.name)
+    return keep_text(read_bounded(path, MAX_BYTES, TextUploadError), path.name)
 
 
 OWN_FILES: dict[str, OwnFile] = {
