@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ from normviz.frame import Frame, FrameLog
 from normviz.knobs import Control, Knobs
 from normviz.ui.history import first_arms
 from normviz.ui.server import engine, store
+from tests.ui.ended import ended_run
 
 OpenPage = Callable[..., AppTest]
 
@@ -196,12 +196,7 @@ def test_run_to_its_end_gives_charts_and_verdicts(slug: str, open_page: OpenPage
     short = ("steps", "seeds", "phases", "period")
     few = {name: str(control.low) for name, control in schema.controls().items() if name in short}
     app = open_page(slug, **few)
-    run_id = app.session_state[f"{slug}/run"]["id"]
-    deadline = time.monotonic() + 240
-    while (run := engine().get(run_id)) is not None and run.live and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert run is not None
-    assert run.status == "done", run.error
+    run = ended_run(app, slug)
     app.run()
     assert not app.exception
     assert app.get("vega_lite_chart") or app.get("plotly_chart")
@@ -219,13 +214,7 @@ def test_pages_over_the_store(slug: str, title: str, open_page: OpenPage) -> Non
 
 def stored_run(open_page: OpenPage, slug: str = SLUGS[0], **query: str) -> str:
     """The id of a short run that has ended and is stored."""
-    run_id: str = open_page(slug, **query).session_state[f"{slug}/run"]["id"]
-    deadline = time.monotonic() + 60
-    while (run := engine().get(run_id)) is not None and run.live and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert run is not None
-    assert run.status == "done", run.error
-    return run_id
+    return ended_run(open_page(slug, **query), slug).id
 
 
 SHORT = {"steps": "10", "seeds": "1", "norms": "layer", "reference": "false"}
