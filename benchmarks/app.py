@@ -18,7 +18,9 @@ from tests.chromium import FLAGS, find
 
 PAGE = "normalization-statistics?seeds=1&norms=layer&reference=false&steps=1000"
 CHARTS = "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')]"
-POINTS = f"() => {CHARTS}.some(e => /Newest values/.test(e.outerHTML))"
+POINTS = f"""() => {CHARTS}.some(e => /Newest values/.test(e.outerHTML))
+  && !/first point comes/.test(document.body.innerText)"""
+"""A chart has points, and they are not those of a recorded run that stands there until the run has its own."""
 COUNT = """() => {
   window.updates = 0; let last = '';
   const texts = () => [...document.querySelectorAll('[data-testid=stVegaLiteChart]')].map(

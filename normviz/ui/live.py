@@ -13,7 +13,7 @@ from normviz.experiments import Run
 from normviz.ui.charts import STAGE_HEIGHT, figure_grid
 from normviz.ui.legend import legend
 from normviz.ui.plain import plain
-from normviz.ui.runs import RunControl, has_points
+from normviz.ui.runs import RunControl, has_points, wait_for_points
 from normviz.ui.server import engine, store, viewer
 from normviz.ui.shared import shared_figures
 from normviz.ui.verdicts import verdict_strip
@@ -29,7 +29,7 @@ PLAY_TICKS = 40
 IN_SIGHT = 2
 """Charts drawn in the first run of the page's script, before the rest."""
 
-PATIENCE = 3
+PATIENCE = 5
 """Polls after which the rest of the page is drawn even if no chart has a point yet."""
 
 Group = tuple[str, st.delta_generator.DeltaGenerator]
@@ -46,28 +46,32 @@ def live_region(
     Args:
         control: which run is shown.
         run: the run shown.
-        opening: draw the first charts only; when they have points, or after :data:`PATIENCE` polls, the whole page.
+        opening: draw the first charts only; the whole page with the poll after the one that gave them points, or after
+            :data:`PATIENCE` polls.
         more: the open group of further charts, drawn outside of the stage.
         panel: draws below the stage's verdicts what is no chart.
         device: for a run that is started again.
     """
     state = control.state
     live = run.live
-    every = 2 * POLL if opening else POLL if live or state.playing else None
-    polls = 0
+    every = POLL if opening or live or state.playing else None
+    polls, began = 0, False
     stand_in = _stand_in(run)  # once: a stored run is read from disk
 
     @st.fragment(run_every=every)
     def region() -> None:
-        nonlocal polls
+        nonlocal polls, began
         current = control.run() or run
         polls += 1
-        if opening and polls > 1 and (has_points(current) or not current.live or polls > PATIENCE):
+        if opening and polls > 1 and (began or polls > PATIENCE):
             st.rerun()
         own = stand_in is None or current.id != run.id or _drawable(current)
         shown, label = (current, "") if own or stand_in is None else stand_in
         step = _control_line(control, current, device, label)
         focus = legend(state, current.knobs.shown_arms())
+        if opening and polls == 1 and own:  # now, while the browser draws what stands above
+            wait_for_points(current)
+        began = own and _drawable(current)
         sheet = current.experiment.sheet(current.knobs)
         names = list(islice(sheet.stage, IN_SIGHT)) if opening else list(sheet.stage)
         figures = shared_figures(shown, step, names)
@@ -248,7 +252,7 @@ def _stand_in(run: Run) -> tuple[Run, str] | None:
 
 def _drawable(run: Run) -> bool:
     """Whether a run has points of its own, or will have none any more."""
-    return has_points(run) or bool(run.log.scalar_names) or not run.live
+    return has_points(run) or not run.live
 
 
 def _look_alike(one: Run, other: Run) -> bool:

@@ -21,6 +21,7 @@ from normviz.ui.takeaway import draw_takeaway
 from normviz.ui.verdicts import claims_tab
 from normviz.ui.widgets import (
     CustomWidget,
+    checked_knobs,
     knob_panel,
     load_link,
     preset_panel,
@@ -62,6 +63,10 @@ TAB_MARKS = {"queued": "● ", "running": "● ", "paused": "‖ ", "done": "✓
 """What the browser's tab shows before the title: whether the run goes on, to be seen from another tab."""
 
 
+AUTO = "auto"
+"""The device that is chosen until the visitor chooses one."""
+
+
 def experiment_page(
     slug: str,
     *,
@@ -99,17 +104,23 @@ def experiment_page(
     if state.resend:
         resend(slug, experiment.knobs)
     refused = load_link(experiment)
-    with st.sidebar:
-        preset_panel(experiment)
-        knobs, problem = knob_panel(experiment, widgets)
-        device = _device_choice(control)
-        st.button(
-            "Default knobs",
-            icon=":material/restart_alt:",
-            on_click=reset_knobs,
-            args=(slug, experiment.knobs),
-            help="Set every knob to its default",
-        )
+    opening, state.opened = not state.opened, True
+    if opening:  # a dozen widgets would keep the browser from drawing the first charts for half a second
+        st.sidebar.caption("Knobs")
+        knobs, problem = checked_knobs(experiment)
+        device = st.session_state.get(state.device, AUTO)
+    else:
+        with st.sidebar:
+            preset_panel(experiment)
+            knobs, problem = knob_panel(experiment, widgets)
+            device = _device_choice(control)
+            st.button(
+                "Default knobs",
+                icon=":material/restart_alt:",
+                on_click=reset_knobs,
+                args=(slug, experiment.knobs),
+                help="Set every knob to its default",
+            )
     embedded = bool(st.context.is_embedded)
     if not embedded:
         _header(experiment.title, experiment.question, intro, experiment.papers)
@@ -125,8 +136,6 @@ def experiment_page(
     run = control.ensure(knobs or state.knobs or experiment.knobs(), device)
     _write_link(run.knobs, run.id)
     st.set_page_config(page_title=f"{TAB_MARKS.get(run.status, '')}{experiment.title}")
-    opening, state.opened = not state.opened, True
-
     stage = st.container(key=f"{slug}-live")
     more: Group | None = None
     if not opening and not embedded:
@@ -190,7 +199,7 @@ def _groups(control: RunControl, run: Run) -> Group | None:
 
 
 def _device_choice(control: RunControl) -> str:
-    options = {"auto": "Best there is", "cpu": "CPU", "cuda": "CUDA GPU", "mps": "Apple GPU"}
+    options = {AUTO: "Best there is", "cpu": "CPU", "cuda": "CUDA GPU", "mps": "Apple GPU"}
     with st.expander("Machine", key=f"{control.state.slug}/section/machine"):
         choice: str = st.selectbox(
             "Device",

@@ -17,6 +17,7 @@ from normviz.ui.state import PageState
 
 __all__ = [
     "CustomWidget",
+    "checked_knobs",
     "knob_panel",
     "knob_widget",
     "load_link",
@@ -134,6 +135,18 @@ def _values(experiment: Experiment) -> dict[str, Any]:
     return {name: st.session_state[state.knob(name)] for name in experiment.knobs.controls()}
 
 
+def checked_knobs(experiment: Experiment) -> tuple[Knobs | None, str | None]:
+    """The knobs that the widgets hold, drawn or not, or None and the sentence that says what does not fit."""
+    try:
+        knobs = experiment.knobs.parse(_values(experiment))
+    except KnobError as error:
+        return None, str(error)
+    if sentence := knobs.missing():
+        return None, sentence
+    PageState(experiment.slug).knobs = knobs
+    return knobs, None
+
+
 def knob_panel(
     experiment: Experiment, custom: Mapping[str, CustomWidget] | None = None
 ) -> tuple[Knobs | None, str | None]:
@@ -156,16 +169,10 @@ def knob_panel(
             for control in listed:
                 draw = (custom or {}).get(control.name, knob_widget)
                 draw(control, state.knob(control.name))
-    try:
-        knobs = schema.parse(_values(experiment))
-    except KnobError as error:
-        return None, str(error)
-    if sentence := knobs.missing():
-        return None, sentence
-    state.knobs = knobs
-    if knobs.work() > 0:
+    knobs, problem = checked_knobs(experiment)
+    if knobs is not None and knobs.work() > 0:
         length.caption(f"A run takes {knobs.estimate()}.")
-    return knobs, None
+    return knobs, problem
 
 
 def _value(state: PageState, control: Control) -> Any:
