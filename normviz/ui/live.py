@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import streamlit as st
@@ -10,6 +11,7 @@ import streamlit as st
 from normviz.engine import StoreError
 from normviz.evidence import recorded_run
 from normviz.experiments import Run
+from normviz.figures.figure import Figure
 from normviz.ui.charts import STAGE_HEIGHT, figure_grid
 from normviz.ui.legend import legend
 from normviz.ui.plain import plain
@@ -38,6 +40,21 @@ Group = tuple[str, st.delta_generator.DeltaGenerator]
 Panel = Callable[[Run, int | None], None]
 
 
+@dataclass(frozen=True)
+class StandIn:
+    """A run that stands in for one that has not measured yet what a chart shows.
+
+    Args:
+        run: the earlier run, of the same arms and charts.
+        words: what the status line says while all charts are the stand-in's.
+        short: what stands beside the title of a chart that is.
+    """
+
+    run: Run
+    words: str
+    short: str
+
+
 def live_region(
     control: RunControl, run: Run, *, opening: bool, more: Group | None, panel: Panel | None, device: str
 ) -> None:
@@ -56,6 +73,8 @@ def live_region(
     live = run.live
     every = POLL if opening or live or state.playing else None
     polls, began = 0, False
+    if not opening:
+        wait_for_points(run)
     stand_in = _stand_in(run)  # once: a stored run is read from disk
 
     @st.fragment(run_every=every)
@@ -66,7 +85,7 @@ def live_region(
         if opening and polls > 1 and (began or polls > PATIENCE):
             st.rerun()
         own = stand_in is None or current.id != run.id or _drawable(current)
-        shown, label = (current, "") if own or stand_in is None else stand_in
+        shown, label = (current, "") if own or stand_in is None else (stand_in.run, stand_in.words)
         step = _control_line(control, current, device, label)
         focus = legend(state, current.knobs.shown_arms())
         if opening and polls == 1 and own:  # now, while the browser draws what stands above
@@ -75,6 +94,8 @@ def live_region(
         sheet = current.experiment.sheet(current.knobs)
         names = list(islice(sheet.stage, IN_SIGHT)) if opening else list(sheet.stage)
         figures = shared_figures(shown, step, names)
+        if stand_in is not None and current.id == run.id and current.live and step is None:
+            figures |= _until_measured(stand_in, figures)
         figure_grid(
             figures,
             key=f"{state.slug}-stage",
@@ -233,21 +254,41 @@ def _status(run: Run, label: str) -> None:
         st.warning("  \n".join(lines), icon=":material/warning:")
 
 
-def _stand_in(run: Run) -> tuple[Run, str] | None:
-    """A stored or recorded run to show until the first point comes, labelled as such."""
-    if _drawable(run):
+def _stand_in(run: Run) -> StandIn | None:
+    """An earlier run to show for what a live run has not measured yet; a stored one only before its first point."""
+    if not run.live:
         return None
     kept = store()
-    try:
-        stored = None if kept is None else kept.latest(run.experiment.slug, run.knobs.key())
-        if kept is not None and stored is not None:
-            return kept.load(stored.id), "Until the first point comes: the latest stored run of these knobs."
-    except StoreError:
-        pass  # said at the top of the page; the recorded run does as well
+    if kept is not None and not has_points(run):
+        try:
+            if (stored := kept.latest(run.experiment.slug, run.knobs.key())) is not None:
+                words = "Until the first point comes: the latest stored run of these knobs."
+                return StandIn(kept.load(stored.id), words, "an earlier run, until measured")
+        except StoreError:
+            pass  # said at the top of the page; the recorded run does as well
     recorded = recorded_run(run.experiment)
     if recorded is None or not _look_alike(recorded.run, run):
         return None
-    return recorded.run, f"Recorded on {recorded.date}, shown until the first point comes."
+    return StandIn(
+        recorded.run,
+        f"Recorded on {recorded.date}, shown until the first point comes.",
+        f"recorded on {recorded.date}, until measured",
+    )
+
+
+def _until_measured(stand_in: StandIn, figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The stand-in's charts, marked as such, for those that have nothing to draw yet."""
+    empty = [name for name, figure in figures.items() if _has_nothing(figure)]
+    return {
+        name: replace(figure, moment=stand_in.short, alt=f"{stand_in.short}: {figure.alt}")
+        for name, figure in shared_figures(stand_in.run, None, empty).items()
+        if not _has_nothing(figure)
+    }
+
+
+def _has_nothing(figure: Figure) -> bool:
+    """Whether a chart has nothing to draw yet."""
+    return figure.data is not None and figure.data.empty
 
 
 def _drawable(run: Run) -> bool:

@@ -105,10 +105,12 @@ def experiment_page(
         resend(slug, experiment.knobs)
     refused = load_link(experiment)
     opening, state.opened = not state.opened, True
+    knobs, problem = checked_knobs(experiment)
+    device = st.session_state.get(state.device, AUTO)
+    # A new run begins now, while the page is drawn.
+    run = control.ensure(knobs or state.knobs or experiment.knobs(), device)
     if opening:  # a dozen widgets would keep the browser from drawing the first charts for half a second
         st.sidebar.caption("Knobs")
-        knobs, problem = checked_knobs(experiment)
-        device = st.session_state.get(state.device, AUTO)
     else:
         with st.sidebar:
             preset_panel(experiment)
@@ -121,6 +123,8 @@ def experiment_page(
                 args=(slug, experiment.knobs),
                 help="Set every knob to its default",
             )
+        # A widget may have changed its knob while it was drawn, by a file that was brought.
+        run = control.ensure(knobs or state.knobs or experiment.knobs(), device)
     embedded = bool(st.context.is_embedded)
     if not embedded:
         _header(experiment.title, experiment.question, intro, experiment.papers)
@@ -133,7 +137,6 @@ def experiment_page(
         st.warning(trouble, icon=":material/save:")
     if problem:
         st.error(problem, icon=":material/tune:")
-    run = control.ensure(knobs or state.knobs or experiment.knobs(), device)
     _write_link(run.knobs, run.id)
     st.set_page_config(page_title=f"{TAB_MARKS.get(run.status, '')}{experiment.title}")
     stage = st.container(key=f"{slug}-live")

@@ -15,8 +15,8 @@ from normviz.ui.state import PageState
 
 __all__ = ["RunControl", "has_points", "wait_for_points"]
 
-FIRST_POINTS = 0.25
-"""Seconds that the page waits for a new run's first step before it is drawn: a slider then shows new points at once."""
+FIRST_POINTS = 0.3
+"""Age in seconds up to which a run's charts wait for its first step: a slider then shows new points at once."""
 
 
 class RunControl:
@@ -71,9 +71,7 @@ class RunControl:
         A run that was continued with more seeds stays the run of its setting.
         """
         shown, run = self.state.run, self.run()
-        if shown is None:
-            return self.start(knobs, device, wait=False)
-        if run is None or shown["key"] != (_setting(knobs), device):
+        if shown is None or run is None or shown["key"] != (_setting(knobs), device):
             return self.start(knobs, device)
         wanted, there = (int(getattr(k, "seeds", 1)) for k in (knobs, run.knobs))
         mine = viewer().owns(run)
@@ -84,14 +82,8 @@ class RunControl:
             return run if waits else self.start(knobs, device)
         return run
 
-    def start(self, knobs: Knobs, device: str, *, wait: bool = True) -> Run:
-        """Leave what this page was showing, which ends a run that nobody else watches, and start anew.
-
-        Args:
-            knobs: of the new run.
-            device: where it trains.
-            wait: for its first points, so that they are in the next drawing.
-        """
+    def start(self, knobs: Knobs, device: str) -> Run:
+        """Leave what this page was showing, which ends a run that nobody else watches, and start anew."""
         me = viewer()
         if self.run_id is not None:
             me.leave(self.run_id)
@@ -100,8 +92,6 @@ class RunControl:
         self.state.run = {"id": run.id, "key": (_setting(knobs), device), "loaded": None}
         self.state.playing = self.state.adding_seeds = False
         st.query_params["run"] = run.id
-        if wait:
-            wait_for_points(run)
         return run
 
     def extend(self, run: Run, seeds: int) -> str | None:
@@ -133,7 +123,6 @@ def has_points(run: Run) -> bool:
 
 
 def wait_for_points(run: Run) -> None:
-    """Wait until the first step is trained, the run has ended, or :data:`FIRST_POINTS` seconds are over."""
-    deadline = time.monotonic() + FIRST_POINTS
-    while run.live and not has_points(run) and (left := deadline - time.monotonic()) > 0:
-        engine().wait_for_frames(run.id, seen=len(run.log), timeout=left)
+    """Wait until the first step is trained, the run has ended, or it is :data:`FIRST_POINTS` seconds old."""
+    while run.live and not has_points(run) and (left := run.created + FIRST_POINTS - time.time()) > 0:
+        engine().wait_for_frames(run.id, seen=len(run.log), timeout=min(left, FIRST_POINTS))

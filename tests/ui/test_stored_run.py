@@ -69,6 +69,25 @@ def test_run_of_another_process_is_followed_to_its_end(open_page: OpenPage) -> N
     assert progress(app).startswith("Stopped: step 4 of"), "what is shown stays"
 
 
+def test_recorded_charts_stand_for_what_a_live_run_has_not_measured(open_page: OpenPage) -> None:
+    other, run = begin_elsewhere()
+    add(other, run, 0, 1)  # nothing but the loss
+    app = open_page(SLUG, run=run.id)
+
+    def stand_ins() -> list[str]:
+        return [m.value for m in app.markdown if "until measured" in m.value]
+
+    stage = run.experiment.sheet(run.knobs).stage
+    assert 0 < len(stand_ins()) < len(stage)
+    assert all("recorded on" in title for title in stand_ins())
+    assert len(app.get("vega_lite_chart")) >= len(stage), "no card is empty"
+    run.end("cancelled")
+    other.finish(run)
+    app.run()
+    assert not stand_ins(), "a run that has ended shows what it measured"
+    other.delete(run.id)
+
+
 def test_run_whose_server_has_ended_says_so(open_page: OpenPage) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     owner = owner_name(dead.pid)

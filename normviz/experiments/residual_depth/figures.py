@@ -200,7 +200,7 @@ def _training(knobs: Knobs) -> Sheet:
         "accuracy": partial(
             Board.lines,
             series="validation_accuracy",
-            title="Accuracy on held-out digits",
+            title="Accuracy on held-out examples",
             y="per cent",
             look_for="λ = 1 diverges at once. Who learns without normalization?",
             unit=" %",
@@ -376,7 +376,7 @@ def _sweep(knobs: Knobs) -> Sheet:
             "accuracy": partial(
                 response,
                 name="validation_accuracy",
-                title="Accuracy on held-out digits",
+                title="Accuracy on held-out examples",
                 y="per cent",
                 look_for="Which scale is best? A cross: that scale diverged.",
             ),
