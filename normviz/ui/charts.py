@@ -27,6 +27,7 @@ def draw_figure(
     focus: Sequence[str] = (),
     cursor: int | None = None,
     wordy: bool = True,
+    bare: bool = False,
 ) -> None:
     """Draw one figure; the key keeps the reader's zoom and selection while the data change.
 
@@ -38,11 +39,15 @@ def draw_figure(
         focus: arms that stand out; none: all.
         cursor: where the cursor stands; None: nowhere.
         wordy: show the line that says what to look for below the title, not only in the heading's help.
+        bare: leave the chart's place empty.
     """
     moment = f" :gray[:small[{figure.moment}]]" if figure.moment else ""
     line = f"  \n:gray[:small[{figure.look_for}]]" if wordy else ""
     st.markdown(f"**{figure.title}**{moment}{line}", help=None if wordy else figure.look_for)
-    draw_chart(name, figure, key=key, height=height, focus=focus, cursor=cursor)
+    if bare:
+        st.container(height=height, border=False)
+    else:
+        draw_chart(name, figure, key=key, height=height, focus=focus, cursor=cursor)
 
 
 def draw_chart(
@@ -75,8 +80,21 @@ def figure_grid(
     focus: Sequence[str] = (),
     cursor: int | None = None,
     wordy: bool = True,
+    first: int | None = None,
 ) -> None:
-    """Draw figures in a grid of at most ``columns``, fewer where there is no room; a wide one has a row of its own."""
+    """Draw figures in a grid of at most ``columns``, fewer where there is no room; a wide one has a row of its own.
+
+    Args:
+        figures: by name.
+        key: prefix of the keys.
+        columns: most of them.
+        height: of a chart in pixels.
+        focus: arms that stand out; none: all.
+        cursor: where the cursor stands; None: nowhere.
+        wordy: show below each title what to look for.
+        first: how many get their chart, the others' places stay empty; None: all.
+    """
+    bare = set(list(figures)[first:]) if first is not None else set()
     shared: dict[str, Any] = {
         "key": key,
         "height": height,
@@ -88,8 +106,8 @@ def figure_grid(
     with st.grid(columns, min_column_width=LEAST_CARD, gap="xsmall", key=f"{key}-grid") as grid:
         for name, figure in narrow.items():
             with grid.cell(), st.container(border=True, height="stretch", key=f"card-{key}-{name}"):
-                draw_figure(name, figure, **shared)
+                draw_figure(name, figure, bare=name in bare, **shared)
     for name, figure in figures.items():
         if figure.wide:
             with st.container(border=True, key=f"card-{key}-{name}"):
-                draw_figure(name, figure, **shared)
+                draw_figure(name, figure, bare=name in bare, **shared)

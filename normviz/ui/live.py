@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import streamlit as st
 
@@ -29,7 +28,7 @@ PLAY_TICKS = 40
 """Polls in which *Play* goes from the beginning of a run to its end."""
 
 IN_SIGHT = 2
-"""Charts drawn in the first run of the page's script, before the rest."""
+"""Charts drawn in the first run of the page's script; the others have their titles and places."""
 
 PATIENCE = 5
 """Polls after which the rest of the page is drawn even if no chart has a point yet."""
@@ -46,13 +45,11 @@ class StandIn:
 
     Args:
         run: the earlier run, of the same arms and charts.
-        words: what the status line says while all charts are the stand-in's.
-        short: what stands beside the title of a chart that is.
+        words: where it comes from, said in the status line while all charts are the stand-in's.
     """
 
     run: Run
     words: str
-    short: str
 
 
 def live_region(
@@ -92,8 +89,7 @@ def live_region(
             wait_for_points(current)
         began = own and _drawable(current)
         sheet = current.experiment.sheet(current.knobs)
-        names = list(islice(sheet.stage, IN_SIGHT)) if opening else list(sheet.stage)
-        figures = shared_figures(shown, step, names)
+        figures = shared_figures(shown, step, sheet.stage)
         if stand_in is not None and current.id == run.id and current.live and step is None:
             figures |= _until_measured(stand_in, figures)
         figure_grid(
@@ -104,10 +100,11 @@ def live_region(
             focus=focus,
             cursor=step,
             wordy=False,
+            first=IN_SIGHT if opening else None,
         )
+        verdict_strip(control, current, bare=opening)
         if opening:
             return
-        verdict_strip(control, current)
         if panel is not None:
             panel(shown, step)
         if more is not None:
@@ -263,24 +260,25 @@ def _stand_in(run: Run) -> StandIn | None:
         try:
             if (stored := kept.latest(run.experiment.slug, run.knobs.key())) is not None:
                 words = "Until the first point comes: the latest stored run of these knobs."
-                return StandIn(kept.load(stored.id), words, "an earlier run, until measured")
+                return StandIn(kept.load(stored.id), words)
         except StoreError:
             pass  # said at the top of the page; the recorded run does as well
     recorded = recorded_run(run.experiment)
     if recorded is None or not _look_alike(recorded.run, run):
         return None
-    return StandIn(
-        recorded.run,
-        f"Recorded on {recorded.date}, shown until the first point comes.",
-        f"recorded on {recorded.date}, until measured",
-    )
+    return StandIn(recorded.run, f"Recorded on {recorded.date}, shown until the first point comes.")
 
 
 def _until_measured(stand_in: StandIn, figures: Mapping[str, Figure]) -> dict[str, Figure]:
     """The stand-in's charts, marked as such, for those that have nothing to draw yet."""
     empty = [name for name, figure in figures.items() if _has_nothing(figure)]
     return {
-        name: replace(figure, moment=stand_in.short, alt=f"{stand_in.short}: {figure.alt}")
+        name: replace(
+            figure,
+            moment="of an earlier run",
+            look_for=f"{figure.look_for} Of an earlier run, until this one has measured it.",
+            alt=f"Of an earlier run: {figure.alt}",
+        )
         for name, figure in shared_figures(stand_in.run, None, empty).items()
         if not _has_nothing(figure)
     }

@@ -6,6 +6,7 @@ import streamlit as st
 
 __all__ = ["page_style"]
 
+# The least heights are those of the finished cards: what stands below keeps its place while charts are loaded.
 _PAGE = """
 <style>
 .stMainBlockContainer { padding: 4rem 1.25rem 2rem; }
@@ -15,6 +16,8 @@ _PAGE = """
 .st-key-head [data-testid="stHeading"] h1 { font-size: 1.35rem; padding: 0; white-space: nowrap; }
 .st-key-head p, .st-key-control p, .st-key-legend p { margin-bottom: 0; }
 [class*="st-key-card-"] { padding: 0.5rem 0.7rem 0.35rem; gap: 0.15rem; }
+[class*="st-key-card-"][class*="-stage-"] { min-height: 238px; }
+[class*="st-key-card-"][class*="-verdicts"] { min-height: 126px; }
 [class*="st-key-card-"] p { font-size: 0.88rem; line-height: 1.25; }
 [class*="-control"] button { min-height: 2rem; padding: 0.1rem 0.6rem; }
 [class*="-control"] [style*="left: 100%"] [data-testid="stSliderThumbValue"] p { font-size: 0; }

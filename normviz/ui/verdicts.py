@@ -44,8 +44,14 @@ def counts(claims: tuple[Claim, ...], verdicts: Mapping[str, Verdict]) -> str:
     return " · ".join(parts) or ":gray[no claim is measured yet]"
 
 
-def verdict_strip(control: RunControl, run: Run) -> None:
-    """Counts and forest plot on one line; while the run is live, what was recorded before, labelled."""
+def verdict_strip(control: RunControl, run: Run, *, bare: bool = False) -> None:
+    """Counts and forest plot on one line; while the run is live, what was recorded before, labelled.
+
+    Args:
+        control: of the page.
+        run: the run judged.
+        bare: leave the plot's place empty.
+    """
     experiment = run.experiment
     with st.container(border=True, key=f"card-{experiment.slug}-verdicts"):
         left, right = st.columns([3, 7], vertical_alignment="center", gap="small")
@@ -61,6 +67,8 @@ def verdict_strip(control: RunControl, run: Run) -> None:
             left.markdown(f"**Verdicts**{note}  \n{counts(experiment.claims, verdicts)}")
             with left:
                 _more_seeds(control, run, verdicts)
+        if bare:
+            return
         figure = forest_figure(experiment.claims, verdicts).shown(height=104)
         if figure.data is None or figure.data.empty:
             right.caption("Each claim's interval is drawn here.")

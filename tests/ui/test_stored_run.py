@@ -75,11 +75,10 @@ def test_recorded_charts_stand_for_what_a_live_run_has_not_measured(open_page: O
     app = open_page(SLUG, run=run.id)
 
     def stand_ins() -> list[str]:
-        return [m.value for m in app.markdown if "until measured" in m.value]
+        return [m.value for m in app.markdown if "of an earlier run" in m.value]
 
     stage = run.experiment.sheet(run.knobs).stage
     assert 0 < len(stand_ins()) < len(stage)
-    assert all("recorded on" in title for title in stand_ins())
     assert len(app.get("vega_lite_chart")) >= len(stage), "no card is empty"
     run.end("cancelled")
     other.finish(run)
