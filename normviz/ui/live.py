@@ -239,16 +239,18 @@ def _status(run: Run, label: str) -> None:
     else:
         text = f"{word}: {progress.at(run.log.last_step)} of {total} in {run.seconds:.1f} s{where}"
     st.progress(run.progress, text=f"{text}. {label}" if label else text)
-    if run.status == "failed":
-        st.error(
-            f"This run failed: {plain(run.error or '')} Change a knob or run it again.",
-            icon=":material/error:",
-        )
-    elif run.error and not run.live:
-        st.info(plain(run.error), icon=":material/info:")
-    if events := run.log.events[-4:]:
-        lines = [f"{event.arm}, seed {event.seed}: {event.text}" for event in events]
-        st.warning("  \n".join(lines), icon=":material/warning:")
+    # In a place that is there in any case: charts that move by one place are drawn anew.
+    with st.container():
+        if run.status == "failed":
+            st.error(
+                f"This run failed: {plain(run.error or '')} Change a knob or run it again.",
+                icon=":material/error:",
+            )
+        elif run.error and not run.live:
+            st.info(plain(run.error), icon=":material/info:")
+        if events := run.log.events[-4:]:
+            lines = [f"{event.arm}, seed {event.seed}: {event.text}" for event in events]
+            st.warning("  \n".join(lines), icon=":material/warning:")
 
 
 def _stand_in(run: Run) -> StandIn | None:

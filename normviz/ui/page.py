@@ -128,15 +128,16 @@ def experiment_page(
     embedded = bool(st.context.is_embedded)
     if not embedded:
         _header(experiment.title, experiment.question, intro, experiment.papers)
-    if refused:
-        st.warning(
-            f"Part of the link was not used. {' '.join(refused)} The default stands in its place.",
-            icon=":material/link_off:",
-        )
-    if trouble := store_trouble():
-        st.warning(trouble, icon=":material/save:")
-    if problem:
-        st.error(problem, icon=":material/tune:")
+    with st.container():  # there in any case, so that the stage keeps its place
+        if refused:
+            st.warning(
+                f"Part of the link was not used. {' '.join(refused)} The default stands in its place.",
+                icon=":material/link_off:",
+            )
+        if trouble := store_trouble():
+            st.warning(trouble, icon=":material/save:")
+        if problem:
+            st.error(problem, icon=":material/tune:")
     _write_link(run.knobs, run.id)
     st.set_page_config(page_title=f"{TAB_MARKS.get(run.status, '')}{experiment.title}")
     stage = st.container(key=f"{slug}-live")

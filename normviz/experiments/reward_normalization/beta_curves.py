@@ -209,10 +209,11 @@ def accuracy_distribution_figure(board: Board, reference: str) -> Figure:
 
 @lru_cache(maxsize=64)
 def _distribution_spec(reference: str, height: Span) -> dict[str, Any]:
+    legend = legend_above(KINDS.names, columns=3)
     base = (
         alt.Chart()
         .transform_filter(f"datum.arm == (length(focus) ? focus[0] : '{reference}')")
-        .encode(color=arm_colour(KINDS, field="kind", legend=legend_above(KINDS.names, columns=3)))
+        .encode(color=arm_colour(KINDS, field="kind", legend=legend))
     )
     x, y = across("x", "accuracy p of a question", P), up("density", "density", height)
     bars = (
@@ -230,7 +231,7 @@ def _distribution_spec(reference: str, height: Span) -> dict[str, Any]:
     lines = (
         base.transform_filter(f"datum.kind != '{BAR}'")
         .mark_line(strokeWidth=2)
-        .encode(x=x, y=y, strokeDash=arm_dash(KINDS, field="kind"))
+        .encode(x=x, y=y, strokeDash=arm_dash(KINDS, field="kind", legend=legend))
     )
     chart = alt.layer(bars, lines).properties(height=height_below(KINDS.names, columns=3))
     return specification(chart.add_params(focus_param()))

@@ -14,6 +14,7 @@ from normviz.experiments.sample_reweighting.knobs import Knobs
 from normviz.figures import Board, Figure, colours
 from normviz.figures.encodings import focus_param
 from normviz.figures.legends import legend_above
+from normviz.figures.scales import Span
 from normviz.figures.vega import specification
 from normviz.frame import ArrayAt
 
@@ -65,7 +66,7 @@ def sample_rows_figure(board: Board, knobs: Knobs) -> Figure:
         "Who got the weight",
         "Top: most weight. Columns: weight ÷ uniform, loss, copies, text.",
         text,
-        spec=_rows_spec(board.arms, names, first),
+        spec=_rows_spec(board.arms, names, first, Span.of(data["weight"], zero=True)),
         data=data,
         moment=moment,
     )
@@ -94,7 +95,7 @@ def _rows(arm: str, found: dict[str, ArrayAt], names: tuple[str, ...]) -> pd.Dat
 
 
 @lru_cache(maxsize=64)
-def _rows_spec(arms: Arms, names: Arms, first: str) -> dict[str, Any]:
+def _rows_spec(arms: Arms, names: Arms, first: str, width: Span) -> dict[str, Any]:
     choice = alt.binding_select(options=list(arms.names), name="As seen by: ")
     shown = alt.param(name="shown", value=first, bind=choice)
     row = alt.Y("row:Q", axis=None, scale=alt.Scale(domain=[2 * ROWS + 0.5, -0.5], nice=False))
@@ -110,7 +111,7 @@ def _rows_spec(arms: Arms, names: Arms, first: str) -> dict[str, Any]:
         base.transform_calculate(zero="0")
         .mark_bar(size=PITCH - 1, opacity=0.4)
         .encode(
-            x=alt.X("zero:Q", axis=None, scale=alt.Scale(nice=False)),
+            x=alt.X("zero:Q", axis=None, scale=alt.Scale(domain=[width.low, width.high], nice=False)),
             x2="weight:Q",
             color=alt.Color(
                 "source:N",
