@@ -34,6 +34,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+LAST_WORDS = 30.0
+"""Seconds that a server has to end by itself: it waits for connections that a browser may never close."""
+
+
 @contextmanager
 def running_app(
     data: Path,
@@ -69,9 +73,10 @@ def running_app(
         finally:
             process.terminate()
             try:
-                wait_until(lambda: process.poll() is not None, "the server's end", pause=0.05)
-            finally:
+                process.wait(LAST_WORDS)
+            except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 def is_healthy(port: int, process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> bool:
