@@ -34,7 +34,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-LAST_WORDS = 30.0
+TIME_TO_END = 30.0
 """Seconds that a server has to end by itself: it waits for connections that a browser may never close."""
 
 
@@ -73,7 +73,7 @@ def running_app(
         finally:
             process.terminate()
             try:
-                process.wait(LAST_WORDS)
+                process.wait(TIME_TO_END)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

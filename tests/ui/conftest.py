@@ -27,10 +27,10 @@ def _engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def open_page() -> Iterator[Callable[..., AppTest]]:
-    """Open a page of the app by slug, with a query; the first full run is done. Its runs end with the test."""
+    """Open a page of the app by slug, with a query; it is drawn twice, thus whole. Its runs end with the test."""
     opened: list[AppTest] = []
 
-    def open_(slug: str = "home", **query: str) -> AppTest:
+    def open_(slug: str = "home", *, drawings: int = 2, **query: str) -> AppTest:
         app = AppTest.from_file(str(MAIN), default_timeout=60)
         for name, value in query.items():
             app.query_params[name] = value
@@ -40,8 +40,8 @@ def open_page() -> Iterator[Callable[..., AppTest]]:
             app.switch_page(str(page_file(slug)))
             for name, value in query.items():
                 app.query_params[name] = value
-            app.run()
-            app.run()  # the first draws what is in sight, in a browser the first poll draws the rest
+            for _ in range(drawings):  # the first draws what is in sight, in a browser a poll draws the rest
+                app.run()
         assert not app.exception, app.exception
         return app
 

@@ -12,10 +12,8 @@ from normviz.engine import StoredRun
 from normviz.experiments import SLUGS, Run, get_experiment
 from normviz.frame import Frame, FrameLog
 from normviz.knobs import Control, Knobs
-from normviz.ui.files import page_file
 from normviz.ui.history import first_arms
 from normviz.ui.server import engine, store
-from tests.ui.conftest import MAIN
 from tests.ui.ended import ended_run
 
 OpenPage = Callable[..., AppTest]
@@ -275,15 +273,9 @@ def test_overlay_begins_with_an_arm_of_every_run() -> None:
     assert first_arms([run("A"), run("C", "D")]) == ["A", "C"]
 
 
-def test_first_drawing_has_charts_and_the_second_the_knobs_of_the_link() -> None:
+def test_first_drawing_has_charts_and_the_second_the_knobs_of_the_link(open_page: OpenPage) -> None:
     slug = SLUGS[0]
-    app = AppTest.from_file(str(MAIN), default_timeout=60)
-    app.run()
-    app.switch_page(str(page_file(slug)))
-    for name, value in {"steps": "40", "seeds": "1", "norms": "layer"}.items():
-        app.query_params[name] = value
-    app.run()
-    assert not app.exception
+    app = open_page(slug, drawings=1, steps="40", seeds="1", norms="layer")
     assert not app.sidebar.slider
     assert app.session_state[f"{slug}/knobs"].steps == 40
     run_id = app.session_state[f"{slug}/run"]["id"]
@@ -292,7 +284,6 @@ def test_first_drawing_has_charts_and_the_second_the_knobs_of_the_link() -> None
     assert steps.value == 40
     assert steps.proto.set_value, "the browser would show the default"
     assert app.session_state[f"{slug}/run"]["id"] == run_id
-    engine().cancel(run_id)
 
 
 def test_link_to_a_run_shows_that_run_on_its_device(open_page: OpenPage) -> None:
